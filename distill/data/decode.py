@@ -1,0 +1,105 @@
+"""From a file to RGB pixels of the model's size: the one definition of preprocessing.
+
+Training, evaluation and the shipped runtime all come through here; numpy and Pillow only. What is
+written down in a shipped file's `input_spec` is exactly what `resize_image` does.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from pydantic import BaseModel, ConfigDict
+
+Pixels = NDArray[np.uint8]
+
+_ENDINGS = "jpg jpeg jpe jfif png bmp gif webp tif tiff ppm pgm pbm pnm tga avif"
+EXTENSIONS = frozenset(f".{ending}" for ending in _ENDINGS.split())
+MAX_PIXELS = 178_956_970  # Pillow's own warning level; twice that is its error level
+
+
+class InputSpec(BaseModel):
+    """How an image becomes a model's input; stored as `input_spec` in a shipped file.
+
+    `shortest` scales the shorter side to `round(size / crop_pct)` and cuts the centre;
+    `squash` scales both sides to the size, whatever the proportions.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    height: int
+    width: int
+    resize: Literal["shortest", "squash"] = "shortest"
+    crop_pct: float = 1.0
+    interpolation: str = "bilinear"
+    antialias: bool = True
+    color: Literal["RGB"] = "RGB"
+
+
+class UnreadableImageError(Exception):
+    """A file that holds no picture Pillow can read whole."""
+
+
+def read_image(source: str | Path | bytes | Image.Image) -> Image.Image:
+    """Decodes a picture to upright RGB.
+
+    EXIF orientation is applied; of an animation the first frame is taken; 16-bit grey is scaled to
+    8; transparency is dropped, as Pillow's own `convert("RGB")` does.
+
+    Raises:
+        UnreadableImageError: Not an image, cut short, or of more than 179 million pixels.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            warnings.filterwarnings("ignore", message="Palette images with Transparency")
+            if isinstance(source, Image.Image):
+                image = source
+            else:
+                image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+            if image.width * image.height > MAX_PIXELS:
+                raise UnreadableImageError(f"{image.width} x {image.height} pixels, too many")
+            image.load()
+            return _to_rgb(ImageOps.exif_transpose(image))
+    except UnreadableImageError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise UnreadableImageError("more pixels than any photograph has") from None
+    except Exception as error:  # Pillow's plug-ins raise nearly every built-in type on bad bytes
+        raise UnreadableImageError(f"{type(error).__name__}: {error}") from None
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16") or image.mode == "I":
+        wide = np.asarray(image).astype(np.int64)
+        return Image.fromarray((wide.clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
+    return image.convert("RGB")
+
+
+def resize_image(image: Image.Image, spec: InputSpec) -> Pixels:
+    """An RGB picture by the rule of `spec`, uint8 `(height, width, 3)`."""
+    filter_ = Image.Resampling[spec.interpolation.upper()]
+    if spec.resize == "squash":
+        return np.asarray(image.resize((spec.width, spec.height), filter_))
+    side = round(spec.height / spec.crop_pct)
+    ratio = side / min(image.size)
+    width, height = (max(spec.width, round(image.width * ratio)), round(image.height * ratio))
+    image = image.resize((width, max(spec.height, height)), filter_)
+    left, top = (image.width - spec.width) // 2, (image.height - spec.height) // 2
+    return np.asarray(image.crop((left, top, left + spec.width, top + spec.height)))
+
+
+def to_pixels(source: Any, spec: InputSpec) -> Pixels:
+    """A path, bytes, a PIL image, or a uint8 array `(h, w, 3)` or `(h, w)`, as model input."""
+    if isinstance(source, np.ndarray):
+        grey_or_rgb = source.ndim == 2 or (source.ndim == 3 and source.shape[2] == 3)
+        if source.dtype != np.uint8 or not grey_or_rgb:
+            got = f"{source.dtype} {source.shape}"
+            raise UnreadableImageError(f"expected uint8 (h, w, 3) RGB or (h, w), got {got}")
+        source = Image.fromarray(source)
+    return resize_image(read_image(source), spec)

@@ -1,0 +1,25 @@
+"""The built-in data set: `demo` or `demo:COUNT`, painted faces with and without masks."""
+
+from __future__ import annotations
+
+from PIL import Image
+
+from distill.data.demo import CLASSES, label_of, paint
+from distill.data.sources import Item, Source
+from distill.errors import UserError
+
+DEFAULT_COUNT = 3000
+
+
+def open_source(rest: str) -> Source:
+    """Lists `COUNT` images that are painted when they are read; the splits are left to the seed."""
+    count = int(rest or DEFAULT_COUNT) if (rest or "0").isdecimal() else 0
+    if count < 30:
+        raise UserError(f"demo:{rest}", "--data", "COUNT is a number of images, at least 30")
+    return Source(
+        location=f"demo:{count}",
+        classes=CLASSES,
+        items=tuple(Item(f"demo/{i:06d}", label_of(i)) for i in range(count)),
+        read=lambda item: Image.fromarray(paint(int(item.name.split("/")[1]))[0]),
+        fingerprint=f"demo-1-{count}",
+    )

@@ -1,0 +1,91 @@
+"""Class folders: `root/class/*.jpg`, or `root/train|val|test/class/*.jpg`."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from distill.data.decode import EXTENSIONS
+from distill.data.sources import SPLITS, Item, Source
+from distill.errors import UserError
+
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
+
+
+def open_source(location: str) -> Source:
+    """Lists the images below a folder; classes are the sorted names of the class folders."""
+    root = Path(location)
+    if not root.is_dir():
+        hint = "name a folder with one sub-folder per class, or demo"
+        raise UserError("no such folder" if not root.exists() else "not a folder", location, hint)
+    folders = _visible_folders(root)
+    splits = {SPLIT_NAMES[f.name.lower()]: f for f in folders if f.name.lower() in SPLIT_NAMES}
+    groups: dict[str | None, Path] = {name: splits[name] for name in SPLITS if name in splits}
+    if splits:
+        _check_layout(root, folders, splits)
+    else:
+        groups = {None: root}
+    classes = _class_names(root, groups)
+    items, ignored, digest = [], [], hashlib.sha256()
+    for split, group in groups.items():
+        for label, name in enumerate(classes):
+            for file in sorted((group / name).rglob("*")):
+                if not file.is_file() or any(p.startswith(".") for p in file.parts[-2:]):
+                    continue
+                relative = file.relative_to(root).as_posix()
+                if file.suffix.lower() not in EXTENSIONS:
+                    ignored.append(relative)
+                    continue
+                items.append(Item(relative, label, split))
+                stat = file.stat()
+                digest.update(f"{relative}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    if not items:
+        raise UserError("no images", location, f"known endings: {' '.join(sorted(EXTENSIONS))}")
+    return Source(
+        location=str(root),
+        classes=classes,
+        items=tuple(items),
+        read=lambda item: (root / item.name).read_bytes(),
+        fingerprint=digest.hexdigest(),
+        ignored=tuple(ignored),
+    )
+
+
+def _visible_folders(folder: Path) -> list[Path]:
+    return sorted(f for f in folder.iterdir() if f.is_dir() and not f.name.startswith((".", "__")))
+
+
+def _check_layout(root: Path, folders: list[Path], splits: dict[str, Path]) -> None:
+    others = [f.name for f in folders if f.name.lower() not in SPLIT_NAMES]
+    if others:
+        what = f"split folders {sorted(splits)} and other folders {others[:3]} side by side"
+        raise UserError(what, str(root), "keep either splits or classes at the top")
+    if len(splits) != len(folders):
+        raise UserError("two folders stand for the same split", str(root), "merge or rename one")
+    if "train" not in splits:
+        raise UserError(f"no train folder beside {sorted(splits)}", str(root), "add train/")
+
+
+def _class_names(root: Path, groups: dict[str | None, Path]) -> tuple[str, ...]:
+    names = {split: tuple(f.name for f in _visible_folders(path)) for split, path in groups.items()}
+    first, *others = names
+    for other in others:
+        if names[other] != names[first]:
+            odd = sorted(set(names[first]) ^ set(names[other]))
+            what = f"classes differ between {first} and {other}: {odd[:5]}"
+            raise UserError(what, str(root), "every split needs the same class folders")
+    classes = names[first]
+    if not classes:
+        raise UserError("no class folders", str(root), "put the images of a class in its folder")
+    if len(classes) == 1:
+        raise UserError(f"only one class, {classes[0]!r}", str(root), "add a folder for another")
+    return classes

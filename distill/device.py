@@ -1,0 +1,40 @@
+"""Choosing a device by its name on the command line."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from distill.errors import UserError
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto`, `cpu`, `cuda`, `cuda:1` or `mps` as a device that exists here.
+
+    `auto` is CUDA, then MPS, then the CPU. Accelerate is told the choice by its environment
+    variable, the only way it has to be told.
+
+    Raises:
+        UserError: This machine has no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+        if name == "cpu" and torch.backends.mps.is_available():
+            name = "mps"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(
+            f"unknown device {name!r}", "--device", "auto, cpu, cuda[:n], mps"
+        ) from None
+    present = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not present.get(device.type, False):
+        raise UserError(f"no device {name!r} on this machine", "--device", "use cpu or auto")
+    if device.type != "cpu" and device.index is not None:
+        os.environ["ACCELERATE_TORCH_DEVICE"] = name
+    return device

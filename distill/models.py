@@ -1,0 +1,202 @@
+"""A network with its input contract: the only form in which models travel through the engine."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple, Protocol, cast
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from distill.config import ModelConfig
+from distill.data.decode import InputSpec
+from distill.errors import UserError
+from distill.registry import check_options, find_module
+from distill.weights import read_weights, transfer_weights
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+CONTAINERS = ("features", "blocks", "stages", "layers")
+
+
+class Contract(BaseModel):
+    """What a model takes and gives; stored as `contract.json`.
+
+    Attributes:
+        input_spec: Size and resize rule of the images it is given.
+        input_size: Size its network works at; images of another size are resized inside.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    input_spec: InputSpec
+    input_size: int
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    names: tuple[str, ...]
+    task: Literal["single", "multi"] = "single"
+
+
+class Outputs(NamedTuple):
+    """Logits `(batch, num_classes)`, and those of an auxiliary head in training (Inception v3)."""
+
+    logits: Tensor
+    aux: Tensor | None = None
+
+
+class Family(Protocol):
+    """What a file in `students/` or `teachers/` offers, beside a model `Options`."""
+
+    def build(
+        self, variant: str, num_classes: int, size: int, pretrained: bool, options: BaseModel
+    ) -> nn.Module:
+        """A network; `pretrained` asks for the library's own weights, head reset."""
+
+    def normalisation(self, variant: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of its input."""
+
+
+class Classifier(nn.Module):
+    """Images in [0, 1] to logits: resizes if it must, normalises, runs the network."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, contract: Contract) -> None:
+        super().__init__()
+        self.network = network
+        self.contract = contract
+        self.register_buffer("mean", torch.tensor(contract.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(contract.std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Outputs:
+        """Outputs of images `(batch, 3, height, width)` in [0, 1]."""
+        size = self.contract.input_size
+        if images.shape[-2:] != (size, size):
+            images = F.interpolate(
+                images, size=(size, size), mode="bilinear", antialias=True, align_corners=False
+            )
+        result = self.network((images - self.mean) / self.std)
+        return Outputs(*result) if isinstance(result, tuple) else Outputs(result)
+
+    @property
+    def num_parameters(self) -> int:
+        """Parameters as trained."""
+        return sum(p.numel() for p in self.network.parameters())
+
+
+def split_name(name: str) -> tuple[str, str, str]:
+    """A model's name as (folder, module, variant)."""
+    family, slash, variant = name.partition("/")
+    return ("teachers", family, variant) if slash else ("students", name, "")
+
+
+def model_options(config: ModelConfig) -> BaseModel:
+    """The model's own options, checked."""
+    folder, module, _ = split_name(config.name)
+    declared = find_module(folder, module, "model.name").Options
+    return cast(BaseModel, check_options(declared, config.options, f"model {config.name!r}"))
+
+
+def build_classifier(
+    config: ModelConfig, names: tuple[str, ...], spec: InputSpec, load: bool = True
+) -> Classifier:
+    """Builds a network with its contract.
+
+    Args:
+        config: Name, weights and options.
+        names: Class names.
+        spec: How the images it will be given are made.
+        load: Load pretrained weights; False where a checkpoint follows anyway.
+
+    Raises:
+        UserError: Unknown model, weights that cannot be had or do not fit, or an input size that
+            the network cannot work at.
+    """
+    folder, module_name, variant = split_name(config.name)
+    module = find_module(folder, module_name, "model.name")
+    family, options = cast(Family, module), model_options(config)
+    size = config.input_size or spec.height
+    library = load and config.pretrained is True
+    network = family.build(variant, len(names), size, library, options)
+    if load and isinstance(config.pretrained, str):
+        transfer_weights(network, read_weights(config.pretrained), head_prefixes(network))
+    mean, std = family.normalisation(variant)
+    contract = Contract(
+        input_spec=spec,
+        input_size=size,
+        mean=mean,
+        std=std,
+        names=names,  # type: ignore[arg-type]
+    )
+    classifier = Classifier(network, contract)
+    _try_out(classifier, config.name)
+    return classifier
+
+
+def _try_out(classifier: Classifier, name: str) -> None:
+    """One forward pass, so that a size the network cannot take is an error now."""
+    size, classes = classifier.contract.input_size, len(classifier.contract.names)
+    was_training = classifier.training
+    classifier.eval()
+    try:
+        with torch.no_grad():
+            shape = classifier(torch.zeros(2, 3, size, size)).logits.shape
+    except (RuntimeError, ValueError, AssertionError) as error:
+        first = str(error).splitlines()[0]
+        what = f"{name} does not run at {size} x {size}: {first}"
+        raise UserError(what, "model.input_size", "try the size it was made for") from None
+    classifier.train(was_training)
+    if shape != (2, classes):
+        raise UserError(f"{name} gives {tuple(shape)}, expected (2, {classes})", "model.name")
+
+
+def stages(network: nn.Module) -> list[list[str]]:
+    """Parameter-name prefixes from input to output; the last stage is the head.
+
+    Containers that the field calls features, blocks, stages or layers are opened; auxiliary heads
+    belong to the head.
+    """
+    prefixes: list[str] = []
+    for name, child in network.named_children():
+        if not any(True for _ in child.parameters()):
+            continue
+        if name in CONTAINERS and isinstance(child, nn.Sequential | nn.ModuleList):
+            prefixes += [
+                f"{name}.{key}"
+                for key, part in child.named_children()
+                if any(True for _ in part.parameters())
+            ]
+        else:
+            prefixes.append(name)
+    auxiliary = [name for name in prefixes if name.lower().startswith("aux")]
+    main = [name for name in prefixes if name not in auxiliary]
+    return [*([name] for name in main[:-1]), [main[-1], *auxiliary]]
+
+
+def head_prefixes(network: nn.Module) -> list[str]:
+    """Names of the modules that depend on the classes."""
+    return stages(network)[-1]
+
+
+def parameter_stages(network: nn.Module) -> dict[str, int]:
+    """The stage of each parameter, 0 being the input's; parameters of no module are in stage 0."""
+    owners = {prefix: i for i, group in enumerate(stages(network)) for prefix in group}
+
+    def stage_of(name: str) -> int:
+        hits = [i for prefix, i in owners.items() if name.startswith(prefix + ".")]
+        return max(hits, default=0)
+
+    return {name: stage_of(name) for name, _ in network.named_parameters()}
+
+
+def deployed(classifier: Classifier) -> Classifier:
+    """An evaluation-mode copy, structurally re-parameterised where the network can be."""
+    import copy
+
+    copied = copy.deepcopy(classifier).cpu().eval()
+    fuse: Any = getattr(copied.network, "fuse", None)
+    if fuse is not None:
+        copied.network = fuse()
+    return copied

@@ -1,0 +1,141 @@
+"""Optimisers, learning-rate schedules, and which parameters learn how fast."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from distill.config import TrainConfig, TransferConfig
+from distill.models import Classifier, parameter_stages, stages
+
+
+def first_trained_stage(classifier: Classifier, transfer: TransferConfig, epoch: int) -> int:
+    """Index of the first stage that learns in this epoch; those before it are frozen."""
+    count = len(stages(classifier.network))
+    if transfer.mode == "head" or epoch < transfer.freeze_epochs:
+        return count - 1
+    if transfer.mode == "partial":
+        return max(0, count - 1 - transfer.stages)
+    return 0
+
+
+def set_trainable(classifier: Classifier, first: int) -> None:
+    """Training mode and gradients from stage `first` on.
+
+    Frozen stages are in evaluation mode, so that their BatchNorm statistics stay as they are and
+    their dropout is off.
+    """
+    classifier.train()
+    owners = parameter_stages(classifier.network)
+    for name, parameter in classifier.network.named_parameters():
+        parameter.requires_grad_(owners[name] >= first)
+    for group in stages(classifier.network)[:first]:
+        for prefix in group:
+            classifier.network.get_submodule(prefix).eval()
+
+
+def parameter_groups(
+    classifier: Classifier, train: TrainConfig, transfer: TransferConfig
+) -> list[dict[str, Any]]:
+    """Groups by stage and weight decay; each knows its `lr_scale`.
+
+    Biases, norms and other one-dimensional parameters do not decay (He et al., 2018,
+    arXiv:1812.01187, section 3.1). Stages that are never trained are in no group.
+    """
+    owners = parameter_stages(classifier.network)
+    last = len(stages(classifier.network)) - 1
+    first = first_trained_stage(classifier, transfer, transfer.freeze_epochs)
+    grouped: dict[tuple[int, bool], list[nn.Parameter]] = defaultdict(list)
+    for name, parameter in classifier.network.named_parameters():
+        if owners[name] >= first:
+            grouped[owners[name], parameter.ndim > 1].append(parameter)
+    return [
+        {
+            "params": parameters,
+            "weight_decay": train.weight_decay if decays else 0.0,
+            "lr_scale": transfer.layer_lr_decay ** (last - stage),
+        }
+        for (stage, decays), parameters in sorted(grouped.items(), key=lambda item: item[0])
+    ]
+
+
+def make_optimizer(
+    classifier: Classifier, train: TrainConfig, transfer: TransferConfig
+) -> torch.optim.Optimizer:
+    """The optimiser of a run."""
+    groups = parameter_groups(classifier, train, transfer)
+    if train.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=train.lr, momentum=train.momentum, nesterov=True)
+    return torch.optim.AdamW(groups, lr=train.lr)
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Sets the learning rate, scaled per group."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_scale"]
+
+
+@dataclass
+class Schedule:
+    """The learning rate at any moment: a pure function of the epoch, but for `plateau`.
+
+    Attributes:
+        factor: What `plateau` has multiplied the learning rate by so far.
+        best_loss, waited: Its best validation loss, and epochs since.
+    """
+
+    config: TrainConfig
+    factor: float = 1.0
+    best_loss: float = math.inf
+    waited: int = 0
+
+    def lr(self, epoch: float) -> float:
+        """Learning rate at a moment in epochs, such as 1.5 for the middle of the second."""
+        config = self.config
+        warmup = config.warmup_epochs if config.schedule != "onecycle" else 0.0
+        if epoch < warmup:
+            return config.lr * max(epoch, 1e-3 * warmup) / warmup
+        progress = (epoch - warmup) / max(1e-9, config.epochs - warmup)
+        match config.schedule:
+            case "cosine":
+                return config.lr * 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+            case "onecycle":
+                return config.lr * one_cycle(progress)
+            case "step":
+                return config.lr * config.step_factor ** (int(epoch) // config.step_epochs)
+            case _:
+                return config.lr * self.factor
+
+    def after_epoch(self, val_loss: float) -> None:
+        """Tells `plateau` how the epoch went."""
+        if val_loss < self.best_loss:
+            self.best_loss, self.waited = val_loss, 0
+            return
+        self.waited += 1
+        if self.config.schedule == "plateau" and self.waited > self.config.plateau_epochs:
+            self.factor, self.waited = self.factor * self.config.step_factor, 0
+
+    def state(self) -> dict[str, float]:
+        """What a resume needs."""
+        return {"factor": self.factor, "best_loss": self.best_loss, "waited": self.waited}
+
+
+def one_cycle(
+    progress: float, rise: float = 0.3, start: float = 1 / 25, end: float = 1e-4
+) -> float:
+    """Cosine up from `start` to 1 within `rise` of the run, then cosine down to `start * end`.
+
+    Smith & Topin, 2017, arXiv:1708.07120, in the two-phase form that fastai made usual.
+    """
+
+    def anneal(begin: float, finish: float, share: float) -> float:
+        return finish + (begin - finish) * 0.5 * (1.0 + math.cos(math.pi * share))
+
+    if progress < rise:
+        return anneal(start, 1.0, progress / rise)
+    return anneal(1.0, start * end, min(1.0, (progress - rise) / (1.0 - rise)))

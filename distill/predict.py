@@ -1,0 +1,168 @@
+"""The runtime side: a shipped ONNX file and pictures to labels. Never imports torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from distill.data.decode import EXTENSIONS, InputSpec, UnreadableImageError, to_pixels
+from distill.errors import UserError
+
+Probs = NDArray[np.float32]
+REQUIRED = ("names", "task", "input_spec", "thresholds")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one picture.
+
+    Attributes:
+        path: Where the picture came from, or None.
+        labels: The class of a single-label model, the classes above their thresholds of a
+            multi-label one; empty where it abstained.
+        prob: Probability of the first label, or of the likeliest class where it abstained.
+        probs: Probability of every class.
+        abstained: No class reached its threshold.
+    """
+
+    path: str | None
+    labels: tuple[str, ...]
+    prob: float
+    probs: dict[str, float]
+    abstained: bool
+
+
+class Predictor:
+    """A shipped ONNX file, ready to use.
+
+    Args:
+        path: The file; everything else is in its metadata.
+        threads: Threads within an operator; 0 leaves it to onnxruntime.
+
+    Raises:
+        UserError: No such file, not an ONNX file, cut short, or not one of ours.
+    """
+
+    def __init__(self, path: str | Path, threads: int = 0) -> None:
+        self.path = Path(path)
+        self.session = open_session(self.path, threads)
+        self.metadata = read_metadata(self.session, self.path)
+        self.names = tuple(self.metadata["names"])
+        self.spec = InputSpec.model_validate(self.metadata["input_spec"])
+        self.thresholds = np.asarray(
+            [self.metadata["thresholds"].get(name, 0.0) for name in self.names], dtype=np.float32
+        )
+
+    def predict(self, images: Any, batch_size: int = 32) -> list[Prediction]:
+        """Labels of pictures.
+
+        Args:
+            images: One picture or several: paths, encoded bytes, PIL images, uint8 arrays
+                `(h, w, 3)` or `(h, w)`, or one uint8 batch `(n, h, w, 3)`.
+
+        Raises:
+            UnreadableImageError: One of them is no picture.
+        """
+        items = _as_list(images)
+        results = []
+        for start in range(0, len(items), batch_size):
+            chunk = items[start : start + batch_size]
+            probs = self.probs(np.stack([to_pixels(item, self.spec) for item in chunk]))
+            results += [self._decide(item, row) for item, row in zip(chunk, probs, strict=True)]
+        return results
+
+    def probs(self, pixels: NDArray[np.uint8]) -> Probs:
+        """Probabilities `(batch, classes)` of prepared images, uint8 `(batch, height, width, 3)`."""
+        result: Probs = self.session.run(["prob"], {"image": pixels})[0]
+        return result
+
+    def _decide(self, item: Any, row: Probs) -> Prediction:
+        above = row >= self.thresholds
+        if self.metadata["task"] == "single":
+            chosen = [int(row.argmax())] if above[row.argmax()] else []
+        else:
+            chosen = sorted(np.flatnonzero(above).tolist(), key=lambda i: -row[i])
+        return Prediction(
+            path=str(item) if isinstance(item, str | Path) else None,
+            labels=tuple(self.names[i] for i in chosen),
+            prob=float(row[chosen[0]] if chosen else row.max()),
+            probs={name: float(p) for name, p in zip(self.names, row, strict=True)},
+            abstained=not chosen,
+        )
+
+
+def open_session(path: Path, threads: int = 0) -> Any:
+    """An onnxruntime session on the CPU.
+
+    Raises:
+        UserError: No such file, or onnxruntime cannot read it.
+    """
+    import onnxruntime as ort
+
+    if not path.is_file():
+        raise UserError("no such file", str(path), "name an .onnx file")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    try:
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own exceptions share no public base class
+        reason = str(error).splitlines()[0][:160]
+        hint = "it may be cut short: export it again"
+        raise UserError(f"not a usable ONNX file ({reason})", str(path), hint) from None
+
+
+def read_metadata(session: Any, path: Path) -> dict[str, Any]:
+    """The metadata of a shipped file, decoded from JSON.
+
+    Raises:
+        UserError: A key that every shipped file has is missing.
+    """
+    raw = session.get_modelmeta().custom_metadata_map
+    missing = [key for key in REQUIRED if key not in raw]
+    if missing:
+        hint = "use a file that `distill export` wrote"
+        raise UserError(f"no metadata {missing[0]!r} in it", str(path), hint)
+    found: dict[str, Any] = {}
+    for key, value in raw.items():
+        try:
+            found[key] = json.loads(value)
+        except ValueError:
+            found[key] = value
+    return found
+
+
+def find_images(paths: Iterable[str | Path]) -> Iterator[Path]:
+    """Files as they are, and all images below folders, sorted.
+
+    Raises:
+        UserError: A path that does not exist, or a folder without images.
+    """
+    for path in map(Path, paths):
+        if path.is_dir():
+            files = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS)
+            if not files:
+                raise UserError("no images in this folder", str(path))
+            yield from files
+        elif path.is_file():
+            yield path
+        else:
+            raise UserError("no such file or folder", str(path))
+
+
+def _as_list(images: Any) -> list[Any]:
+    if isinstance(images, np.ndarray):
+        return list(images) if images.ndim == 4 else [images]
+    if isinstance(images, str | Path | bytes | Image.Image):
+        return [images]
+    return list(images)
+
+
+__all__ = ["Prediction", "Predictor", "UnreadableImageError", "find_images"]

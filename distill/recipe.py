@@ -1,0 +1,206 @@
+"""From a TOML recipe and `key=value` overrides to a checked `Recipe`.
+
+A recipe says only what differs from the defaults. `[teacher]` and `[student]` are the base of every
+entry of `[[teachers]]` and `[[students]]`, or the only entry where there is no such list; an entry's
+`recipe = "other.toml"` puts another recipe's run beneath it. Overrides come last and win.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from distill.config import Recipe
+from distill.errors import UserError
+
+Table = dict[str, Any]
+ROLES = {"teacher": "teachers", "student": "students"}
+
+
+def load_recipe(
+    path: str | Path, overrides: list[str] | None = None, smoke: bool = False
+) -> Recipe:
+    """Reads, merges and checks a recipe.
+
+    Args:
+        path: A TOML file, or the name of a shipped one such as `students/compact_demo.toml`.
+        overrides: `dotted.key=value`, the value in TOML (a bare word is a string). `student.…` and
+            `teacher.…` reach every run of that role, `students.NAME.…` one of them.
+        smoke: Shrinks every run to two short epochs, to see in a minute whether all parts work.
+
+    Raises:
+        UserError: No such recipe, no valid TOML, or an option that does not exist or fit.
+    """
+    file = find_recipe(path)
+    table = _expand_runs(_read(file), file.parent)
+    for override in overrides or []:
+        _apply(table, override)
+    if smoke:
+        _shrink(table)
+    return parse_recipe(table, str(path))
+
+
+def parse_recipe(table: Table, where: str) -> Recipe:
+    """Checks an expanded table; errors name the dotted key, the value got and what is allowed."""
+    try:
+        return Recipe.model_validate_json(json.dumps(table))
+    except ValidationError as error:
+        raise UserError(describe(error, table), where, "see README, section Recipes") from None
+
+
+def describe(error: ValidationError, table: Table) -> str:
+    """The first problem of a validation error, as one line."""
+    problem = error.errors()[0]
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return f"unknown option {key!r}"
+    if problem["type"] == "missing":
+        return f"{key!r} is required"
+    message = problem["msg"].removeprefix("Value error, ")
+    got = problem["input"]
+    return f"{key}: {message}" + ("" if isinstance(got, dict | list) else f", got {got!r}")
+
+
+def find_recipe(path: str | Path) -> Path:
+    """The file itself, or the shipped recipe of that folder and name."""
+    file = Path(path)
+    if file.is_file():
+        return file
+    if len(file.parts) == 2 and file.parts[0] in ROLES.values():
+        shipped = Path(str(files(f"distill.{file.parts[0]}"))) / file.name
+        if shipped.is_file():
+            return shipped
+    raise UserError("no such recipe", str(path), "name a .toml file or one of students/*.toml")
+
+
+def write_toml(recipe: Recipe) -> str:
+    """The whole recipe, defaults included, as TOML that `load_recipe` reads back to the same."""
+    table = json.loads(recipe.model_dump_json(exclude_none=True))
+    runs = {role: table.pop(role) for role in ROLES.values()}
+    lines = [
+        f"{key} = {_toml(value)}" for key, value in table.items() if not isinstance(value, dict)
+    ]
+    for key, value in table.items():
+        if isinstance(value, dict):
+            lines += ["", f"[{key}]", *(f"{name} = {_toml(item)}" for name, item in value.items())]
+    for role, entries in runs.items():
+        for entry in entries:
+            lines += [
+                "",
+                f"[[{role}]]",
+                *(f"{name} = {_toml(item)}" for name, item in entry.items()),
+            ]
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:
+    """A value in TOML; JSON strings are TOML strings, and nested tables are written inline."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(k)} = {_toml(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _read(file: Path) -> Table:
+    try:
+        return tomllib.loads(file.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"not valid TOML: {error}", str(file)) from None
+
+
+def _expand_runs(table: Table, folder: Path) -> Table:
+    """Replaces `[teacher]`/`[student]` bases and `recipe` links by complete `[[teachers]]` lists."""
+    table = dict(table)
+    for single, plural in ROLES.items():
+        base = table.pop(single, None)
+        entries = table.pop(plural, None)
+        if entries is None:
+            entries = [] if base is None else [{}]
+        if not isinstance(entries, list):
+            raise UserError(f"{plural!r} must be a list", hint=f"write [[{plural}]] or [{single}]")
+        table[plural] = [_expand_run(merge(base or {}, entry), single, folder) for entry in entries]
+    return table
+
+
+def _expand_run(entry: Table, role: str, folder: Path) -> Table:
+    entry = dict(entry)
+    if link := entry.pop("recipe", None):
+        file = find_recipe(folder / link)
+        bases = _expand_runs(_read(file), file.parent)[ROLES[role]]
+        if len(bases) != 1:
+            raise UserError(f"{link!r} holds {len(bases)} {role}s, expected one", f"{role}.recipe")
+        entry = merge(bases[0], entry)
+    model = entry.get("model")
+    if isinstance(model, dict) and isinstance(model.get("pretrained"), str):
+        weights = Path(model["pretrained"])
+        entry["model"] = {**model, "pretrained": str((folder / weights).resolve())}
+    entry.setdefault("name", _default_name(entry, role))
+    return entry
+
+
+def _default_name(entry: Table, role: str) -> str:
+    """`resnet50` for a teacher, `compact-vanilla` for a student."""
+    model = str((entry.get("model") or {}).get("name", role)).split("/")[-1].split(".")[-1]
+    strategy = (entry.get("strategy") or {}).get("name", "supervised")
+    return model if role == "teacher" else f"{model}-{str(strategy).split('.')[-1]}"
+
+
+def merge(base: Table, changes: Table) -> Table:
+    """`changes` laid over `base`, table by table; a different `name` inside replaces its table."""
+    merged = dict(base)
+    for key, value in changes.items():
+        old = merged.get(key)
+        if isinstance(old, dict) and isinstance(value, dict):
+            renamed = "name" in old and value.get("name", old["name"]) != old["name"]
+            merged[key] = value if renamed else merge(old, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _apply(table: Table, override: str) -> None:
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise UserError(f"cannot read the override {override!r}", hint="write dotted.key=value")
+    value = _parse(text.strip())
+    if parts[0] in ROLES:
+        targets = table[ROLES[parts[0]]]
+        parts = parts[1:]
+    elif parts[0] in ROLES.values() and len(parts) > 2:
+        runs = {run.get("name"): run for run in table[parts[0]]}
+        if parts[1] not in runs:
+            raise UserError(f"no run named {parts[1]!r}", key, f"one of {sorted(map(str, runs))}")
+        targets, parts = [runs[parts[1]]], parts[2:]
+    else:
+        targets = [table]
+    for target in targets:
+        for part in parts[:-1]:
+            target = target.setdefault(part, {})
+            if not isinstance(target, dict):
+                raise UserError(f"{part!r} is a value, not a table", key)
+        target[parts[-1]] = value
+
+
+def _parse(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _shrink(table: Table) -> None:
+    for run in (*table["teachers"], *table["students"]):
+        train, transfer = run.setdefault("train", {}), run.setdefault("transfer", {})
+        train.update(epochs=2, batch_size=min(16, train.get("batch_size", 16)), warmup_epochs=0)
+        transfer["freeze_epochs"] = min(1, transfer.get("freeze_epochs", 0))
+        if run.get("model", {}).get("pretrained") is True:
+            run["model"]["pretrained"] = False
+    table["random_forest"] = {**table.get("random_forest", {}), "trees": 8}
+    table["bench"] = {**table.get("bench", {}), "seconds": 0.05, "rounds": 1, "opponents": []}

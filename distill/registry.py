@@ -1,0 +1,52 @@
+"""The folders are the registry: a name in a recipe is a file, or a dotted module of the user's.
+
+`strategy.name = "vanilla"` is `strategies/vanilla.py`, `model.name = "compact"` is
+`students/compact.py`, `timm/resnet50` is the model `resnet50` of the family `teachers/timm.py`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from importlib.resources import files
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from distill.errors import UserError
+from distill.recipe import describe
+
+OptionsT = TypeVar("OptionsT", bound=BaseModel)
+
+
+def names_in(folder: str) -> list[str]:
+    """Names of the plug-ins in a folder of the package."""
+    root = Path(str(files(f"distill.{folder}")))
+    return sorted(file.stem for file in root.glob("*.py") if not file.stem.startswith("_"))
+
+
+def find_module(folder: str, name: str, where: str) -> ModuleType:
+    """The module of a plug-in.
+
+    Raises:
+        UserError: There is neither such a file nor such an importable module.
+    """
+    known = names_in(folder)
+    if "." not in name and name not in known:
+        raise UserError(f"unknown name {name!r}", where, f"one of {', '.join(known)}")
+    target = name if "." in name else f"distill.{folder}.{name}"
+    try:
+        return importlib.import_module(target)
+    except ImportError as error:
+        raise UserError(f"cannot import {target!r}: {error}", where) from None
+
+
+def check_options(model: type[OptionsT], options: dict[str, Any], where: str) -> OptionsT:
+    """Options as the plug-in's own model declares them."""
+    try:
+        return model.model_validate_json(json.dumps(options))
+    except ValidationError as error:
+        allowed = ", ".join(sorted(model.model_fields)) or "none"
+        raise UserError(describe(error, options), where, f"its options: {allowed}") from None

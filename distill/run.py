@@ -1,0 +1,166 @@
+"""The run directory: every write is atomic, and a manifest written last says that it is complete."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from distill.errors import RunStopped, UserError
+
+MANIFEST = "manifest.json"
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Gives a temporary path to write to, and moves it to `path` if nothing was raised.
+
+    Raises:
+        RunStopped: The disk is full.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        if error.errno == 28:
+            raise RunStopped(
+                f"no space left for {path}: make room and repeat the command"
+            ) from None
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON atomically; NaN and infinity are refused, as no JSON reader takes them."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    with atomic(path) as temporary:
+        temporary.write_text(text + "\n", "utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Reads JSON.
+
+    Raises:
+        UserError: The file is missing or damaged.
+    """
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read: {error.strerror}", str(path)) from None
+    except ValueError:
+        raise UserError("damaged JSON", str(path), "remove its folder, then repeat") from None
+
+
+def append_line(path: Path, value: dict[str, Any]) -> None:
+    """Adds an object to a `.jsonl` file."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(value, allow_nan=False) + "\n")
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's content, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def files_below(folder: Path) -> list[str]:
+    """Relative paths of all files of a folder, but for the manifest and temporary ones."""
+    files = (file for file in folder.rglob("*") if file.is_file() and file.suffix != ".tmp")
+    return sorted(p for p in (f.relative_to(folder).as_posix() for f in files) if p != MANIFEST)
+
+
+def write_manifest(folder: Path, names: list[str]) -> None:
+    """Writes the hashes of these files; from now on the folder counts as complete."""
+    write_json(folder / MANIFEST, {name: sha256_of(folder / name) for name in sorted(names)})
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether a stage finished here."""
+    return (folder / MANIFEST).is_file()
+
+
+def verify_manifest(folder: Path) -> None:
+    """Raises `UserError` for a file that is missing or differs from its hash."""
+    for name, digest in read_json(folder / MANIFEST).items():
+        file = folder / name
+        if not file.is_file() or sha256_of(file) != digest:
+            hint = f"remove {folder} and repeat the command that made it"
+            raise UserError("missing or changed since it was written", str(file), hint)
+
+
+def differing_keys(old: Any, new: Any, prefix: str = "") -> list[str]:
+    """Dotted keys in which two nested mappings differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted({*old, *new})
+        return [
+            found
+            for key in keys
+            for found in differing_keys(old.get(key), new.get(key), f"{prefix}.{key}".strip("."))
+        ]
+    return [] if old == new else [prefix]
+
+
+def remove(folder: Path) -> None:
+    """Deletes a stage's folder, its manifest first, so that half of it never counts."""
+    (folder / MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+PACKAGES = ("distillate", "torch", "torchvision", "timm", "accelerate", "numpy", "onnx")
+PACKAGES += ("onnxruntime", "pillow", "KD_Lib")
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine and command of this process; torch is asked only if already loaded."""
+    import psutil
+
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    found = {
+        "versions": versions,
+        "platform": platform.platform(),
+        "cpu": _cpu_name(),
+        "cpu_count": os.cpu_count(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "git_commit": _git_commit(),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "start": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        found["torch_threads"] = torch.get_num_threads()
+        if torch.cuda.is_available():
+            found["gpu"] = torch.cuda.get_device_name()
+    return found
+
+
+def _cpu_name() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _git_commit() -> str | None:
+    folder = Path(__file__).parent
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        command = ["git", "-C", str(folder), "rev-parse", "HEAD"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
+        return done.stdout.strip()
+    return None

@@ -1,0 +1,60 @@
+"""Methods of training, one file each, found by name.
+
+A strategy is a frozen model whose fields are its options and whose call turns tensors into named
+scalar terms, `loss` among them. It knows neither models nor loops.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from distill.config import Options, StrategyConfig
+from distill.data.draws import Draws
+from distill.registry import check_options, find_module
+
+
+class Strategy(Options):
+    """Base of all strategies.
+
+    Attributes:
+        taught_by: `nobody`; `teachers`, the ones the recipe names; or `self`, an earlier
+            supervised run of the same student.
+    """
+
+    taught_by: ClassVar[Literal["nobody", "teachers", "self"]] = "teachers"
+
+    def __call__(
+        self,
+        student_logits: Tensor,
+        teacher_logits: Tensor | None,
+        labels: Tensor,
+        weights: Tensor | None,
+        draws: Draws,
+    ) -> dict[str, Tensor]:
+        """The terms of a batch's loss.
+
+        Args:
+            student_logits: `(batch, num_classes)`.
+            teacher_logits: `(teachers, batch, num_classes)`, None where nobody teaches.
+            labels: Class indices `(batch,)` or probabilities `(batch, num_classes)`.
+            weights: Class weights of the samples, `(batch,)`, or None. They apply to labels, not
+                to what a teacher says.
+            draws: Random numbers of these samples in this epoch, the only source of randomness.
+
+        Returns:
+            Scalars in nats: `loss`, and the parts it is made of.
+        """
+        raise NotImplementedError
+
+
+def make_strategy(config: StrategyConfig) -> Strategy:
+    """The strategy of a recipe, its options checked.
+
+    Raises:
+        UserError: No such strategy, or an option that it does not have.
+    """
+    module = find_module("strategies", config.name, "strategy.name")
+    declared: type[Strategy] = module.Strategy
+    return check_options(declared, config.options, f"strategy {config.name!r}")

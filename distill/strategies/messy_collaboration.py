@@ -1,0 +1,38 @@
+"""Distillation with randomly corrupted labels: Arani et al., 2019, arXiv:1910.05057, section 4.3.
+
+This is the corrupted student; a corrupted teacher is one trained with `supervised` and
+`label_noise`. Both together are the paper's third variant.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from distill.config import Fraction
+from distill.data.draws import Draws
+from distill.losses import corrupt_labels
+from distill.strategies.vanilla import Strategy as Vanilla
+
+
+class Strategy(Vanilla):
+    """The loss of `vanilla` with noise on the labels.
+
+    Attributes:
+        label_noise: Probability that a sample's label is replaced by another class, drawn anew
+            for every sample and epoch.
+    """
+
+    kd_weight: Fraction = 0.5
+    label_noise: Fraction = 0.1
+
+    def __call__(
+        self,
+        student_logits: Tensor,
+        teacher_logits: Tensor | None,
+        labels: Tensor,
+        weights: Tensor | None,
+        draws: Draws,
+    ) -> dict[str, Tensor]:
+        """The terms of `vanilla` with corrupted labels."""
+        messy = corrupt_labels(labels, student_logits.shape[1], self.label_noise, draws)
+        return super().__call__(student_logits, teacher_logits, messy, weights, draws)

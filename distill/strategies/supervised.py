@@ -1,0 +1,38 @@
+"""Cross-entropy with the labels: how teachers are trained, and what distillation is held against."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from distill.config import Fraction
+from distill.data.draws import Draws
+from distill.losses import corrupt_labels, cross_entropy
+from distill.strategies import Strategy as Base
+
+
+class Strategy(Base):
+    """Supervised training.
+
+    Attributes:
+        label_noise: Probability that a label is replaced by another class in an epoch; on a
+            teacher, the corrupted teacher of Arani et al., 2019, arXiv:1910.05057, section 4.3.
+    """
+
+    taught_by: ClassVar[Literal["nobody", "teachers", "self"]] = "nobody"
+    label_noise: Fraction = 0.0
+
+    def __call__(
+        self,
+        student_logits: Tensor,
+        teacher_logits: Tensor | None,
+        labels: Tensor,
+        weights: Tensor | None,
+        draws: Draws,
+    ) -> dict[str, Tensor]:
+        """Cross-entropy; what a teacher says is not looked at."""
+        if self.label_noise > 0:
+            labels = corrupt_labels(labels, student_logits.shape[1], self.label_noise, draws)
+        ce = cross_entropy(student_logits, labels, weights)
+        return {"loss": ce, "ce": ce}

@@ -1,0 +1,35 @@
+"""Knowledge distillation as first described: Hinton et al., 2015, arXiv:1503.02531, section 2."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from distill.config import Fraction, Positive
+from distill.data.draws import Draws
+from distill.losses import blend, cross_entropy, distillation_kl
+from distill.strategies import Strategy as Base
+
+
+class Strategy(Base):
+    """Softened teacher probabilities beside the labels.
+
+    Attributes:
+        temperature: Softens both distributions.
+        kd_weight: Share of the teacher's term; the labels get the rest.
+    """
+
+    temperature: Positive = 4.0
+    kd_weight: Fraction = 0.9
+
+    def __call__(
+        self,
+        student_logits: Tensor,
+        teacher_logits: Tensor | None,
+        labels: Tensor,
+        weights: Tensor | None,
+        draws: Draws,
+    ) -> dict[str, Tensor]:
+        """`kd_weight * T² * KL(teacher || student) + (1 - kd_weight) * CE`."""
+        assert teacher_logits is not None
+        kd = distillation_kl(student_logits, teacher_logits, self.temperature)
+        return blend(kd, cross_entropy(student_logits, labels, weights), self.kd_weight)

@@ -1,0 +1,81 @@
+"""Reading weights from local files and putting them into a network with another head."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from distill.errors import UserError
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """Tensors of a `.safetensors` file, or of a checkpoint that `torch.load` reads as weights only.
+
+    Raises:
+        UserError: No such file, or not a file of tensors.
+    """
+    file = Path(path)
+    if not file.is_file():
+        hint = "set model.pretrained to a file of yours, true (download) or false (random start)"
+        raise UserError("no such weights file", str(path), hint)
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        first = str(error).splitlines()[0]
+        raise UserError(f"not a weights file: {first}", str(path), "use .safetensors") from None
+    for key in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
+        raise UserError("not a mapping of names to tensors", str(path), "save a state_dict")
+    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+
+
+def transfer_weights(network: nn.Module, state: dict[str, Tensor], head: list[str]) -> list[str]:
+    """Loads everything that fits; only the head may differ, and then keeps its random start.
+
+    Args:
+        head: Prefixes of the head's parameters.
+
+    Returns:
+        Names of the head's parameters that were not loaded.
+
+    Raises:
+        UserError: A parameter of the backbone is missing or of another shape, or the file holds
+            weights this network has no place for.
+    """
+    own = network.state_dict()
+    fits = {n: t for n, t in state.items() if n in own and t.shape == own[n].shape}
+    in_head = tuple(f"{prefix}." for prefix in head)
+    missing = [n for n in own if n not in fits and not n.endswith("num_batches_tracked")]
+    wrong = [n for n in (*missing, *state) if n not in fits and not n.startswith(in_head)]
+    if wrong:
+        what = f"the weights are of another network: {wrong[0]!r} does not fit"
+        raise UserError(f"{what} ({len(wrong)} in all)", "model.pretrained")
+    network.load_state_dict({n: t.to(own[n].dtype) for n, t in fits.items()}, strict=False)
+    return missing
+
+
+def download(name: str, create: Callable[[], nn.Module]) -> nn.Module:
+    """Runs a library's own loading of weights, which downloads them unless they are cached.
+
+    Raises:
+        UserError: They could not be had; never a silent random start.
+    """
+    try:
+        return create()
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = (str(error).splitlines() or [""])[0][:160]
+        raise UserError(
+            f"no pretrained weights for {name} ({type(error).__name__}: {reason})",
+            "model.pretrained",
+            "fetch them where there is a network and name the file, or set false to start random",
+        ) from None

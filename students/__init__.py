@@ -1,0 +1,1 @@
+"""Student networks, one file each, and the recipes that train them."""

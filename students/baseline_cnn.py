@@ -1,0 +1,49 @@
+"""A plain CNN with LeakyReLU, after the student of the face-mask detector (arXiv:2105.01816)."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from distill.config import Count, Fraction
+from distill.config import Options as BaseOptions
+from distill.errors import UserError
+from distill.models import IMAGENET_MEAN, IMAGENET_STD
+
+
+class Options(BaseOptions):
+    """Attributes:
+    width: Channels of each convolution; each is followed by a 2x2 max pool.
+    hidden: Units of the layer before the head.
+    slope: Of LeakyReLU below zero.
+    dropout: Before the head.
+    """
+
+    width: tuple[Count, ...] = (16, 32, 64, 128)
+    hidden: Count = 128
+    slope: Fraction = 0.01
+    dropout: Fraction = 0.2
+
+
+def build(
+    variant: str, num_classes: int, size: int, pretrained: bool, options: Options
+) -> nn.Module:
+    """Convolution, LeakyReLU and pool per width, then two linear layers; no BatchNorm."""
+    if pretrained:
+        raise UserError("baseline_cnn has no published weights", "model.pretrained", "set false")
+    layers: list[nn.Module] = []
+    channels = 3
+    for width in options.width:
+        layers += [nn.Conv2d(channels, width, 3, padding=1), nn.LeakyReLU(options.slope)]
+        layers.append(nn.MaxPool2d(2))
+        channels = width
+    side = size // 2 ** len(options.width)
+    if side < 1:
+        raise UserError(f"{size} px are too few for {len(options.width)} pools", "data.size")
+    layers += [nn.Flatten(), nn.Linear(channels * side * side, options.hidden)]
+    layers += [nn.LeakyReLU(options.slope), nn.Dropout(options.dropout)]
+    return nn.Sequential(*layers, nn.Linear(options.hidden, num_classes))
+
+
+def normalisation(variant: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """ImageNet's."""
+    return IMAGENET_MEAN, IMAGENET_STD

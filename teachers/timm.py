@@ -1,0 +1,49 @@
+"""Any classifier of timm by name, `timm/resnet50` or `timm/resnet50.a1_in1k`."""
+
+from __future__ import annotations
+
+import timm
+from torch import nn
+
+from distill.config import Fraction
+from distill.config import Options as BaseOptions
+from distill.errors import UserError
+from distill.models import IMAGENET_MEAN, IMAGENET_STD
+from distill.weights import download
+
+
+class Options(BaseOptions):
+    """Attributes:
+    drop_rate: Dropout before the head.
+    drop_path_rate: Stochastic depth, where the network has it.
+    """
+
+    drop_rate: Fraction = 0.0
+    drop_path_rate: Fraction | None = None
+
+
+def build(
+    variant: str, num_classes: int, size: int, pretrained: bool, options: Options
+) -> nn.Module:
+    """A timm network; timm resets its head to `num_classes`."""
+    if not timm.is_model(variant):
+        near = ", ".join(timm.list_models(f"*{variant.split('.')[0][:8]}*")[:5])
+        raise UserError(f"timm has no model {variant!r}", "model.name", f"near: {near}")
+    arguments = options.model_dump(exclude_none=True) | {"num_classes": num_classes}
+
+    def create() -> nn.Module:
+        network: nn.Module = timm.create_model(variant, pretrained=pretrained, **arguments)
+        return network
+
+    try:
+        return download(f"timm/{variant}", create) if pretrained else create()
+    except TypeError as error:
+        raise UserError(f"{variant} refuses its options: {error}", "model.options") from None
+
+
+def normalisation(variant: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """What timm records for the weights of this name."""
+    config = timm.get_pretrained_cfg(variant)
+    if config is None:
+        return IMAGENET_MEAN, IMAGENET_STD
+    return tuple(config.mean), tuple(config.std)

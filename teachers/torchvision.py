@@ -1,0 +1,53 @@
+"""Any classifier of torchvision by name, `torchvision/squeezenet1_1`."""
+
+from __future__ import annotations
+
+from torch import nn
+from torchvision import models
+
+from distill.config import Options as BaseOptions
+from distill.errors import UserError
+from distill.models import IMAGENET_MEAN, IMAGENET_STD, head_prefixes
+from distill.weights import download, transfer_weights
+
+AUX_MODELS = ("inception_v3", "googlenet")
+
+
+class Options(BaseOptions):
+    """Attributes:
+    dropout: Dropout before the head, where the network has one; None for its default.
+    """
+
+    dropout: float | None = None
+
+
+def build(
+    variant: str, num_classes: int, size: int, pretrained: bool, options: Options
+) -> nn.Module:
+    """A torchvision network; Inception v3 and GoogLeNet keep their auxiliary heads."""
+    if variant not in models.list_models(module=models):
+        raise UserError(f"torchvision has no classifier {variant!r}", "model.name")
+    arguments: dict[str, object] = {"num_classes": num_classes}
+    if variant in AUX_MODELS:
+        arguments |= {"aux_logits": True, "init_weights": True}
+    if options.dropout is not None:
+        arguments["dropout"] = options.dropout
+    try:
+        network: nn.Module = models.get_model(variant, weights=None, **arguments)
+    except TypeError:
+        raise UserError(f"{variant} has no dropout to set", "model.options.dropout") from None
+    if pretrained:
+        source = download(f"torchvision/{variant}", lambda: _pretrained(variant))
+        transfer_weights(network, source.state_dict(), head_prefixes(network))
+    return network
+
+
+def _pretrained(variant: str) -> nn.Module:
+    network: nn.Module = models.get_model(variant, weights="DEFAULT")
+    return network
+
+
+def normalisation(variant: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """ImageNet's, but for the two networks whose weights were trained on [-1, 1]."""
+    half = (0.5, 0.5, 0.5)
+    return (half, half) if variant in AUX_MODELS else (IMAGENET_MEAN, IMAGENET_STD)
