@@ -1,4 +1,4 @@
-"""Pure tensor functions that strategies are made of; every result is a mean over the batch, in nats.
+"""Pure tensor functions that strategies are made of; results are means over the batch, in nats.
 
 Logits are `(batch, num_classes)`; labels are class indices `(batch,)` or probabilities
 `(batch, num_classes)`; sample weights are `(batch,)`.
@@ -68,5 +68,5 @@ def corrupt_labels(labels: Tensor, num_classes: int, rate: float, draws: Draws) 
 
 
 def mix(values: Tensor, partner: Tensor, share: Tensor | float) -> Tensor:
-    """MixUp (Zhang et al., 2017, arXiv:1710.09412): `share` of each sample, the rest its partner."""
+    """MixUp: `share` of each sample, the rest its partner (Zhang et al., 2017, arXiv:1710.09412)."""
     return values * share + partner * (1.0 - share)

@@ -136,6 +136,6 @@ def one_cycle(
     def anneal(begin: float, finish: float, share: float) -> float:
         return finish + (begin - finish) * 0.5 * (1.0 + math.cos(math.pi * share))
 
-    if progress < rise:
-        return anneal(start, 1.0, progress / rise)
-    return anneal(1.0, start * end, min(1.0, (progress - rise) / (1.0 - rise)))
+    if progress < 0.3:
+        return anneal(0.04, 1.0, progress / 0.3)
+    return anneal(1.0, 4e-6, min(1.0, (progress - 0.3) / 0.7))

@@ -1,4 +1,4 @@
-"""The stages of an experiment directory: each reads what earlier ones wrote and skips what is done."""
+"""The stages of an experiment directory: each reads what earlier ones wrote, and skips the done."""
 
 from __future__ import annotations
 

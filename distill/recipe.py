@@ -1,8 +1,8 @@
 """From a TOML recipe and `key=value` overrides to a checked `Recipe`.
 
-A recipe says only what differs from the defaults. `[teacher]` and `[student]` are the base of every
-entry of `[[teachers]]` and `[[students]]`, or the only entry where there is no such list; an entry's
-`recipe = "other.toml"` puts another recipe's run beneath it. Overrides come last and win.
+A recipe says only what differs from the defaults. `[teacher]` and `[student]` are the base of
+every entry of `[[teachers]]` and `[[students]]`, or the only entry where there is no such list; an
+entry's `recipe = "other.toml"` puts another recipe's run beneath it. Overrides come last and win.
 """
 
 from __future__ import annotations
@@ -82,20 +82,18 @@ def write_toml(recipe: Recipe) -> str:
     """The whole recipe, defaults included, as TOML that `load_recipe` reads back to the same."""
     table = json.loads(recipe.model_dump_json(exclude_none=True))
     runs = {role: table.pop(role) for role in ROLES.values()}
-    lines = [
-        f"{key} = {_toml(value)}" for key, value in table.items() if not isinstance(value, dict)
-    ]
+    lines = [_pair(key, value) for key, value in table.items() if not isinstance(value, dict)]
     for key, value in table.items():
         if isinstance(value, dict):
-            lines += ["", f"[{key}]", *(f"{name} = {_toml(item)}" for name, item in value.items())]
+            lines += ["", f"[{key}]", *(_pair(*item) for item in value.items())]
     for role, entries in runs.items():
         for entry in entries:
-            lines += [
-                "",
-                f"[[{role}]]",
-                *(f"{name} = {_toml(item)}" for name, item in entry.items()),
-            ]
+            lines += ["", f"[[{role}]]", *(_pair(*item) for item in entry.items())]
     return "\n".join(lines) + "\n"
+
+
+def _pair(key: str, value: Any) -> str:
+    return f"{key} = {_toml(value)}"
 
 
 def _toml(value: Any) -> str:
@@ -115,7 +113,7 @@ def _read(file: Path) -> Table:
 
 
 def _expand_runs(table: Table, folder: Path) -> Table:
-    """Replaces `[teacher]`/`[student]` bases and `recipe` links by complete `[[teachers]]` lists."""
+    """Replaces `[teacher]`, `[student]` and `recipe` links by complete lists of runs."""
     table = dict(table)
     for single, plural in ROLES.items():
         base = table.pop(single, None)

@@ -1,4 +1,4 @@
-"""The run directory: every write is atomic, and a manifest written last says that it is complete."""
+"""The run directory: every write is atomic, and a manifest, written last, says it is complete."""
 
 from __future__ import annotations
 

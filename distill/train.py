@@ -1,4 +1,4 @@
-"""The one training loop, for teachers and students alike: `fit` trains a model into a run directory.
+"""The one training loop, for teachers and students: `fit` trains a model into a run directory.
 
 What a batch costs and teaches is `Trainer.step`; what an epoch does is `fit`. A run that was
 stopped anywhere continues from its last whole epoch, and then gives bit for bit (on a CPU) what
@@ -209,9 +209,8 @@ def fit(classifier: Classifier, job: Job, device: torch.device, progress: Progre
         run.write_json(job.folder / "contract.json", contract)
     first, best, waited = _resume(trainer, job.folder)
     config = job.config.train
-    steps = num_batches(
-        len(job.data.train.labels), config.batch_size, trainer.accelerator.num_processes
-    )
+    world = trainer.accelerator.num_processes
+    steps = num_batches(len(job.data.train.labels), config.batch_size, world)
     with progress.task(job.config.name, config.epochs * steps * config.batch_size, "images") as bar:
         bar.skip(first * steps * config.batch_size)
         for epoch in range(first, config.epochs):
@@ -364,7 +363,5 @@ def _environment(trainer: Trainer) -> dict[str, Any]:
 
 
 def _summary(row: dict[str, Any], epoch: int, epochs: int) -> str:
-    loss, top1 = row["train/loss"], row["val/top1"]
-    return (
-        f"epoch {epoch + 1}/{epochs} loss {loss:.4f} val {top1:.2f} % {row['images_per_s']:.0f}/s"
-    )
+    loss, top1, rate = row["train/loss"], row["val/top1"], row["images_per_s"]
+    return f"epoch {epoch + 1}/{epochs} loss {loss:.4f} val {top1:.2f} % {rate:.0f} images/s"

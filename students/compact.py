@@ -125,7 +125,8 @@ def _conv_bn(in_channels: int, channels: int, kernel: int, stride: int) -> nn.Se
 
 
 def _scale_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    assert norm.running_var is not None and norm.running_mean is not None
+    assert norm.running_var is not None
+    assert norm.running_mean is not None
     scale = norm.weight / (norm.running_var + norm.eps).sqrt()
     return scale, norm.bias - norm.running_mean * scale
 

@@ -99,10 +99,8 @@ def prepare_data(
     wide = spec.model_copy(update={"height": stored, "width": stored, "crop_pct": 1.0})
     specs = {"train": wide, "val": spec, "test": spec}
     megabytes = store_bytes(splits, specs) / 1e6
-    task = progress.task(
-        f"decode {len(items):,} images to {megabytes:,.0f} MB", len(items), "images"
-    )
-    with task:
+    title = f"decode {len(items):,} images to {megabytes:,.0f} MB"
+    with progress.task(title, len(items), "images") as task:
         store = open_store(source, items, splits, specs, cache, workers, task.advance)
     kept = [(name, label) for name, s in store.splits.items() for label in s.labels]
     check_no_class_is_empty([k[0] for k in kept], [int(k[1]) for k in kept], source.classes)

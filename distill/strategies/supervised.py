@@ -1,4 +1,4 @@
-"""Cross-entropy with the labels: how teachers are trained, and what distillation is held against."""
+"""Cross-entropy with the labels: how teachers are trained, and what KD is held against."""
 
 from __future__ import annotations
 

@@ -29,7 +29,8 @@ class Item:
 class Reader(Protocol):
     """Gives an item's picture, as something `read_image` decodes, or its raw bytes."""
 
-    def __call__(self, item: Item) -> bytes | Image.Image: ...
+    def __call__(self, item: Item) -> bytes | Image.Image:
+        """The picture of an item."""
 
 
 @dataclass(frozen=True)
