@@ -1,1 +1,1 @@
-"""init"""
+"""Measurements: inference speed of runs and ONNX files, training speed against peers."""

@@ -192,9 +192,11 @@ class ExportConfig(Options):
         student: Name of the student; `best` is the best on validation among the last links.
         path: Exporter: `dynamo`, `dynamo-unoptimized`, `legacy`, or `auto`, the first of them
             whose file agrees with torch.
+        license: Licence of the shipped file, as an SPDX identifier, written into its metadata.
     """
 
     student: Name = "best"
+    license: str = ""
     path: Literal["auto", "dynamo", "dynamo-unoptimized", "legacy"] = "auto"
 
 

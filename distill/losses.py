@@ -68,5 +68,5 @@ def corrupt_labels(labels: Tensor, num_classes: int, rate: float, draws: Draws) 
 
 
 def mix(values: Tensor, partner: Tensor, share: Tensor | float) -> Tensor:
-    """MixUp: `share` of each sample, the rest its partner (Zhang et al., 2017, arXiv:1710.09412)."""
+    """MixUp: `share` of each, the rest its partner (Zhang et al., 2017, arXiv:1710.09412)."""
     return values * share + partner * (1.0 - share)

@@ -79,7 +79,7 @@ class Predictor:
         return results
 
     def probs(self, pixels: NDArray[np.uint8]) -> Probs:
-        """Probabilities `(batch, classes)` of prepared pixels, uint8 `(batch, height, width, 3)`."""
+        """Probabilities `(batch, classes)` of pixels, uint8 `(batch, height, width, 3)`."""
         result: Probs = self.session.run(["prob"], {"image": pixels})[0]
         return result
 

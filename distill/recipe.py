@@ -11,14 +11,15 @@ import json
 import tomllib
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from distill.config import Recipe
 from distill.errors import UserError
 
 Table = dict[str, Any]
+ModelT = TypeVar("ModelT", bound=BaseModel)
 ROLES = {"teacher": "teachers", "student": "students"}
 
 
@@ -42,15 +43,23 @@ def load_recipe(
         _apply(table, override)
     if smoke:
         _shrink(table)
-    return parse_recipe(table, str(path))
+    return check_table(Recipe, table, str(path))
 
 
-def parse_recipe(table: Table, where: str) -> Recipe:
-    """Checks an expanded table; errors name the dotted key, the value got and what is allowed."""
+def recipe_of(overrides: list[str]) -> Recipe:
+    """The default recipe with overrides."""
+    table = _expand_runs({}, Path())
+    for override in overrides:
+        _apply(table, override)
+    return check_table(Recipe, table, "override")
+
+
+def check_table(model: type[ModelT], table: Table, where: str) -> ModelT:
+    """Checks a table; errors name the dotted key, the value got and what is allowed."""
     try:
-        return Recipe.model_validate_json(json.dumps(table))
+        return model.model_validate_json(json.dumps(table))
     except ValidationError as error:
-        raise UserError(describe(error, table), where, "see README, section Recipes") from None
+        raise UserError(describe(error, table), where, "see the README on recipes") from None
 
 
 def describe(error: ValidationError, table: Table) -> str:

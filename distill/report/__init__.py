@@ -1,1 +1,1 @@
-"""init"""
+"""What an experiment found: rows of numbers, and tables of them."""

@@ -1,0 +1,34 @@
+"""Baselines without a network: rows of the same table that show what the others are worth."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distill.config import ForestConfig
+from distill.data.prepare import ImageData
+from distill.data.store import Split
+
+
+def random_forest_probs(data: ImageData, config: ForestConfig, seed: int) -> NDArray[np.float64]:
+    """Probabilities `(n, classes)` of a random forest on the test split.
+
+    It is trained on the training split's pixels, averaged down to `config.size` per side.
+    """
+    from sklearn.ensemble import RandomForestClassifier
+
+    forest = RandomForestClassifier(config.trees, n_jobs=-1, random_state=seed)
+    forest.fit(small_pixels(data.train, config.size), data.train.labels)
+    result: NDArray[np.float64] = forest.predict_proba(small_pixels(data.test, config.size))
+    return result
+
+
+def small_pixels(split: Split, size: int) -> NDArray[np.uint8]:
+    """Images of a split averaged to `size` x `size` and flattened, uint8 `(n, size * size * 3)`."""
+    from PIL import Image
+
+    shrunk = [
+        np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BOX))
+        for pixels in split.pixels
+    ]
+    return np.stack(shrunk).reshape(len(shrunk), -1)

@@ -1,0 +1,395 @@
+"""The command line: every command, its options, and how failures end.
+
+Results go to stdout, progress and errors to stderr. Exit status: 0 success, 2 a mistake of the
+user's, 3 a run that could not finish, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import click
+import typer
+from rich.console import Console
+
+from distill.errors import DistillError, UserError
+from distill.progress import Progress
+
+if TYPE_CHECKING:
+    from distill.experiment import Experiment
+
+app = typer.Typer(
+    name="distill",
+    help="A folder of labelled images in; a small, fast, verified ONNX classifier out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+RecipeArg = Annotated[str, typer.Argument(help="TOML recipe, such as students/compact_demo.toml.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Such as student.train.lr=1e-3")
+]
+DataOpt = Annotated[str, typer.Option("--data", help="Folder of class folders, or demo.")]
+OutOpt = Annotated[Path | None, typer.Option("--out", help="Directory; by default runs/RECIPE.")]
+DeviceOpt = Annotated[str, typer.Option("--device", help="auto, cpu, cuda[:n] or mps.")]
+SeedOpt = Annotated[int | None, typer.Option("--seed", help="Seed; by default the recipe's.")]
+WorkersOpt = Annotated[int, typer.Option("--workers", min=1, help="Decoding threads.")]
+OverwriteOpt = Annotated[bool, typer.Option("--overwrite", help="Redo stages of other options.")]
+SmokeOpt = Annotated[bool, typer.Option("--smoke", help="A few images, two epochs: try it out.")]
+DryRunOpt = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")]
+JsonOpt = Annotated[bool, typer.Option("--json", help="End stdout with one JSON document.")]
+FindLrOpt = Annotated[bool, typer.Option("--find-lr", help="Range test instead of training.")]
+ExperimentArg = Annotated[Path, typer.Argument(help="Directory of distill run, --out of stages.")]
+WORKERS = min(8, os.cpu_count() or 1)
+
+
+def open_experiment(
+    recipe: str,
+    overrides: list[str] | None,
+    data: str,
+    out: Path | None,
+    device: str,
+    seed: int | None,
+    workers: int,
+    overwrite: bool,
+    smoke: bool,
+) -> Experiment:
+    """Checks everything that can be checked before any work starts."""
+    from distill.device import resolve_device
+    from distill.experiment import Experiment, check_plugins
+    from distill.recipe import load_recipe
+
+    seeded = [*(overrides or []), *([f"seed={seed}"] if seed is not None else [])]
+    loaded = load_recipe(recipe, seeded, smoke)
+    check_plugins(loaded)
+    return Experiment(
+        recipe=loaded,
+        location=data,
+        out=out or Path("runs") / Path(recipe).stem,
+        device=resolve_device(device),
+        workers=workers,
+        overwrite=overwrite,
+        smoke=smoke,
+        progress=Progress(quiet=int(os.environ.get("RANK", "0")) > 0),
+    )
+
+
+def reopen_experiment(
+    folder: Path, overrides: list[str] | None, device: str, workers: int
+) -> Experiment:
+    """The experiment that `distill run` or the training stages began in a directory."""
+    from dataclasses import replace
+
+    from distill.run import read_json
+
+    if not (folder / "recipe.toml").is_file():
+        raise UserError("not an experiment directory", str(folder), "it has no recipe.toml")
+    known = read_json(folder / "data.json")
+    opened = open_experiment(
+        str(folder / "recipe.toml"),
+        overrides,
+        known["location"],
+        folder,
+        device,
+        None,
+        workers,
+        False,
+        False,
+    )
+    return replace(opened, smoke=known["smoke"])
+
+
+def run_stages(
+    experiment: Experiment, stages: tuple[str, ...], dry_run: bool, as_json: bool
+) -> None:
+    """Runs stages in order and prints what the last one gives."""
+    from distill import experiment as experiments
+    from distill.data.sources import open_source
+
+    if dry_run:
+        source = open_source(experiment.location)
+        plan = experiments.plan(experiment, stages)
+        for line in (f"{len(source.items):,} images, {len(source.classes)} classes", *plan):
+            print(line)
+        emit({"plan": plan}, as_json)
+        return
+    found: dict[str, Any] = {}
+    data = experiment.data
+    show_data(data)
+    experiments.write_recipe(experiment)
+    if "teacher" in stages or "student" in stages:
+        from distill import pipeline
+
+        if "teacher" in stages:
+            pipeline.train_teachers(experiment)
+        if "student" in stages:
+            pipeline.train_students(experiment)
+    if {"export", "bench", "report"} & {*stages}:
+        found = finish(experiment, stages)
+    emit({"out": str(experiment.out), **found}, as_json)
+
+
+def finish(experiment: Experiment, stages: tuple[str, ...]) -> dict[str, Any]:
+    """Export, bench and report, as far as they are asked for."""
+    from distill import ship
+    from distill.report.table import results_table, verdict_line
+
+    if "export" in stages:
+        ship.export_student(experiment)
+    if "bench" in stages:
+        ship.bench_experiment(experiment)
+    if "report" not in stages:
+        return {}
+    results = ship.report_experiment(experiment)
+    Console().print(results_table(results))
+    print(verdict_line(results["verdict"]))
+    return results
+
+
+def show_data(data: Any) -> None:
+    """Class counts and findings."""
+    from distill.report.table import data_table, finding_lines
+
+    Console(stderr=True).print(data_table(data))
+    for line in finding_lines(data.findings):
+        print(line, file=sys.stderr)
+    unreadable = sum(finding["kind"] == "unreadable" for finding in data.findings)
+    if unreadable:
+        print(f"{unreadable} images could not be read and are left out", file=sys.stderr)
+
+
+def emit(value: dict[str, Any], as_json: bool) -> None:
+    """The JSON document that `--json` promises as the last line of stdout."""
+    if as_json:
+        print(json.dumps(value, ensure_ascii=False))
+
+
+TRAINING_PACKAGES = ("torch", "torchvision", "timm", "accelerate", "onnx", "onnxscript", "sklearn")
+TRAINING_PACKAGES += ("safetensors", "matplotlib")
+ALL_STAGES = ("check", "teacher", "student", "export", "bench", "report")
+
+
+def find_learning_rates(experiment: Experiment, stages: tuple[str, ...], as_json: bool) -> None:
+    """A learning-rate range test of each run of these stages, as JSON and as a plot."""
+    from distill.lr_finder import find_lr
+
+    recipe, found = experiment.recipe, {}
+    teachers = recipe.teachers if "teacher" in stages else ()
+    students = recipe.students if "student" in stages else ()
+    for config in (*teachers, *students):
+        found[config.name] = find_lr(experiment, config)
+        suggested, plot = found[config.name]["suggested_lr"], found[config.name]["plot"]
+        print(f"{config.name}: try train.lr={suggested:.1e}, see {plot}")
+    emit(found, as_json)
+
+
+def stage_command(stages: tuple[str, ...]) -> Callable[..., None]:
+    """A command that takes a recipe and does some of the stages."""
+
+    def command(
+        recipe: RecipeArg,
+        data: DataOpt,
+        overrides: Overrides = None,
+        out: OutOpt = None,
+        device: DeviceOpt = "auto",
+        seed: SeedOpt = None,
+        workers: WorkersOpt = WORKERS,
+        overwrite: OverwriteOpt = False,
+        smoke: SmokeOpt = False,
+        find_lr: FindLrOpt = False,
+        dry_run: DryRunOpt = False,
+        as_json: JsonOpt = False,
+    ) -> None:
+        experiment = open_experiment(
+            recipe, overrides, data, out, device, seed, workers, overwrite, smoke
+        )
+        if find_lr:
+            find_learning_rates(experiment, stages, as_json)
+        else:
+            run_stages(experiment, stages, dry_run, as_json)
+
+    return command
+
+
+app.command("run", help="All stages: check, teacher, student, export, bench, report.")(
+    stage_command(ALL_STAGES)
+)
+app.command("teacher", help="Train the recipe's teachers.")(stage_command(("teacher",)))
+app.command("student", help="Train the recipe's students, taught by the teachers in --out.")(
+    stage_command(("student",))
+)
+
+
+@app.command("check")
+def check_command(
+    data: Annotated[str, typer.Argument(help="Folder of class folders, or demo.")],
+    overrides: Overrides = None,
+    out: OutOpt = None,
+    seed: SeedOpt = None,
+    workers: WorkersOpt = WORKERS,
+    as_json: JsonOpt = False,
+) -> None:
+    """Decode every image once; list what cannot be used, the classes and the splits."""
+    import tempfile
+
+    from distill.data.prepare import prepare_data
+    from distill.recipe import recipe_of
+    from distill.run import write_json
+
+    seeded = [*(overrides or []), *([f"seed={seed}"] if seed is not None else [])]
+    recipe = recipe_of(seeded)
+    with tempfile.TemporaryDirectory() as scratch:
+        cache = out / "cache" if out else Path(scratch)
+        prepared = prepare_data(
+            data, recipe.data, recipe.views, recipe.seed, cache, workers, Progress()
+        )
+        show_data(prepared)
+        if out:
+            write_json(out / "data.json", prepared.describe())
+        emit(prepared.describe(), as_json)
+
+
+def later_command(stage: str) -> Callable[..., None]:
+    """A command that takes an experiment directory and does one of the stages after training."""
+
+    def command(
+        experiment: ExperimentArg,
+        overrides: Overrides = None,
+        device: DeviceOpt = "auto",
+        workers: WorkersOpt = WORKERS,
+        dry_run: DryRunOpt = False,
+        as_json: JsonOpt = False,
+    ) -> None:
+        opened = reopen_experiment(experiment, overrides, device, workers)
+        run_stages(opened, (stage,), dry_run, as_json)
+
+    return command
+
+
+app.command("export", help="Export the best student, verified against torch on the test split.")(
+    later_command("export")
+)
+app.command("report", help="Read the test split once and print the table.")(later_command("report"))
+
+
+@app.command("bench")
+def bench_command(
+    models: Annotated[list[Path], typer.Argument(help="ONNX files and run directories.")],
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Pictures for the clock that includes decoding.")
+    ] = None,
+    batch_sizes: Annotated[str, typer.Option("--batch-sizes", help="Such as 1,8,64.")] = "1,8,64",
+    seconds: Annotated[float, typer.Option("--seconds", help="Per model and batch size.")] = 1.0,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Interleaved rounds.")] = 3,
+    threads: Annotated[int, typer.Option("--threads", min=0, help="0: physical cores.")] = 0,
+    as_json: JsonOpt = False,
+) -> None:
+    """Time models side by side: latency percentiles and images per second."""
+    from distill.benchmarks.speed import measure, onnx_subject, render, torch_subject
+    from distill.config import BenchConfig
+    from distill.predict import find_images
+    from distill.recipe import check_table
+    from distill.run import environment
+
+    try:
+        sizes = [int(size) for size in batch_sizes.split(",")]
+    except ValueError:
+        raise UserError(f"got {batch_sizes!r}", "--batch-sizes", "numbers such as 1,8,64") from None
+    table = {"batch_sizes": sizes, "seconds": seconds, "rounds": rounds, "threads": threads}
+    config = check_table(BenchConfig, table, "distill bench")
+    pictures = [path.read_bytes() for path in list(find_images([data]))[:64]] if data else []
+    subjects = [
+        torch_subject(model.name, model, threads)
+        if model.is_dir()
+        else onnx_subject(model, threads)
+        for model in models
+    ]
+    rows = measure(subjects, config, Progress(), pictures)
+    Console().print(render(rows))
+    emit({"rows": rows, "env": environment()}, as_json)
+
+
+@app.command("evaluate")
+def evaluate_command(
+    model: Annotated[Path, typer.Argument(help="ONNX file or run directory.")],
+    data: Annotated[str, typer.Argument(help="Folder of class folders, or demo.")],
+    split: Annotated[str | None, typer.Option("--split", help="train, val or test.")] = None,
+    device: DeviceOpt = "auto",
+    workers: WorkersOpt = WORKERS,
+    as_json: JsonOpt = False,
+) -> None:
+    """Score a model on a labelled folder."""
+    from distill.evaluate import evaluate
+    from distill.report.table import confusion_table
+
+    found = evaluate(model, data, split, device, workers, Progress())
+    Console().print(confusion_table(found))
+    print(
+        f"top1 {found['top1']:.2f} %, macro F1 {found['macro_f1']:.2f} %, "
+        f"nll {found['nll']:.4f}, ECE {found['ece']:.2f} % on {found['n']:,} images"
+    )
+    for path, reason in found["unreadable"].items():
+        print(f"left out, unreadable: {path}: {reason}", file=sys.stderr)
+    emit(found, as_json)
+
+
+@app.command("predict")
+def predict_command(
+    model: Annotated[Path, typer.Argument(help="A shipped ONNX file.")],
+    images: Annotated[list[Path], typer.Argument(help="Pictures, or folders of them.")],
+    as_json: JsonOpt = False,
+) -> None:
+    """Label pictures with a shipped file; needs no torch."""
+    from distill.predict import Predictor, UnreadableImageError, find_images
+
+    predictor = Predictor(model)
+    failed = 0
+    for path in find_images(images):
+        try:
+            prediction = predictor.predict(path)[0]
+        except UnreadableImageError as error:
+            failed += 1
+            print(f"error: not readable, {path}, {error}", file=sys.stderr)
+            continue
+        if as_json:
+            print(json.dumps(prediction.__dict__, ensure_ascii=False))
+        else:
+            labels = ", ".join(prediction.labels) or "not sure"
+            print(f"{path}: {labels} {100 * prediction.prob:.1f} %")
+    if failed:
+        raise UserError(f"{failed} of the pictures could not be read", str(images[0]))
+
+
+def main() -> None:
+    """Entry point of `distill`: failures become one line and an exit status."""
+    try:
+        app(standalone_mode=False)
+    except click.exceptions.Abort:
+        print("interrupted: repeat the command to continue", file=sys.stderr)
+        sys.exit(130)
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message())
+        sys.exit(2)
+    except click.ClickException as error:
+        command = error.ctx.command_path if getattr(error, "ctx", None) else "distill"
+        print(f"error: {error.format_message()}, see {command} --help", file=sys.stderr)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        if error.name not in TRAINING_PACKAGES:
+            raise
+        hint = "install it with: pip install 'distillate[all]'"
+        print(f"error: this command needs {error.name}, {hint}", file=sys.stderr)
+        sys.exit(2)
+    except DistillError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

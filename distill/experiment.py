@@ -1,0 +1,139 @@
+"""An experiment: a recipe, its data, its directory, and which of its runs depends on which."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from distill import run
+from distill.config import Recipe, RunConfig, StrategyConfig
+from distill.data.prepare import ImageData, prepare_data
+from distill.errors import UserError
+from distill.models import model_options
+from distill.progress import Progress
+from distill.recipe import write_toml
+from distill.strategies import make_strategy
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A recipe, a data source and the directory that everything goes to."""
+
+    recipe: Recipe
+    location: str
+    out: Path
+    device: torch.device
+    workers: int = 2
+    overwrite: bool = False
+    smoke: bool = False
+    progress: Progress = field(default_factory=Progress)
+
+    @cached_property
+    def data(self) -> ImageData:
+        """The decoded data; checking it is the first stage."""
+        recipe = self.recipe
+        data = prepare_data(
+            self.location,
+            recipe.data,
+            recipe.views,
+            recipe.seed,
+            self.out / "cache",
+            self.workers,
+            self.progress,
+            self.smoke,
+        )
+        run.write_json(self.out / "data.json", {**data.describe(), "smoke": self.smoke})
+        return data
+
+    def folder(self, name: str) -> Path:
+        """The run directory of a teacher or student."""
+        is_teacher = name in {teacher.name for teacher in self.recipe.teachers}
+        return self.out / ("teachers" if is_teacher else "students") / name
+
+
+def check_plugins(recipe: Recipe) -> None:
+    """Checks every name and option that plug-ins declare, before anything starts.
+
+    Raises:
+        UserError: An unknown plug-in, or an option that it does not have.
+    """
+    for config in (*recipe.teachers, *recipe.students):
+        strategy = make_strategy(config.strategy)
+        model_options(config.model)
+        named = config.teachers != ("best",)
+        if strategy.taught_by == "teachers" and not named and not recipe.teachers:
+            where = f"students.{config.name}.teachers"
+            raise UserError("nobody to teach it: the recipe has no teachers", where, "add one")
+
+
+def write_recipe(experiment: Experiment) -> None:
+    """Keeps the complete recipe beside its results."""
+    with run.atomic(experiment.out / "recipe.toml") as temporary:
+        temporary.write_text(write_toml(experiment.recipe), "utf-8")
+
+
+def self_teacher(config: RunConfig) -> RunConfig:
+    """The supervised run of a student that is then taught by it."""
+    supervised = StrategyConfig(name="supervised")
+    return config.model_copy(update={"name": f"{config.name}-self", "strategy": supervised})
+
+
+def all_runs(recipe: Recipe) -> list[RunConfig]:
+    """Every run of a recipe in order, self-teachers included."""
+    runs = list(recipe.teachers)
+    for config in recipe.students:
+        if make_strategy(config.strategy).taught_by == "self" and config.teachers == ("best",):
+            runs.append(self_teacher(config))
+        runs.append(config)
+    return runs
+
+
+def taught_by(experiment: Experiment, config: RunConfig) -> tuple[str, ...]:
+    """Names of the runs that teach this one."""
+    kind = make_strategy(config.strategy).taught_by
+    if kind == "nobody":
+        return ()
+    if kind == "self" and config.teachers == ("best",):
+        return (self_teacher(config).name,)
+    names = [
+        best_run(experiment, [t.name for t in experiment.recipe.teachers]) if n == "best" else n
+        for n in config.teachers
+    ]
+    return tuple(dict.fromkeys(names))
+
+
+def best_run(experiment: Experiment, names: list[str]) -> str:
+    """The run of highest validation accuracy, the first of equals."""
+    return max(names, key=lambda name: best_validation(experiment.folder(name)))
+
+
+def best_validation(folder: Path) -> float:
+    """Validation top-1 of the kept epoch of a complete run, in percent."""
+    if not run.is_complete(folder):
+        stage = folder.parent.name.removesuffix("s")
+        raise UserError("this run is not finished", str(folder), f"run `distill {stage}` first")
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    select = run.read_json(folder / "config.json")["run"]["train"]["select"]
+    key, sign = ("val/loss", -1) if select == "loss" else (f"val/{select}", 1)
+    return float(max(rows, key=lambda row: sign * row[key])["val/top1"])
+
+
+def plan(experiment: Experiment, stages: tuple[str, ...]) -> list[str]:
+    """What each stage would do, as lines; nothing is decoded or trained."""
+    lines = []
+    for config in all_runs(experiment.recipe):
+        folder = experiment.folder(config.name)
+        role = folder.parent.name.removesuffix("s")
+        if role not in stages:
+            continue
+        done = "done before" if run.is_complete(folder) else f"{config.train.epochs} epochs"
+        begun = (folder / "last").is_dir() and not run.is_complete(folder)
+        state = "continue, of " + done if begun else done
+        teachers = "" if role == "teacher" else f" by {config.strategy.name}"
+        lines.append(f"{role} {config.name}: {config.model.name}{teachers}, {state}")
+    lines += [stage for stage in ("export", "bench", "report") if stage in stages]
+    return [*lines, f"into {experiment.out}"]

@@ -1,0 +1,74 @@
+"""What is inside a shipped file: uint8 pixels to probabilities and a class activation map."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distill.models import Classifier, deployed
+
+
+class ShippedGraph(nn.Module):
+    """Pixels as they are decoded to what a user wants: normalisation and softmax included.
+
+    Args:
+        classifier: Any classifier; a fused copy of it is used.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.classifier = deployed(classifier)
+        # (x / 255 - mean) / std in one multiplication and one addition.
+        self.register_buffer("scale", 1.0 / (255.0 * self.classifier.std))
+        self.register_buffer("shift", -self.classifier.mean / self.classifier.std)
+        self.has_cam = has_cam(self.classifier)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """`prob` `(batch, classes)` and, where the network has one, `cam` `(batch, classes, h, w)`.
+
+        Args:
+            image: uint8 `(batch, height, width, 3)`, RGB.
+        """
+        images = image.permute(0, 3, 1, 2).to(torch.float32)
+        size = self.classifier.contract.input_size
+        if images.shape[-2:] != (size, size):
+            images = F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
+        normalised = images * self.scale + self.shift
+        if not self.has_cam:
+            return (self.classifier.network(normalised).softmax(dim=1),)
+        extract, head = cast(tuple[Callable[[Tensor], Tensor], nn.Linear], _parts(self.classifier))
+        features = extract(normalised)
+        logits = head(features.mean(dim=(2, 3)))
+        return logits.softmax(dim=1), F.conv2d(features, head.weight[:, :, None, None])
+
+
+def has_cam(classifier: Classifier) -> bool:
+    """Whether `mean(cam) + bias == logits` holds, tried on noise."""
+    parts = _parts(classifier)
+    if parts is None:
+        return False
+    extract, head = parts
+    size = classifier.contract.input_size
+    noise = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        features = extract(noise)
+        if features.ndim != 4 or features.shape[1] != head.in_features:
+            return False
+        expected = classifier.network(noise)
+        return bool(torch.allclose(head(features.mean(dim=(2, 3))), expected, atol=1e-4))
+
+
+def _parts(classifier: Classifier) -> tuple[Callable[[Tensor], Tensor], nn.Linear] | None:
+    """Feature extractor and linear head of networks that name them as timm does."""
+    network = classifier.network
+    extract = getattr(network, "forward_features", None)
+    get_head = getattr(network, "get_classifier", None)
+    head = get_head() if get_head else getattr(network, "classifier", None)
+    return (extract, head) if extract and isinstance(head, nn.Linear) else None

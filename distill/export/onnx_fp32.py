@@ -1,0 +1,192 @@
+"""The reference ONNX file: exported, cleaned, described, and held against torch on every image."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+
+from distill.errors import RunStopped
+from distill.export.graph import ShippedGraph
+from distill.metrics import agreement
+from distill.models import Classifier
+from distill.run import atomic
+
+OPSET, IR = 18, 10
+PATHS = ("dynamo", "dynamo-unoptimized", "legacy")
+MIN_AGREEMENT = 99.9  # percent of images with the same top class
+MAX_DIFFERENCE = 1e-3  # between probabilities; float32 sums in another order give about 1e-6
+
+Path_ = Literal["auto", "dynamo", "dynamo-unoptimized", "legacy"]
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How a file and torch agree on `n` images."""
+
+    n: int
+    top1_agreement: float
+    max_prob_difference: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the file may be shipped."""
+        close = self.max_prob_difference <= MAX_DIFFERENCE
+        return close and self.top1_agreement >= MIN_AGREEMENT
+
+
+def export_onnx(
+    classifier: Classifier,
+    file: Path,
+    metadata: dict[str, Any],
+    pixels: NDArray[np.uint8],
+    path: Path_ = "auto",
+) -> dict[str, Any]:
+    """Writes a classifier as one self-contained ONNX file and proves it on `pixels`.
+
+    Args:
+        metadata: Becomes `metadata_props`, each value as JSON.
+        pixels: Images to compare on, uint8 `(n, height, width, 3)`.
+        path: Which exporter; `auto` takes the first whose file agrees, and records the others.
+
+    Returns:
+        `path`, `tried` with the parity or error of each, and `outputs`.
+
+    Raises:
+        RunStopped: No allowed path gives a file that agrees with torch.
+    """
+    graph = ShippedGraph(classifier).eval()
+    expected = torch_probs(graph, pixels)
+    tried: list[dict[str, Any]] = []
+    for name in PATHS if path == "auto" else (path,):
+        try:
+            model = _convert(graph, pixels.shape[1:], name)
+        except Exception as error:  # exporters raise anything from TypeError to their own classes
+            tried.append({"path": name, "error": str(error).splitlines()[0][:200]})
+            continue
+        describe(model, metadata)
+        with atomic(file) as temporary:
+            temporary.write_bytes(model.SerializeToString())
+        parity = compare(file, expected, pixels)
+        tried.append({"path": name, **vars(parity)})
+        if parity.holds:
+            outputs = [output.name for output in model.graph.output]
+            return {"path": name, "tried": tried, "outputs": outputs}
+        file.unlink()
+    raise RunStopped(f"no exported file agrees with torch: {json.dumps(tried)}")
+
+
+def torch_probs(graph: ShippedGraph, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Probabilities of the graph in torch, `(n, classes)`."""
+    with torch.no_grad():
+        parts = [
+            graph(torch.tensor(pixels[i : i + 64]))[0].numpy() for i in range(0, len(pixels), 64)
+        ]
+    return np.concatenate(parts)
+
+
+def compare(file: Path, expected: NDArray[np.float32], pixels: NDArray[np.uint8]) -> Parity:
+    """Runs a file in onnxruntime on all images, in batches of differing sizes."""
+    from distill.predict import open_session
+
+    session = open_session(file)
+    parts, start = [], 0
+    for size in _batch_sizes(len(pixels)):
+        batch = np.ascontiguousarray(pixels[start : start + size])
+        parts.append(session.run(["prob"], {"image": batch})[0])
+        start += size
+    found = np.concatenate(parts)
+    difference = float(np.abs(found - expected).max())
+    return Parity(len(pixels), agreement(found, expected), difference)
+
+
+def _batch_sizes(count: int) -> Iterator[int]:
+    """1, 2, 5, then 64s: a batch dimension that is not dynamic fails at the second."""
+    for size in (1, 2, 5):
+        if count > 0:
+            yield min(size, count)
+            count -= min(size, count)
+    while count > 0:
+        yield min(64, count)
+        count -= min(64, count)
+
+
+def _convert(graph: ShippedGraph, shape: tuple[int, ...], path: str) -> onnx.ModelProto:
+    """The graph as an ONNX model in memory, clean of exporter traces."""
+    example = torch.zeros(2, *shape, dtype=torch.uint8)
+    outputs = ["prob", "cam"] if graph.has_cam else ["prob"]
+    common: dict[str, Any] = {
+        "input_names": ["image"],
+        "output_names": outputs,
+        "opset_version": OPSET,
+        "verbose": False,
+    }
+    with tempfile.TemporaryDirectory() as folder, _silence():
+        file = Path(folder) / "model.onnx"
+        if path == "legacy":
+            axes = {name: {0: "batch"} for name in ("image", *outputs)}
+            torch.onnx.export(graph, (example,), file, dynamo=False, dynamic_axes=axes, **common)
+        else:
+            torch.onnx.export(
+                graph,
+                (example,),
+                file,
+                dynamo=True,
+                dynamic_shapes={"image": {0: torch.export.Dim("batch")}},
+                external_data=False,
+                optimize=path == "dynamo",
+                **common,
+            )
+        model = onnx.load(file)
+    _clean(model)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def _clean(model: onnx.ModelProto) -> None:
+    """Removes what tells of the machine (stack traces with local paths) and pins the versions."""
+    model.ir_version = min(model.ir_version, IR)
+    for holder in (model, model.graph, *model.graph.node, *model.graph.value_info):
+        holder.ClearField("metadata_props")
+        holder.ClearField("doc_string")
+    for value in (*model.graph.input, *model.graph.output, *model.graph.initializer):
+        value.ClearField("metadata_props")
+        value.ClearField("doc_string")
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    del model.graph.value_info[:]
+
+
+def describe(model: onnx.ModelProto, metadata: dict[str, Any]) -> None:
+    """Puts the metadata into the model, each value as a JSON string, and names the producer."""
+    model.producer_name = "distillate"
+    values = {key: json.dumps(value, ensure_ascii=False) for key, value in metadata.items()}
+    onnx.helper.set_model_props(model, values)
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """The exporters print and warn about themselves; what matters is the parity."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

@@ -1,0 +1,320 @@
+"""The optional engine `kd_lib`: trains a student through KD_Lib 0.0.32 itself, for those who know it.
+
+Data, views, optimiser, model and run directory are ours; the loop and the losses are KD_Lib's own,
+and nothing in them is repaired. What KD_Lib has no means for is refused (`check_kd_lib`), but for
+three things that hold for every run: the learning rate stays at `train.lr` (it has no schedules),
+training is float32, and an interrupted run starts anew (it cannot resume).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+import torch
+from accelerate.utils import set_seed
+from torch import Tensor, nn
+
+from distill import run
+from distill.config import RunConfig, TrainConfig, TransferConfig
+from distill.data.draws import Draws
+from distill.data.prepare import epoch_batches, num_batches
+from distill.data.views import make_views, to_unit
+from distill.errors import DistillError, RunStopped, UserError
+from distill.metrics import score, softmax
+from distill.models import Classifier
+from distill.optim import make_optimizer, set_lr
+from distill.progress import Progress, Task
+from distill.strategies import make_strategy
+from distill.train import EVAL_BATCH, Job, predict_logits, save_weights
+
+STRATEGIES = ("vanilla", "noisy_teacher", "self_training", "messy_collaboration")
+NO_TRAIN = ("mixup", "ema_decay", "label_smoothing", "clip_norm", "class_weights", "patience")
+NO_TRANSFER = ("mode", "freeze_epochs")
+TEXT = "KD_Lib.KD.text"
+
+
+def import_kd_lib() -> Any:
+    """The package `KD_Lib.KD`.
+
+    Its text models need torchtext.legacy and transformers.AdamW, which no longer exist, so an
+    empty module stands in for them.
+
+    Raises:
+        UserError: KD_Lib, or something that it needs, is not installed.
+    """
+    stub: Any = ModuleType(TEXT)
+    stub.BERT2LSTM = stub.get_essentials = None
+    sys.modules.setdefault(TEXT, stub)
+    try:
+        return importlib.import_module("KD_Lib.KD")
+    except ImportError as error:
+        sys.modules.pop(TEXT)
+        absent = (error.name or "").startswith("KD_Lib")
+        what = "KD_Lib is not installed" if absent else f"KD_Lib cannot be imported: {error}"
+        raise UserError(what, 'engine = "kd_lib"', "make kd-lib") from None
+
+
+def check_kd_lib(config: RunConfig) -> None:
+    """Checks that KD_Lib has the means for a run, before any training starts.
+
+    Raises:
+        UserError: A strategy without a counterpart there, or an option it would not look at.
+    """
+    if config.strategy.name not in STRATEGIES:
+        what = f"KD_Lib has no counterpart of strategy {config.strategy.name!r}"
+        raise UserError(what, f"{config.name}.engine", f"it has {', '.join(STRATEGIES)}")
+    if config.strategy.name == "self_training" and config.teachers != ("best",):
+        what = f"KD_Lib trains the self-teacher itself, got {config.teachers}"
+        raise UserError(what, f"{config.name}.teachers", "leave it out")
+    if len(config.teachers) > 1:
+        what = f"KD_Lib takes one teacher, got {len(config.teachers)}"
+        raise UserError(what, f"{config.name}.teachers", 'name one, or engine = "distill"')
+    groups = (("train", NO_TRAIN, TrainConfig()), ("transfer", NO_TRANSFER, TransferConfig()))
+    for group, keys, defaults in groups:
+        for key in keys:
+            value, default = getattr(getattr(config, group), key), getattr(defaults, key)
+            if value != default:
+                _refuse(config, f"{group}.{key}", value, default)
+    if config.train.precision not in ("auto", "fp32"):
+        _refuse(config, "train.precision", config.train.precision, "fp32")
+
+
+def _refuse(config: RunConfig, key: str, value: Any, allowed: Any) -> None:
+    hint = f'{allowed!r}, or engine = "distill"'
+    raise UserError(f"KD_Lib cannot do it, got {value!r}", f"{config.name}.{key}", hint)
+
+
+class Logits(nn.Module):
+    """A classifier as KD_Lib wants models: images in, one tensor `(batch, num_classes)` out.
+
+    An auxiliary head gets no loss, as KD_Lib has none for it.
+    """
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of images `(batch, 3, height, width)` in [0, 1]."""
+        logits: Tensor = self.classifier(images).logits
+        return logits
+
+
+class TrainViews:
+    """Training batches as KD_Lib's `train_loader`: the views that `fit` shows in the same epoch.
+
+    Attributes:
+        dataset: Something of the data's length, all that KD_Lib asks of it.
+        passes: Passes begun so far. The self-teacher of `SelfTraining` takes `train.epochs` of
+            them, after which the student begins with epoch 0 again.
+        started: When the last pass began, by `time.perf_counter`.
+    """
+
+    def __init__(self, job: Job, device: torch.device, bar: Task) -> None:
+        self.dataset = job.data.train.labels
+        self.passes, self.started = 0, 0.0
+        self._job, self._device, self._bar = job, device, bar
+
+    def __len__(self) -> int:
+        return num_batches(len(self.dataset), self._job.config.train.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        job, split, config = self._job, self._job.data.train, self._job.config.train
+        epoch = self.passes % config.epochs
+        self.passes, self.started = self.passes + 1, time.perf_counter()
+        for ids in epoch_batches(len(self.dataset), config.batch_size, job.seed, epoch):
+            draws = Draws(job.seed, ids, epoch)
+            size = job.data.spec.height
+            images = make_views(split.pixels[ids], draws, job.views, size, self._device)
+            yield images, torch.from_numpy(split.labels[ids]).to(self._device)
+            self._bar.advance(len(ids))
+
+
+class ValImages:
+    """The validation split as KD_Lib's `val_loader`.
+
+    KD_Lib reads it once after each epoch and reports to nobody, so this is where an epoch is known
+    to have ended.
+    """
+
+    def __init__(self, job: Job, device: torch.device, epoch_ended: Callable[[], None]) -> None:
+        self.dataset = job.data.val.labels
+        self._split, self._device, self._epoch_ended = job.data.val, device, epoch_ended
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.dataset) / EVAL_BATCH)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        self._epoch_ended()
+        for start in range(0, len(self.dataset), EVAL_BATCH):
+            labels = torch.from_numpy(self.dataset[start : start + EVAL_BATCH])
+            pixels = self._split.pixels[start : start + EVAL_BATCH]
+            yield to_unit(pixels, self._device), labels.to(self._device)
+
+
+class Journal:
+    """`metrics.jsonl` and `best.safetensors` of a student that KD_Lib trains.
+
+    KD_Lib reveals an accuracy, so each epoch is validated a second time for the other scores.
+    """
+
+    def __init__(
+        self, classifier: Classifier, job: Job, device: torch.device, train: TrainViews, bar: Task
+    ) -> None:
+        self._classifier, self._job, self._device = classifier, job, device
+        self._train, self._bar = train, bar
+        self._epoch, self._best = 0, -math.inf
+        self._losses: list[Tensor] = []
+
+    def watch(self, learner: Any) -> None:
+        """Listens to the losses of a KD_Lib object."""
+        calculate = learner.calculate_kd_loss
+
+        def calculate_and_note(*tensors: Tensor) -> Tensor:
+            loss: Tensor = calculate(*tensors)
+            self._losses.append(loss.detach())
+            return loss
+
+        learner.calculate_kd_loss = calculate_and_note
+
+    def epoch_ended(self) -> None:
+        """Scores the student, writes its row, and keeps its weights if it is the best so far.
+
+        Raises:
+            RunStopped: The loss is not finite.
+        """
+        config, data = self._job.config.train, self._job.data
+        loss = float(torch.stack(self._losses).mean())
+        seconds = time.perf_counter() - self._train.started
+        seen = len(self._losses) * min(config.batch_size, len(data.train.labels))
+        self._losses = []
+        probs = softmax(predict_logits(self._classifier, data.val, self._device))
+        scores = score(probs, data.val.labels, data.classes)
+        if not (math.isfinite(loss) and math.isfinite(scores["nll"])):
+            raise RunStopped(
+                f"the loss of {self._job.config.name} is not finite in epoch {self._epoch + 1} of "
+                f"KD_Lib: lower train.lr (now {config.lr:g})"
+            )
+        value = -scores["nll"] if config.select == "loss" else scores[config.select]
+        if value > self._best:
+            self._best = value
+            save_weights(self._classifier, self._job.folder / "best.safetensors")
+        row = {
+            "epoch": self._epoch,
+            "lr": config.lr,
+            "seconds": round(seconds, 3),
+            "images_per_s": round(seen / seconds, 1),
+            "train/loss": loss,
+            "val/top1": scores["top1"],
+            "val/loss": scores["nll"],
+            "val/macro_f1": scores["macro_f1"],
+        }
+        run.append_line(self._job.folder / "metrics.jsonl", row)
+        self._epoch += 1
+        done = f"epoch {self._epoch}/{config.epochs} loss {loss:.4f}"
+        self._bar.note(f"{done} val {scores['top1']:.2f} % {row['images_per_s']:.0f}/s")
+
+
+def fit_with_kd_lib(
+    classifier: Classifier, job: Job, device: torch.device, progress: Progress
+) -> None:
+    """Trains a student with KD_Lib into `job.folder`, which then looks as after `fit`, less `last/`.
+
+    Raises:
+        UserError: KD_Lib is missing or cannot do what is asked; nothing was written.
+        RunStopped: KD_Lib failed; what was begun is not resumed.
+    """
+    check_kd_lib(job.config)
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"KD_Lib knows no device {device.type!r}", "--device", "use cpu or cuda")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("KD_Lib trains in one process", f"{job.config.name}.engine", "no torchrun")
+    library = import_kd_lib()
+    _begin(classifier, job, device, progress)
+    epochs, count = job.config.train.epochs, len(job.data.train.labels)
+    passes = 2 * epochs if job.config.strategy.name == "self_training" else epochs
+    set_seed(job.seed)
+    batch_size = job.config.train.batch_size
+    images = passes * num_batches(count, batch_size) * min(batch_size, count)
+    with progress.task(job.config.name, images, "images") as bar:
+        train = TrainViews(job, device, bar)
+        journal = Journal(classifier, job, device, train, bar)
+        val = ValImages(job, device, journal.epoch_ended)
+        with _blaming(library, job), _on(device), contextlib.redirect_stdout(io.StringIO()):
+            learner = make_learner(library, classifier, job, train, val, device)
+            journal.watch(learner)
+            # Without a path in an existing folder, KD_Lib creates ./models although it saves nothing.
+            unused = str(job.folder / "unused.pt")
+            learner.train_student(epochs, False, False, unused)
+    run.write_manifest(job.folder, run.files_below(job.folder))
+
+
+def make_learner(
+    library: Any, classifier: Classifier, job: Job, train: Any, val: Any, device: torch.device
+) -> Any:
+    """KD_Lib's object for the strategy of a run: our options, its own loss functions."""
+    student = Logits(classifier.to(device))
+    optimizer = make_optimizer(classifier, job.config.train, job.config.transfer)
+    set_lr(optimizer, job.config.train.lr)
+    options = make_strategy(job.config.strategy).model_dump()
+    common = {
+        "temp": options["temperature"],
+        "distil_weight": options["kd_weight"],
+        "device": device.type,
+    }
+    if job.config.strategy.name == "self_training":
+        return library.SelfTraining(student, train, val, optimizer, **common)
+    (teacher,) = job.teachers
+    taught = (Logits(teacher), student, train, val, None, optimizer)
+    match job.config.strategy.name:
+        case "noisy_teacher":
+            variance = options["noise_std"] ** 2
+            share = options["noise_share"]
+            return library.NoisyTeacher(*taught, alpha=share, noise_variance=variance, **common)
+        case "messy_collaboration":
+            return library.MessyCollab(*taught, noise_rate=options["label_noise"], **common)
+        case _:
+            return library.VanillaKD(*taught, **common)
+
+
+def _begin(classifier: Classifier, job: Job, device: torch.device, progress: Progress) -> None:
+    """Clears what an interrupted run left and writes what is known before training."""
+    config, folder = job.config, job.folder
+    if (folder / "config.json").is_file():
+        progress.say(f"{config.name}: KD_Lib cannot resume, so this run starts anew")
+    if config.train.schedule != "constant" or config.train.warmup_epochs > 0:
+        progress.say(f"{config.name}: KD_Lib has no schedules, lr stays {config.train.lr:g}")
+    run.remove(folder)
+    run.write_json(folder / "config.json", job.describe())
+    machine = {"device": str(device), "world_size": 1, "precision": "no"}
+    run.write_json(folder / "env.json", run.environment() | machine)
+    run.write_json(folder / "contract.json", classifier.contract.model_dump(mode="json"))
+
+
+@contextlib.contextmanager
+def _blaming(library: Any, job: Job) -> Iterator[None]:
+    """Turns what KD_Lib raises into an error that says that it was KD_Lib."""
+    try:
+        yield
+    except DistillError:
+        raise
+    except Exception as error:
+        lines = str(error).splitlines() or ["no message"]
+        raise RunStopped(
+            f"KD_Lib failed in {job.config.strategy.name} of {job.config.name}: "
+            f"{type(error).__name__}: {lines[0]}"
+        ) from error
+
+
+def _on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Makes `cuda:1` the current GPU, as KD_Lib only knows "cuda"."""
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()

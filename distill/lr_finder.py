@@ -1,0 +1,89 @@
+"""The learning-rate range test: loss against a rate that grows until training falls apart.
+
+Smith, 2015, arXiv:1506.01186, section 3.3, with the exponential growth that fastai made usual. It
+takes the very steps of training (views, teachers, strategy), then throws the weights away.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from distill import run
+from distill.config import RunConfig
+from distill.data.prepare import epoch_batches
+from distill.experiment import Experiment
+from distill.optim import set_lr
+from distill.pipeline import prepare_run
+from distill.train import Trainer
+
+LOWEST, HIGHEST = 1e-6, 1.0
+STEPS = 100
+SMOOTHING = 0.9  # share of the running loss kept at each step
+BLOWN_UP = 4.0  # times the lowest smoothed loss at which the test stops
+
+
+def find_lr(experiment: Experiment, config: RunConfig) -> dict[str, Any]:
+    """Tests one run; writes `lr_find.json` and `lr_find.png` into its directory.
+
+    Returns:
+        `suggested_lr`, where the smoothed loss falls fastest, and the `plot`'s path.
+    """
+    classifier, job = prepare_run(experiment, config)
+    trainer = Trainer(classifier, job, experiment.device)
+    trainer.begin_epoch(config.transfer.freeze_epochs)
+    rates, losses, smooth, lowest = [], [], 0.0, math.inf
+    with experiment.progress.task(f"{config.name}: learning rates", STEPS, "steps") as bar:
+        for step, ids in zip(range(STEPS), _endless(job, config), strict=False):
+            rate = LOWEST * (HIGHEST / LOWEST) ** (step / (STEPS - 1))
+            set_lr(trainer.optimizer, rate)
+            loss = float(trainer.step(ids, step, step)["loss"])
+            smooth = SMOOTHING * smooth + (1.0 - SMOOTHING) * loss
+            corrected = smooth / (1.0 - SMOOTHING ** (step + 1))
+            if not math.isfinite(loss) or corrected > BLOWN_UP * lowest:
+                break
+            lowest = min(lowest, corrected)
+            rates.append(rate)
+            losses.append(corrected)
+            bar.advance()
+    suggested = suggest(rates, losses)
+    plot = job.folder / "lr_find.png"
+    draw(rates, losses, suggested, plot, config.name)
+    found = {"suggested_lr": suggested, "lr": rates, "loss": losses, "plot": str(plot)}
+    run.write_json(job.folder / "lr_find.json", found)
+    return found
+
+
+def suggest(rates: list[float], losses: list[float]) -> float:
+    """The rate at which the loss falls fastest per factor of the rate, before its lowest point."""
+    lowest = int(np.argmin(losses))
+    if lowest < 2:
+        return rates[0]
+    slope = np.gradient(np.asarray(losses[: lowest + 1]), np.log(rates[: lowest + 1]))
+    return float(rates[int(np.argmin(slope))])
+
+
+def _endless(job: Any, config: RunConfig) -> Any:
+    count, epoch = len(job.data.train.labels), 0
+    while True:
+        yield from epoch_batches(count, config.train.batch_size, job.seed, epoch)
+        epoch += 1
+
+
+def draw(rates: list[float], losses: list[float], suggested: float, file: Any, title: str) -> None:
+    """Plots the test as a PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
+    axes.plot(rates, losses)
+    axes.axvline(suggested, linestyle="--", color="tab:red", label=f"try {suggested:.1e}")
+    axes.set(xscale="log", xlabel="learning rate", ylabel="loss, smoothed", title=title)
+    axes.legend()
+    with run.atomic(file) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+    pyplot.close(figure)

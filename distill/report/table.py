@@ -1,0 +1,95 @@
+"""Results, evaluations and data summaries as tables on a terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.table import Table
+
+from distill.data.prepare import ImageData
+from distill.data.sources import SPLITS
+
+BLANK = ""
+
+
+def results_table(results: dict[str, Any]) -> Table:
+    """One line per row of `results.json`; what was not measured is blank."""
+    table = Table(title="test split, latency at batch size 1")
+    for name in ("name", "kind", "strategy"):
+        table.add_column(name)
+    for name in ("params", "MB", "top1 %", "macro F1 %", "ECE %", "agree %", "p50 ms", "images/s"):
+        table.add_column(name, justify="right")
+    for row in results["rows"]:
+        test = row.get("test", {})
+        table.add_row(
+            row["name"],
+            row["kind"],
+            row.get("strategy", BLANK),
+            _number(row.get("params"), "{:,}"),
+            _number(row.get("size_bytes"), "{:.2f}", 1e-6),
+            _number(test.get("top1"), "{:.2f}"),
+            _number(test.get("macro_f1"), "{:.2f}"),
+            _number(test.get("ece"), "{:.2f}"),
+            _number(row.get("agreement_top1"), "{:.2f}"),
+            _number(row.get("latency_p50_ms"), "{:.3f}"),
+            _number(row.get("images_per_s"), "{:,.0f}"),
+        )
+    return table
+
+
+def verdict_line(verdict: dict[str, Any]) -> str:
+    """What is shipped and how it compares, in one line."""
+    if not verdict:
+        return "nothing was exported"
+    parts = [f"{verdict['shipped']}: {verdict['top1']:.2f} % on test"]
+    if "teacher" in verdict:
+        parts.append(f"{verdict['top1_minus_teacher']:+.2f} points to {verdict['teacher']}")
+        parts.append(f"{100 * verdict['params_share']:.1f} % of its parameters")
+    speeds = verdict.get("times_as_fast_as", {})
+    parts += [f"{ratio:.1f} times as fast as {name}" for name, ratio in speeds.items()]
+    return ", ".join(parts)
+
+
+def data_table(data: ImageData) -> Table:
+    """Images per class and split."""
+    table = Table(title=f"{data.location}")
+    table.add_column("class")
+    for split in SPLITS:
+        table.add_column(split, justify="right")
+    counts = {split: data.class_counts(split) for split in SPLITS}
+    for label, name in enumerate(data.classes):
+        table.add_row(name, *(f"{counts[split][label]:,}" for split in SPLITS))
+    table.add_section()
+    table.add_row("all", *(f"{sum(counts[split]):,}" for split in SPLITS))
+    return table
+
+
+def finding_lines(findings: tuple[dict[str, Any], ...], most: int = 10) -> list[str]:
+    """Findings as lines, the first `most` of each kind, then a count of the rest."""
+    lines, shown = [], dict.fromkeys((finding["kind"] for finding in findings), 0)
+    for finding in findings:
+        shown[finding["kind"]] += 1
+        if shown[finding["kind"]] <= most:
+            paths = finding["paths"]
+            more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
+            where = ", ".join(paths[:3]) + more
+            lines.append(f"{finding['severity']}: {finding['kind']} {where}: {finding['detail']}")
+    lines += [f"{kind}: {count} in all" for kind, count in shown.items() if count > most]
+    return lines
+
+
+def confusion_table(found: dict[str, Any]) -> Table:
+    """Confusion matrix with the recall of each class."""
+    names = found["confusion"]["names"]
+    table = Table(title="rows: true class, columns: predicted")
+    table.add_column("")
+    for name in (*names, "recall %"):
+        table.add_column(name, justify="right")
+    recall = found["per_class_recall"]
+    for name, counts in zip(names, found["confusion"]["rows_true_columns_predicted"], strict=True):
+        table.add_row(name, *(f"{c:,}" for c in counts), _number(recall.get(name), "{:.2f}"))
+    return table
+
+
+def _number(value: float | None, form: str, factor: float = 1) -> str:
+    return BLANK if value is None else form.format(value * factor if factor != 1 else value)

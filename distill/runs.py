@@ -1,0 +1,29 @@
+"""Opening finished run directories."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from distill import run
+from distill.config import ModelConfig
+from distill.errors import UserError
+from distill.models import Classifier, Contract, build_classifier
+from distill.train import load_weights
+
+
+def load_run(folder: Path) -> Classifier:
+    """The model that a run directory keeps, in evaluation mode.
+
+    Raises:
+        UserError: The run is not complete, or a file of it was changed.
+    """
+    if not run.is_complete(folder):
+        raise UserError("not a finished run directory", str(folder), "it has no manifest.json")
+    run.verify_manifest(folder)
+    model = ModelConfig.model_validate_json(
+        json.dumps(run.read_json(folder / "config.json")["run"]["model"])
+    )
+    contract = Contract.model_validate(run.read_json(folder / "contract.json"))
+    classifier = build_classifier(model, contract.names, contract.input_spec, load=False)
+    return load_weights(classifier, folder / "best.safetensors").eval()

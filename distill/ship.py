@@ -1,0 +1,169 @@
+"""The stages after training: export the chosen student, time it, and write the table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from distill import __version__, run
+from distill.benchmarks.speed import Subject, measure, onnx_subject, torch_subject
+from distill.config import ModelConfig
+from distill.experiment import Experiment, best_run
+from distill.export.golden import write_golden
+from distill.export.onnx_fp32 import export_onnx
+from distill.metrics import score, softmax
+from distill.models import Classifier, build_classifier, deployed
+from distill.report.results import build_results
+from distill.runs import load_run
+from distill.train import predict_logits
+
+TIMED_IMAGES = 64  # encoded pictures that the decoding clock runs over
+
+
+def chosen_student(experiment: Experiment) -> str:
+    """The student that the recipe names, or the best on validation, the last of equals."""
+    recipe = experiment.recipe
+    if recipe.export.student != "best":
+        return recipe.export.student
+    return best_run(experiment, [config.name for config in reversed(recipe.students)])
+
+
+def export_student(experiment: Experiment) -> None:
+    """Exports the chosen student, verified on the whole test split, unless that is done."""
+    folder, name = experiment.out / "export", chosen_student(experiment)
+    source = experiment.folder(name)
+    identity = {
+        "student": name,
+        "weights_sha256": run.read_json(source / run.MANIFEST)["best.safetensors"],
+        "options": experiment.recipe.export.model_dump(mode="json"),
+        "producer": producer(),
+    }
+    if run.is_complete(folder):
+        if run.read_json(folder / "export.json")["identity"] == identity:
+            experiment.progress.say("export: done before, kept")
+            return
+        run.remove(folder)
+    data, classifier = experiment.data, load_run(source)
+    file = folder / "student.fp32.onnx"
+    found = export_onnx(
+        classifier,
+        file,
+        shipped_metadata(experiment, classifier, source),
+        data.test.pixels,
+        experiment.recipe.export.path,
+    )
+    write_golden(file, folder / "golden.npz")
+    with run.atomic(folder / "labels.txt") as temporary:
+        temporary.write_text("\n".join(data.classes) + "\n", "utf-8")
+    parameters = sum(p.numel() for p in deployed(classifier).parameters())
+    config = run.read_json(source / "config.json")["run"]
+    record = {
+        "identity": identity,
+        "strategy": config["strategy"]["name"],
+        "params": parameters,
+        "files": {file.name: {"size_bytes": file.stat().st_size, **found}},
+    }
+    run.write_json(folder / "export.json", record)
+    run.write_manifest(folder, run.files_below(folder))
+    parity = found["tried"][-1]
+    experiment.progress.say(
+        f"export: {file}, {file.stat().st_size / 1e6:.2f} MB, agrees with torch on "
+        f"{parity['top1_agreement']:.2f} % of {parity['n']:,} test images, "
+        f"largest difference {parity['max_prob_difference']:.1e}"
+    )
+
+
+def producer() -> str:
+    """What wrote the file."""
+    return f"distillate {__version__}"
+
+
+def shipped_metadata(
+    experiment: Experiment, classifier: Classifier, source: Path
+) -> dict[str, Any]:
+    """The metadata of a shipped file; its metrics are of the validation split."""
+    data, contract = experiment.data, classifier.contract
+    logits = predict_logits(classifier.to(experiment.device), data.val, experiment.device)
+    config = run.read_json(source / "config.json")["run"]
+    return {
+        "names": list(contract.names),
+        "task": contract.task,
+        "input_spec": contract.input_spec.model_dump(),
+        "mean": contract.mean,
+        "std": contract.std,
+        "thresholds": {},
+        "metrics": {"split": "val", **score(softmax(logits), data.val.labels, data.classes)},
+        "strategy": config["strategy"]["name"],
+        "producer": producer(),
+        "data_sha256": data.sha256,
+        "license": experiment.recipe.export.license,
+    }
+
+
+def bench_experiment(experiment: Experiment) -> None:
+    """Times the exported files, the best teacher and the opponents side by side."""
+    config, out = experiment.recipe.bench, experiment.out
+    place = out / "bench.json"
+    exported = sorted((out / "export").glob("*.onnx"))
+    identity = {
+        "options": config.model_dump(mode="json"),
+        "files": {file.name: run.sha256_of(file) for file in exported},
+    }
+    if place.is_file() and run.read_json(place).get("identity") == identity:
+        experiment.progress.say("bench: done before, kept")
+        return
+    student = chosen_student(experiment)
+    subjects = [onnx_subject(file, config.threads, file.name) for file in exported]
+    names = [teacher.name for teacher in experiment.recipe.teachers]
+    if names:
+        subjects.append(_teacher_onnx(experiment, best_run(experiment, names)))
+    subjects += [_opponent(experiment, name) for name in config.opponents]
+    for name in (student, *names):
+        subjects.append(torch_subject(name, experiment.folder(name), config.threads))
+    rows = measure(subjects, config, experiment.progress, encoded_images(experiment))
+    run.write_json(place, {"identity": identity, "rows": rows, "env": run.environment()})
+
+
+def _teacher_onnx(experiment: Experiment, name: str) -> Subject:
+    """The teacher as a file like the student's, in the cache: it is timed, not shipped."""
+    classifier = load_run(experiment.folder(name))
+    return _timed_file(experiment, classifier, f"{name}.onnx")
+
+
+def _opponent(experiment: Experiment, name: str) -> Subject:
+    """A network of that name with random weights: speed does not depend on them."""
+    data = experiment.data
+    classifier = build_classifier(ModelConfig(name=name), data.classes, data.spec).eval()
+    return _timed_file(experiment, classifier, f"{name.split('/')[-1]}.onnx")
+
+
+def _timed_file(experiment: Experiment, classifier: Classifier, name: str) -> Subject:
+    contract = classifier.contract
+    metadata = {
+        "names": list(contract.names),
+        "task": contract.task,
+        "input_spec": contract.input_spec.model_dump(),
+        "thresholds": {},
+    }
+    file = experiment.out / "cache" / "bench" / name
+    export_onnx(classifier, file, metadata, experiment.data.val.pixels[:64])
+    return onnx_subject(file, experiment.recipe.bench.threads, name)
+
+
+def encoded_images(experiment: Experiment) -> list[bytes]:
+    """Some test pictures as the files hold them, for the clock that includes decoding."""
+    from distill.data.sources import open_source
+
+    source = open_source(experiment.location)
+    wanted = set(experiment.data.test.names[:TIMED_IMAGES])
+    raw = [source.read(item) for item in source.items if item.name in wanted]
+    return [content for content in raw if isinstance(content, bytes)]
+
+
+def report_experiment(experiment: Experiment) -> dict[str, Any]:
+    """Writes `results.json` and the manifest of the whole experiment; returns the results."""
+    results = build_results(experiment)
+    run.write_json(experiment.out / "results.json", results)
+    kept = [name for name in run.files_below(experiment.out) if not name.startswith("cache/")]
+    run.write_manifest(experiment.out, kept)
+    return results
