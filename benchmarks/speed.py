@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image
 from rich.table import Table
+from rich.text import Text
 
 from distill.config import BenchConfig
 from distill.data.decode import InputSpec, Pixels, to_pixels
@@ -35,6 +35,9 @@ INPUTS = 16  # different inputs per series
 MIN_CALLS = 10  # counted calls per series and round
 STABLE = 0.1  # relative change of the median latency below which a model is warm
 NS_PER_S, NS_PER_MS = 1_000_000_000, 1_000_000
+COLUMNS = ("name", "engine", "precision", "clock", "batch_size", "latency_p50_ms")
+COLUMNS += ("latency_p90_ms", "latency_p99_ms", "images_per_s", "variation_percent", "n")
+Timer = Callable[[], int]  # now, in ns
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,10 @@ class Subject:
     threads: int
     precision: str | None = None
     size_bytes: int | None = None
+
+    def run_encoded(self, encoded: bytes) -> object:
+        """Decodes and resizes one picture, and runs the model on it."""
+        return self.run(np.stack([to_pixels(encoded, self.spec)]))
 
 
 @dataclass
@@ -103,7 +110,7 @@ def torch_subject(name: str, folder: Path, threads: int) -> Subject:
     import torch
 
     from distill.models import deployed
-    from distill.pipeline import load_run
+    from distill.runs import load_run
 
     threads = resolve_threads(threads)
     torch.set_num_threads(threads)
@@ -127,13 +134,12 @@ def measure(
     config: BenchConfig,
     progress: Progress,
     images: Sequence[bytes] = (),
-    timer: Callable[[], int] = time.perf_counter_ns,
+    timer: Timer = time.perf_counter_ns,
 ) -> list[dict[str, Any]]:
     """Times every model at every batch size, and from encoded images at batch 1.
 
     Args:
         images: Encoded pictures for the clock `decode` (decode, resize, model); none, no such rows.
-        timer: A clock in ns.
 
     Returns:
         A row per clock, batch size and model, see `summarise`.
@@ -171,24 +177,18 @@ def plan_series(
             views = cycle([pool[i : i + batch_size] for i in range(INPUTS)])  # no copies
             planned.append(Series(subject, "model", batch_size, subject.run, views))
     for subject in subjects if images else ():
-        planned.append(Series(subject, "decode", 1, _with_decoding(subject), cycle(images)))
+        planned.append(Series(subject, "decode", 1, subject.run_encoded, cycle(images)))
     return planned
-
-
-def _with_decoding(subject: Subject) -> Callable[[bytes], object]:
-    return lambda encoded: subject.run(np.stack([to_pixels(encoded, subject.spec)]))
 
 
 def make_pixels(count: int, height: int, width: int) -> Pixels:
     """Soft patches of colour, uint8 `(count, height, width, 3)`, always the same ones."""
     coarse = np.random.default_rng(SEED).integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
-    soft = (
-        Image.fromarray(one).resize((width, height), Image.Resampling.BICUBIC) for one in coarse
-    )
-    return np.stack([np.asarray(image) for image in soft])
+    spec = InputSpec(height=height, width=width, resize="squash", interpolation="bicubic")
+    return np.stack([to_pixels(one, spec) for one in coarse])
 
 
-def warm_up(series: Series, seconds: float, timer: Callable[[], int]) -> None:
+def warm_up(series: Series, seconds: float, timer: Timer) -> None:
     """Calls until the median latency of a window is that of the window before, or time is up.
 
     A window is a fifth of `seconds`, and at least 3 calls.
@@ -204,7 +204,7 @@ def warm_up(series: Series, seconds: float, timer: Callable[[], int]) -> None:
         before = series.typical_ns
 
 
-def measure_round(series: Series, seconds: float, timer: Callable[[], int]) -> None:
+def measure_round(series: Series, seconds: float, timer: Timer) -> None:
     """Times calls for `seconds`, 10 at least; only one if a single call takes longer than that.
 
     One call goes before, uncounted: it finds the caches and the spinning threads of another model.
@@ -215,10 +215,7 @@ def measure_round(series: Series, seconds: float, timer: Callable[[], int]) -> N
     series.rounds.append(_time_calls(series, seconds, 1 if slow else MIN_CALLS, timer))
 
 
-def _time_calls(
-    series: Series, seconds: float, min_calls: int, timer: Callable[[], int]
-) -> list[int]:
-    """Latencies in ns."""
+def _time_calls(series: Series, seconds: float, min_calls: int, timer: Timer) -> list[int]:
     budget, spent, latencies = round(seconds * NS_PER_S), 0, list[int]()
     while spent < budget or len(latencies) < min_calls:
         argument = next(series.inputs)
@@ -265,32 +262,17 @@ def percentile(ascending: Sequence[int], percent: int) -> int | None:
     return ascending[-(-count * percent // 100) - 1]  # rank rounded up, in integers
 
 
-COLUMNS = {
-    "name": ("model", ""),
-    "engine": ("engine", ""),
-    "precision": ("precision", ""),
-    "clock": ("clock", ""),
-    "batch_size": ("batch", "d"),
-    "latency_p50_ms": ("p50 ms", ",.2f"),
-    "latency_p90_ms": ("p90 ms", ",.2f"),
-    "latency_p99_ms": ("p99 ms", ",.2f"),
-    "images_per_s": ("images/s", ",.0f"),
-    "variation_percent": ("range %", ".0f"),
-    "n": ("calls", "d"),
-}
-
-
 def render(rows: Sequence[dict[str, Any]]) -> Table:
     """A table for the terminal, a section per clock and batch size; empty is not measured."""
     threads = ", ".join(map(str, sorted({row["threads"] for row in rows})))
     table = Table(title=f"Inference speed on the CPU, threads: {threads}")
-    for title, spec in COLUMNS.values():
-        table.add_column(title, justify="right" if spec else "left", no_wrap=bool(spec))
+    for key in COLUMNS:
+        title = key.removeprefix("latency_").replace("_per_", "/").replace("_", " ")
+        table.add_column(title, justify="left" if key in COLUMNS[:4] else "right")
     for _, section in groupby(rows, key=lambda row: (row["clock"], row["batch_size"])):
         for row in section:
-            cells = [
-                format(row[key], spec) if key in row else "" for key, (_, spec) in COLUMNS.items()
-            ]
-            table.add_row(*cells)
+            cells = [row.get(key, "") for key in COLUMNS]
+            texts = [f"{cell:,.2f}" if isinstance(cell, float) else str(cell) for cell in cells]
+            table.add_row(*map(Text, texts))
         table.add_section()
     return table

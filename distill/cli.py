@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 from rich.console import Console
 
@@ -172,6 +171,8 @@ def emit(value: dict[str, Any], as_json: bool) -> None:
 
 TRAINING_PACKAGES = ("torch", "torchvision", "timm", "accelerate", "onnx", "onnxscript", "sklearn")
 TRAINING_PACKAGES += ("safetensors", "matplotlib")
+# Newer typers carry a click of their own; their exceptions' base is reached through a public one.
+UsageProblem: Any = typer.BadParameter.__mro__[2]
 ALL_STAGES = ("check", "teacher", "student", "export", "bench", "report")
 
 
@@ -370,15 +371,13 @@ def main() -> None:
     """Entry point of `distill`: failures become one line and an exit status."""
     try:
         app(standalone_mode=False)
-    except click.exceptions.Abort:
+    except (KeyboardInterrupt, typer.Abort):
         print("interrupted: repeat the command to continue", file=sys.stderr)
         sys.exit(130)
-    except click.exceptions.NoArgsIsHelpError as error:
-        print(error.format_message())
-        sys.exit(2)
-    except click.ClickException as error:
+    except UsageProblem as error:
         command = error.ctx.command_path if getattr(error, "ctx", None) else "distill"
-        print(f"error: {error.format_message()}, see {command} --help", file=sys.stderr)
+        if message := error.format_message():
+            print(f"error: {message}, see {command} --help", file=sys.stderr)
         sys.exit(2)
     except ModuleNotFoundError as error:
         if error.name not in TRAINING_PACKAGES:

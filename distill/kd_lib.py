@@ -1,4 +1,4 @@
-"""The optional engine `kd_lib`: trains a student through KD_Lib 0.0.32 itself, for those who know it.
+"""The optional engine `kd_lib`: a student trained by KD_Lib 0.0.32 itself, for those who know it.
 
 Data, views, optimiser, model and run directory are ours; the loop and the losses are KD_Lib's own,
 and nothing in them is repaired. What KD_Lib has no means for is refused (`check_kd_lib`), but for
@@ -36,7 +36,12 @@ from distill.progress import Progress, Task
 from distill.strategies import make_strategy
 from distill.train import EVAL_BATCH, Job, predict_logits, save_weights
 
-STRATEGIES = ("vanilla", "noisy_teacher", "self_training", "messy_collaboration")
+STRATEGIES = {
+    "vanilla": "VanillaKD",
+    "noisy_teacher": "NoisyTeacher",
+    "self_training": "SelfTraining",
+    "messy_collaboration": "MessyCollab",
+}
 NO_TRAIN = ("mixup", "ema_decay", "label_smoothing", "clip_norm", "class_weights", "patience")
 NO_TRANSFER = ("mode", "freeze_epochs")
 TEXT = "KD_Lib.KD.text"
@@ -164,7 +169,8 @@ class ValImages:
 class Journal:
     """`metrics.jsonl` and `best.safetensors` of a student that KD_Lib trains.
 
-    KD_Lib reveals an accuracy, so each epoch is validated a second time for the other scores.
+    KD_Lib reveals an accuracy, so each epoch is validated a second time for the other scores. Time
+    is that of the student's training: what a self-teacher took before is in no row.
     """
 
     def __init__(
@@ -197,13 +203,10 @@ class Journal:
         seconds = time.perf_counter() - self._train.started
         seen = len(self._losses) * min(config.batch_size, len(data.train.labels))
         self._losses = []
+        self._check_finite(loss)
         probs = softmax(predict_logits(self._classifier, data.val, self._device))
         scores = score(probs, data.val.labels, data.classes)
-        if not (math.isfinite(loss) and math.isfinite(scores["nll"])):
-            raise RunStopped(
-                f"the loss of {self._job.config.name} is not finite in epoch {self._epoch + 1} of "
-                f"KD_Lib: lower train.lr (now {config.lr:g})"
-            )
+        self._check_finite(scores["nll"])
         value = -scores["nll"] if config.select == "loss" else scores[config.select]
         if value > self._best:
             self._best = value
@@ -223,11 +226,18 @@ class Journal:
         done = f"epoch {self._epoch}/{config.epochs} loss {loss:.4f}"
         self._bar.note(f"{done} val {scores['top1']:.2f} % {row['images_per_s']:.0f}/s")
 
+    def _check_finite(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise RunStopped(
+                f"the loss of {self._job.config.name} is not finite in epoch {self._epoch + 1} of "
+                f"KD_Lib: lower train.lr (now {self._job.config.train.lr:g})"
+            )
+
 
 def fit_with_kd_lib(
     classifier: Classifier, job: Job, device: torch.device, progress: Progress
 ) -> None:
-    """Trains a student with KD_Lib into `job.folder`, which then looks as after `fit`, less `last/`.
+    """Trains a student with KD_Lib into `job.folder`, which ends up as by `fit`, less `last/`.
 
     Raises:
         UserError: KD_Lib is missing or cannot do what is asked; nothing was written.
@@ -249,12 +259,14 @@ def fit_with_kd_lib(
         train = TrainViews(job, device, bar)
         journal = Journal(classifier, job, device, train, bar)
         val = ValImages(job, device, journal.epoch_ended)
-        with _blaming(library, job), _on(device), contextlib.redirect_stdout(io.StringIO()):
+        with _blaming(job), _on(device), contextlib.redirect_stdout(io.StringIO()):
             learner = make_learner(library, classifier, job, train, val, device)
             journal.watch(learner)
-            # Without a path in an existing folder, KD_Lib creates ./models although it saves nothing.
+            # It creates the folder of this path, by default ./models, although it saves nothing.
             unused = str(job.folder / "unused.pt")
-            learner.train_student(epochs, False, False, unused)
+            learner.train_student(
+                epochs, plot_losses=False, save_model=False, save_model_pth=unused
+            )
     run.write_manifest(job.folder, run.files_below(job.folder))
 
 
@@ -262,28 +274,25 @@ def make_learner(
     library: Any, classifier: Classifier, job: Job, train: Any, val: Any, device: torch.device
 ) -> Any:
     """KD_Lib's object for the strategy of a run: our options, its own loss functions."""
+    name = job.config.strategy.name
     student = Logits(classifier.to(device))
     optimizer = make_optimizer(classifier, job.config.train, job.config.transfer)
     set_lr(optimizer, job.config.train.lr)
     options = make_strategy(job.config.strategy).model_dump()
-    common = {
+    given = {
         "temp": options["temperature"],
         "distil_weight": options["kd_weight"],
         "device": device.type,
     }
-    if job.config.strategy.name == "self_training":
-        return library.SelfTraining(student, train, val, optimizer, **common)
+    if name == "noisy_teacher":
+        given |= {"alpha": options["noise_share"], "noise_variance": options["noise_std"] ** 2}
+    if name == "messy_collaboration":
+        given |= {"noise_rate": options["label_noise"]}
+    method = getattr(library, STRATEGIES[name])
+    if name == "self_training":
+        return method(student, train, val, optimizer, **given)
     (teacher,) = job.teachers
-    taught = (Logits(teacher), student, train, val, None, optimizer)
-    match job.config.strategy.name:
-        case "noisy_teacher":
-            variance = options["noise_std"] ** 2
-            share = options["noise_share"]
-            return library.NoisyTeacher(*taught, alpha=share, noise_variance=variance, **common)
-        case "messy_collaboration":
-            return library.MessyCollab(*taught, noise_rate=options["label_noise"], **common)
-        case _:
-            return library.VanillaKD(*taught, **common)
+    return method(Logits(teacher), student, train, val, None, optimizer, **given)
 
 
 def _begin(classifier: Classifier, job: Job, device: torch.device, progress: Progress) -> None:
@@ -293,7 +302,8 @@ def _begin(classifier: Classifier, job: Job, device: torch.device, progress: Pro
         progress.say(f"{config.name}: KD_Lib cannot resume, so this run starts anew")
     if config.train.schedule != "constant" or config.train.warmup_epochs > 0:
         progress.say(f"{config.name}: KD_Lib has no schedules, lr stays {config.train.lr:g}")
-    run.remove(folder)
+    for name in ("metrics.jsonl", "best.safetensors"):
+        (folder / name).unlink(missing_ok=True)
     run.write_json(folder / "config.json", job.describe())
     machine = {"device": str(device), "world_size": 1, "precision": "no"}
     run.write_json(folder / "env.json", run.environment() | machine)
@@ -301,7 +311,7 @@ def _begin(classifier: Classifier, job: Job, device: torch.device, progress: Pro
 
 
 @contextlib.contextmanager
-def _blaming(library: Any, job: Job) -> Iterator[None]:
+def _blaming(job: Job) -> Iterator[None]:
     """Turns what KD_Lib raises into an error that says that it was KD_Lib."""
     try:
         yield
@@ -310,8 +320,9 @@ def _blaming(library: Any, job: Job) -> Iterator[None]:
     except Exception as error:
         lines = str(error).splitlines() or ["no message"]
         raise RunStopped(
-            f"KD_Lib failed in {job.config.strategy.name} of {job.config.name}: "
-            f"{type(error).__name__}: {lines[0]}"
+            f"KD_Lib's {STRATEGIES[job.config.strategy.name]} failed in {job.config.name}: "
+            f'{type(error).__name__}: {lines[0]}; engine = "distill" has this strategy without '
+            "KD_Lib's defects"
         ) from error
 
 

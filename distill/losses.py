@@ -6,6 +6,8 @@ Logits are `(batch, num_classes)`; labels are class indices `(batch,)` or probab
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -38,7 +40,7 @@ def distillation_kl(student_logits: Tensor, teacher_logits: Tensor, temperature:
         teacher = F.log_softmax(teacher_logits[0] / temperature, dim=-1)
     else:
         each = F.log_softmax(teacher_logits / temperature, dim=-1)
-        teacher = each.logsumexp(dim=0) - torch.log(torch.tensor(float(len(each))))
+        teacher = each.logsumexp(dim=0) - math.log(len(each))
     return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
 
 

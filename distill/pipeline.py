@@ -54,10 +54,9 @@ def train_run(experiment: Experiment, config: RunConfig) -> None:
 
 def make_job(experiment: Experiment, config: RunConfig) -> Job:
     """A run's options and the hashes of what it depends on; its teachers are not loaded yet."""
+    names = taught_by(experiment, config)
     inputs = {
-        "teachers": {
-            name: _weights_hash(experiment, name) for name in taught_by(experiment, config)
-        },
+        "teachers": {name: _weights_hash(experiment, name) for name in names},
         "start": config.start and _weights_hash(experiment, config.start),
     }
     recipe, folder = experiment.recipe, experiment.folder(config.name)

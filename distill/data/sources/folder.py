@@ -39,9 +39,9 @@ def open_source(location: str) -> Source:
     for split, group in groups.items():
         for label, name in enumerate(classes):
             for file in sorted((group / name).rglob("*")):
-                if not file.is_file() or any(p.startswith(".") for p in file.parts[-2:]):
-                    continue
                 relative = file.relative_to(root).as_posix()
+                if not file.is_file() or relative.startswith(".") or "/." in relative:
+                    continue
                 if file.suffix.lower() not in EXTENSIONS:
                     ignored.append(relative)
                     continue

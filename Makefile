@@ -1,0 +1,39 @@
+# Everything sets itself up: a fresh machine needs Python 3.11+, pip and make.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: setup demo test test-slow check kd-lib bench clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(READY)
+	$(BIN)/distill run students/compact_demo.toml --data demo --out runs/demo
+
+test: $(READY)
+	$(BIN)/python -m pytest -m "not slow and not browser"
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m slow
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+kd-lib: $(READY)
+	$(BIN)/python -m pip install --quiet --no-deps KD_Lib==0.0.32
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt tensorboard
+
+bench: $(READY)
+	$(BIN)/distill bench $$(find runs -name '*.onnx')
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,381 @@
+"""The contract of a strategy, held over the folder, and the defects of KD_Lib that it rules out."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from distill.config import StrategyConfig
+from distill.data.draws import Draws
+from distill.errors import UserError
+from distill.registry import names_in
+from distill.strategies import Strategy, make_strategy
+
+BATCH, CLASSES = 12, 5
+NAMES = names_in("strategies")
+TAUGHT = [n for n in NAMES if make_strategy(StrategyConfig(name=n)).taught_by != "nobody"]
+TEMPERED = [
+    n for n in TAUGHT if "temperature" in type(make_strategy(StrategyConfig(name=n))).model_fields
+]
+RANDOM = {"label_noise": 0.0, "noise_std": 0.0}  # options that make a strategy random, switched off
+
+
+def make(name: str, **options: Any) -> Strategy:
+    """The strategy with those of the options that it declares."""
+    declared = type(make_strategy(StrategyConfig(name=name))).model_fields
+    known = {key: value for key, value in options.items() if key in declared}
+    return make_strategy(StrategyConfig(name=name, **known))
+
+
+def logits(*shape: int, seed: int = 0, scale: float = 2.0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return scale * torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def draws(count: int = BATCH, step: int = 0, seed: int = 0) -> Draws:
+    return Draws(seed, np.arange(count), step)
+
+
+def labels_of(count: int = BATCH, classes: int = CLASSES) -> Tensor:
+    return torch.arange(count) % classes
+
+
+def kd_gradient(strategy: Strategy, student: Tensor, teacher: Tensor) -> Tensor:
+    """Gradient of the teacher's term in the student's logits."""
+    student = student.clone().requires_grad_()
+    batch, classes = student.shape
+    terms = strategy(student, teacher, labels_of(batch, classes), None, draws(batch))
+    (gradient,) = torch.autograd.grad(terms["kd"], student)
+    return gradient
+
+
+def test_the_folder_holds_the_four_methods_and_supervised() -> None:
+    assert {"vanilla", "noisy_teacher", "self_training", "messy_collaboration"} <= set(TAUGHT)
+    assert "supervised" in set(NAMES) - set(TAUGHT)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_terms_are_finite_scalars_with_loss_among_them(name: str) -> None:
+    student = logits(BATCH, CLASSES).requires_grad_()
+    terms = make(name)(student, logits(1, BATCH, CLASSES, seed=1), labels_of(), None, draws())
+    assert {"loss", "ce"} <= set(terms)
+    for term in terms.values():
+        assert term.shape == ()
+        assert bool(torch.isfinite(term))
+    terms["loss"].backward()
+    assert bool((student.grad.abs().sum(dim=1) > 0).all())
+
+
+@pytest.mark.parametrize("name", TAUGHT)
+def test_no_gradient_where_the_student_equals_its_teacher(name: str) -> None:
+    """KD_Lib's noisy teacher compares log-probabilities with probabilities: it never is at rest."""
+    student = logits(BATCH, CLASSES)
+    quiet = make(name, **RANDOM)
+    assert kd_gradient(quiet, student, student[None]).abs().max() < 1e-12
+    assert kd_gradient(quiet, student, student[None] + 3.0).abs().max() < 1e-12
+    # The same where two teachers agree, and not where the student differs.
+    assert kd_gradient(quiet, student, student.repeat(2, 1, 1)).abs().max() < 1e-12
+    assert kd_gradient(quiet, student, logits(1, BATCH, CLASSES, seed=1)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", TEMPERED)
+def test_gradient_scale_does_not_depend_on_temperature(name: str) -> None:
+    """At high T the gradient tends to (student - teacher) / classes (Hinton et al., eq. 4).
+
+    Without T² it would fall 16-fold from T = 2 to T = 8; with it, small logits change it by less
+    than a tenth. KD_Lib's self-training has neither T² nor a temperature on the student.
+    """
+    student, teacher = logits(64, 10, scale=0.5), logits(1, 64, 10, seed=1, scale=0.5)
+    norms = [
+        float(kd_gradient(make(name, temperature=t, **RANDOM), student, teacher).norm())
+        for t in (2.0, 4.0, 8.0)
+    ]
+    assert max(norms) / min(norms) < 1.1
+
+
+@pytest.mark.parametrize("name", TEMPERED)
+def test_the_limit_of_high_temperatures(name: str) -> None:
+    student, teacher = logits(8, 4), logits(1, 8, 4, seed=1)
+    student, teacher = (x - x.mean(dim=-1, keepdim=True) for x in (student, teacher))
+    found = kd_gradient(make(name, temperature=1e4, **RANDOM), student, teacher)
+    torch.testing.assert_close(found, (student - teacher[0]) / (4 * 8), atol=1e-4, rtol=1e-3)
+
+
+def disagreement(classes: int) -> tuple[Tensor, Tensor]:
+    """A student that is sure of the wrong class, at any number of classes with the same odds."""
+    student, teacher = torch.zeros(16, classes), torch.zeros(1, 16, classes)
+    # exp(3 + ln(classes - 1)) against (classes - 1) zeros: probability 1 / (1 + e^-3) = 0.95.
+    student[:, 0] = teacher[:, :, 1] = 3.0 + float(np.log(classes - 1))
+    return student.double(), teacher.double()
+
+
+@pytest.mark.parametrize("name", TAUGHT)
+def test_gradient_scale_does_not_depend_on_the_number_of_classes(name: str) -> None:
+    """KD_Lib's squared error of probabilities, a mean over classes, falls like 1 / classes."""
+    ours, theirs = [], []
+    for classes in (2, 10, 100):
+        student, teacher = disagreement(classes)
+        strategy = make(name, temperature=1.0, **RANDOM)
+        ours.append(float(kd_gradient(strategy, student, teacher).norm()))
+        leaf = student.clone().requires_grad_()
+        F.mse_loss(leaf.softmax(dim=1), teacher[0].softmax(dim=1)).backward()
+        theirs.append(float(leaf.grad.norm()))
+    assert max(ours) / min(ours) < 1.1
+    assert theirs[0] / theirs[2] > 20
+
+
+@pytest.mark.parametrize("name", TAUGHT)
+def test_the_mean_over_the_batch_keeps_its_size(name: str) -> None:
+    student, teacher = logits(BATCH, CLASSES), logits(1, BATCH, CLASSES, seed=1)
+    strategy = make(name, **RANDOM)
+    once = strategy(student, teacher, labels_of(), None, draws())
+    twice = strategy(
+        student.repeat(2, 1), teacher.repeat(1, 2, 1), labels_of().repeat(2), None, draws(2 * BATCH)
+    )
+    for term, value in once.items():
+        torch.testing.assert_close(twice[term], value)
+
+
+@pytest.mark.parametrize("name", TAUGHT)
+def test_a_kd_weight_of_zero_is_cross_entropy(name: str) -> None:
+    student, teacher = logits(BATCH, CLASSES), logits(1, BATCH, CLASSES, seed=1)
+    terms = make(name, kd_weight=0.0, label_noise=0.0)(student, teacher, labels_of(), None, draws())
+    assert torch.equal(terms["loss"], F.cross_entropy(student, labels_of()))
+    one = make(name, kd_weight=1.0)(student, teacher, labels_of(), None, draws())
+    assert torch.equal(one["loss"], one["kd"])
+
+
+@pytest.mark.parametrize("name", TAUGHT)
+def test_loss_is_the_weighted_sum_of_its_terms(name: str) -> None:
+    student, teacher = logits(BATCH, CLASSES), logits(1, BATCH, CLASSES, seed=1)
+    terms = make(name, kd_weight=0.3)(student, teacher, labels_of(), None, draws())
+    torch.testing.assert_close(terms["loss"], 0.3 * terms["kd"] + 0.7 * terms["ce"])
+
+
+def test_supervised_is_cross_entropy_and_asks_no_teacher() -> None:
+    student = logits(BATCH, CLASSES)
+    terms = make("supervised")(student, None, labels_of(), None, draws())
+    assert torch.equal(terms["loss"], F.cross_entropy(student, labels_of()))
+
+
+@pytest.mark.parametrize("name", TAUGHT)
+def test_gradient_reaches_the_student_only(name: str) -> None:
+    student = logits(BATCH, CLASSES).requires_grad_()
+    frozen = logits(1, BATCH, CLASSES, seed=1)
+    weights = torch.ones(BATCH, dtype=torch.float64)
+    before = frozen.clone(), labels_of(), weights.clone()
+    labels = labels_of()
+    make(name)(student, frozen, labels, weights, draws())["loss"].backward()
+    assert bool(student.grad.abs().sum() > 0)
+    assert frozen.grad is None
+    for given, copy in zip((frozen, labels, weights), before, strict=True):
+        assert torch.equal(given, copy)  # nothing is changed in place either
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_same_draws_give_the_same_loss(name: str) -> None:
+    student, teacher = logits(BATCH, CLASSES), logits(1, BATCH, CLASSES, seed=1)
+    first, second = (make(name)(student, teacher, labels_of(), None, draws()) for _ in range(2))
+    assert all(torch.equal(first[term], second[term]) for term in first)
+    torch.manual_seed(123)
+    third = make(name)(student, teacher, labels_of(), None, draws())
+    assert torch.equal(third["loss"], first["loss"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_order_of_samples_does_not_matter(name: str) -> None:
+    student, teacher = logits(BATCH, CLASSES), logits(2, BATCH, CLASSES, seed=1)
+    weights = torch.linspace(0.5, 2.0, BATCH, dtype=torch.float64)
+    ids = np.arange(BATCH)
+    order = np.random.default_rng(0).permutation(BATCH)
+    strategy = make(name, label_noise=0.5)
+    straight = strategy(student, teacher, labels_of(), weights, Draws(0, ids, 0))
+    shuffled = strategy(
+        student[order], teacher[:, order], labels_of()[order], weights[order], Draws(0, order, 0)
+    )
+    for term, value in straight.items():
+        torch.testing.assert_close(shuffled[term], value, atol=1e-12, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_float32_is_close_to_float64(name: str) -> None:
+    student, teacher = logits(BATCH, CLASSES), logits(2, BATCH, CLASSES, seed=1)
+    wide = make(name)(student, teacher, labels_of(), None, draws())
+    narrow = make(name)(student.float(), teacher.float(), labels_of(), None, draws())
+    for term, value in wide.items():
+        assert narrow[term].dtype == torch.float32
+        torch.testing.assert_close(narrow[term].double(), value, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", TAUGHT)
+def test_the_terms_are_hintons_in_float64(name: str) -> None:
+    """T² KL(teacher || student) and cross-entropy, temperature on both sides, labels at T = 1."""
+    student, teacher = logits(BATCH, CLASSES), logits(1, BATCH, CLASSES, seed=1)
+    strategy = make(name, temperature=3.0, **RANDOM)
+    terms = strategy(student, teacher, labels_of(), None, draws())
+    p, q = (x.div(3.0).softmax(dim=1) for x in (teacher[0], student))
+    kl = (p * (p.log() - q.log())).sum(dim=1).mean()
+    torch.testing.assert_close(terms["kd"], 9.0 * kl, atol=1e-12, rtol=1e-12)
+    torch.testing.assert_close(terms["ce"], F.cross_entropy(student, labels_of()))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_class_weights_apply_to_labels_only(name: str) -> None:
+    student, teacher = logits(BATCH, CLASSES), logits(1, BATCH, CLASSES, seed=1)
+    weights = torch.tensor([3.0, 1.0, 1.0, 0.5, 2.0], dtype=torch.float64)
+    strategy = make(name, **RANDOM)
+    plain = strategy(student, teacher, labels_of(), None, draws())
+    weighted = strategy(student, teacher, labels_of(), weights[labels_of()], draws())
+    torch.testing.assert_close(
+        weighted["ce"], F.cross_entropy(student, labels_of(), weight=weights)
+    )
+    assert not torch.isclose(weighted["ce"], plain["ce"])
+    if "kd" in plain:
+        assert torch.equal(weighted["kd"], plain["kd"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_soft_labels_are_taken(name: str) -> None:
+    student, teacher = logits(BATCH, CLASSES), logits(1, BATCH, CLASSES, seed=1)
+    one_hot = F.one_hot(labels_of(), CLASSES).double()
+    hard, soft = (make(name)(student, teacher, y, None, draws()) for y in (labels_of(), one_hot))
+    torch.testing.assert_close(soft["loss"], hard["loss"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_unknown_option_is_named(name: str) -> None:
+    with pytest.raises(UserError, match="unknown option 'alpha'") as caught:
+        make_strategy(StrategyConfig(name=name, alpha=0.5))
+    assert name in str(caught.value)
+    assert all(option in str(caught.value) for option in type(make(name)).model_fields)
+
+
+@pytest.mark.parametrize("name", TAUGHT)
+@pytest.mark.parametrize("value", [-0.1, 1.5, "half", True])
+def test_a_kd_weight_that_is_no_share_is_refused(name: str, value: Any) -> None:
+    with pytest.raises(UserError, match="kd_weight"):
+        make_strategy(StrategyConfig(name=name, kd_weight=value))
+
+
+@pytest.mark.parametrize("name", TEMPERED)
+def test_a_temperature_of_zero_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match="temperature"):
+        make_strategy(StrategyConfig(name=name, temperature=0))
+
+
+def test_an_unknown_strategy_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(UserError, match="unknown name 'vanila'") as caught:
+        make_strategy(StrategyConfig(name="vanila"))
+    assert "vanilla" in str(caught.value)
+    with pytest.raises(UserError, match="nowhere.at_all"):
+        make_strategy(StrategyConfig(name="nowhere.at_all"))
+
+
+def test_a_strategy_of_the_users_is_a_dotted_module() -> None:
+    assert type(make_strategy(StrategyConfig(name="distill.strategies.vanilla"))) is type(
+        make("vanilla")
+    )
+
+
+def perturbation(share: float, std: float, teachers: int = 1, step: int = 0) -> Tensor:
+    """Relative noise `(teachers, 2000, 10)` on logits that are all 1."""
+    strategy = make("noisy_teacher", noise_share=share, noise_std=std)
+    ones = torch.ones(teachers, 2000, 10, dtype=torch.float64)
+    return strategy.perturb(ones, draws(2000, step)) - 1.0
+
+
+def test_teacher_noise_is_drawn_for_each_sample_and_logit() -> None:
+    """KD_Lib draws it once per batch."""
+    noise = perturbation(share=1.0, std=0.3, teachers=2)
+    assert len(noise.unique()) == noise.numel()
+    # 40,000 numbers: standard errors 0.0015 of the mean and 0.0011 of the deviation.
+    assert abs(float(noise.mean())) < 0.0075
+    assert float(noise.std()) == pytest.approx(0.3, abs=0.006)
+    rows = noise.mean(dim=2).std()
+    assert float(rows) == pytest.approx(0.3 / 10**0.5, rel=0.1)  # no offset common to a sample
+    between = np.corrcoef(noise[0].flatten(), noise[1].flatten())[0, 1]
+    assert abs(between) < 0.035  # 20,000 pairs: standard error 0.007
+
+
+def test_a_share_of_the_samples_is_perturbed() -> None:
+    noise = perturbation(share=0.25, std=0.3)[0]
+    hit = noise.abs().sum(dim=1) > 0
+    assert abs(int(hit.sum()) - 500) < 97  # standard deviation sqrt(2000 * 3/16) = 19.4
+    assert bool((noise[hit] != 0).all())  # every logit of a sample that is hit
+    assert not perturbation(share=0.0, std=0.3).any()
+    assert not perturbation(share=1.0, std=0.0).any()
+
+
+def test_teacher_noise_is_new_in_every_epoch() -> None:
+    first, second = (perturbation(share=0.5, std=0.3, step=step)[0] for step in (0, 1))
+    hits = [(noise != 0).any(dim=1) for noise in (first, second)]
+    assert 0.15 < float((hits[0] & hits[1]).float().mean()) < 0.35  # 0.25 if independent
+    assert not bool((first == second)[hits[0]].any())
+
+
+def test_teacher_noise_is_relative() -> None:
+    strategy = make("noisy_teacher", noise_share=1.0)
+    teacher = logits(1, BATCH, CLASSES, seed=1)
+    one, ten = (strategy.perturb(scale * teacher, draws()) for scale in (1.0, 10.0))
+    torch.testing.assert_close(ten, 10.0 * one)
+    zero = torch.zeros(1, BATCH, CLASSES, dtype=torch.float64)
+    assert torch.equal(strategy.perturb(zero, draws()), zero)
+
+
+def test_a_noisy_teacher_teaches_as_its_perturbed_logits_would() -> None:
+    student, teacher = logits(BATCH, CLASSES), logits(1, BATCH, CLASSES, seed=1)
+    noisy = make("noisy_teacher", temperature=4.0, noise_share=1.0, noise_std=0.5)
+    perturbed = noisy.perturb(teacher, draws())
+    expected = kd_gradient(make("vanilla", temperature=4.0), student, perturbed)
+    torch.testing.assert_close(kd_gradient(noisy, student, teacher), expected)
+    # At rest at the perturbed teacher, not at the clean one.
+    assert kd_gradient(noisy, perturbed[0], teacher).abs().max() < 1e-12
+    assert kd_gradient(noisy, teacher[0], teacher).abs().max() > 1e-3
+
+
+def test_self_training_softens_both_sides_and_restores_the_scale() -> None:
+    """KD_Lib softens the teacher only, without T²."""
+    student, teacher = logits(BATCH, CLASSES), logits(1, BATCH, CLASSES, seed=1)
+    strategy = make("self_training", temperature=5.0)
+    assert strategy.taught_by == "self"
+    kd = strategy(student, teacher, labels_of(), None, draws())["kd"]
+    soft, hard = ((student / t).log_softmax(dim=1) for t in (5.0, 1.0))
+    target = (teacher[0] / 5.0).softmax(dim=1)
+    torch.testing.assert_close(kd, 25.0 * F.kl_div(soft, target, reduction="batchmean"))
+    assert not torch.isclose(kd, F.kl_div(hard, target, reduction="batchmean"), rtol=0.1)
+
+
+def test_messy_collaboration_works_with_two_classes() -> None:
+    """KD_Lib draws labels from the number of image channels, and crashes at two classes."""
+    student, teacher = logits(64, 2), logits(1, 64, 2, seed=1)
+    strategy = make("messy_collaboration", label_noise=1.0)
+    terms = strategy(student, teacher, labels_of(64, 2), None, draws(64))
+    torch.testing.assert_close(terms["ce"], F.cross_entropy(student, 1 - labels_of(64, 2)))
+
+
+def test_messy_collaboration_corrupts_labels_not_the_teacher() -> None:
+    student, teacher = logits(BATCH, CLASSES), logits(1, BATCH, CLASSES, seed=1)
+    messy, clean = (
+        make("messy_collaboration", label_noise=rate)(student, teacher, labels_of(), None, draws())
+        for rate in (0.9, 0.0)
+    )
+    assert torch.equal(messy["kd"], clean["kd"])
+    assert not torch.isclose(messy["ce"], clean["ce"])
+
+
+def test_messy_labels_are_new_in_every_epoch() -> None:
+    student, teacher = logits(BATCH, CLASSES), logits(1, BATCH, CLASSES, seed=1)
+    strategy = make("messy_collaboration", label_noise=0.5)
+    found = {
+        float(strategy(student, teacher, labels_of(), None, draws(step=s))["ce"]) for s in range(5)
+    }
+    assert len(found) == 5
+
+
+def test_a_corrupted_teacher_is_supervised_with_label_noise() -> None:
+    student = logits(64, 2)
+    noisy = make("supervised", label_noise=1.0)(student, None, labels_of(64, 2), None, draws(64))
+    torch.testing.assert_close(noisy["ce"], F.cross_entropy(student, 1 - labels_of(64, 2)))
