@@ -1,10 +1,10 @@
 """Inference speed of runs and ONNX files on the CPU: latency and throughput, one table.
 
-Claim: two rows of one table differ because the models do, not the moments they were timed at.
+Claim: rows of one table can be compared, as each was timed at many moments of the same stretch.
 Conditions: one process and one stated number of threads; every model is loaded and warmed up before
 the first counted call; rounds are interleaved in a new random order each; every call gets another
 input; percentiles are over single calls. A machine that is busy with something else shows in
-`variation_percent`, and nothing here corrects for it.
+`variation_percent`; nothing here corrects for it, so differences below it say nothing.
 Command: `distill bench MODEL...`, each a run directory or an ONNX file.
 """
 
@@ -14,11 +14,11 @@ import os
 import random
 import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle, groupby
 from pathlib import Path
+from time import perf_counter_ns
 from typing import Any, Literal
 
 import numpy as np
@@ -35,9 +35,9 @@ INPUTS = 16  # different inputs per series
 MIN_CALLS = 10  # counted calls per series and round
 STABLE = 0.1  # relative change of the median latency below which a model is warm
 NS_PER_S, NS_PER_MS = 1_000_000_000, 1_000_000
-COLUMNS = ("name", "engine", "precision", "clock", "batch_size", "latency_p50_ms")
-COLUMNS += ("latency_p90_ms", "latency_p99_ms", "images_per_s", "variation_percent", "n")
-Timer = Callable[[], int]  # now, in ns
+COLUMNS: tuple[str, ...] = ("name", "engine", "precision", "clock", "batch_size")
+COLUMNS += ("latency_p50_ms", "latency_p90_ms", "latency_p99_ms")
+COLUMNS += ("images_per_s", "variation_percent", "n")
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,6 @@ def measure(
     config: BenchConfig,
     progress: Progress,
     images: Sequence[bytes] = (),
-    timer: Timer = time.perf_counter_ns,
 ) -> list[dict[str, Any]]:
     """Times every model at every batch size, and from encoded images at batch 1.
 
@@ -153,13 +152,13 @@ def measure(
     shuffle = random.Random(SEED).shuffle
     with progress.task("bench", len(series) * (1 + config.rounds), "series") as task:
         for one in series:
-            warm_up(one, config.seconds, timer)
+            warm_up(one, config.seconds)
             task.advance()
         for _ in range(config.rounds):
             order = list(series)
             shuffle(order)  # so that no model always follows the same other one
             for one in order:
-                measure_round(one, config.seconds / config.rounds, timer)
+                measure_round(one, config.seconds / config.rounds)
                 task.advance()
     return [summarise(one) for one in series]
 
@@ -168,14 +167,12 @@ def plan_series(
     subjects: Sequence[Subject], batch_sizes: Sequence[int], images: Sequence[bytes]
 ) -> list[Series]:
     """All series of a table: models side by side at each batch size, then with decoding."""
-    sizes = {(subject.spec.height, subject.spec.width) for subject in subjects}
-    pools = {size: make_pixels(max(batch_sizes) + INPUTS - 1, *size) for size in sizes}
     planned = []
-    for batch_size in batch_sizes:
+    for size in batch_sizes:
         for subject in subjects:
-            pool = pools[subject.spec.height, subject.spec.width]
-            views = cycle([pool[i : i + batch_size] for i in range(INPUTS)])  # no copies
-            planned.append(Series(subject, "model", batch_size, subject.run, views))
+            pool = make_pixels(size + INPUTS - 1, subject.spec.height, subject.spec.width)
+            views = [pool[i : i + size] for i in range(INPUTS)]  # overlapping, not copied
+            planned.append(Series(subject, "model", size, subject.run, cycle(views)))
     for subject in subjects if images else ():
         planned.append(Series(subject, "decode", 1, subject.run_encoded, cycle(images)))
     return planned
@@ -188,14 +185,14 @@ def make_pixels(count: int, height: int, width: int) -> Pixels:
     return np.stack([to_pixels(one, spec) for one in coarse])
 
 
-def warm_up(series: Series, seconds: float, timer: Timer) -> None:
+def warm_up(series: Series, seconds: float) -> None:
     """Calls until the median latency of a window is that of the window before, or time is up.
 
     A window is a fifth of `seconds`, and at least 3 calls.
     """
     spent, before = 0, 0.0
     while True:
-        window = _time_calls(series, seconds / 5, 3, timer)
+        window = _time_calls(series, seconds / 5, 3)
         spent += sum(window)
         series.typical_ns = statistics.median(window)
         stable = abs(series.typical_ns - before) <= STABLE * before
@@ -204,7 +201,7 @@ def warm_up(series: Series, seconds: float, timer: Timer) -> None:
         before = series.typical_ns
 
 
-def measure_round(series: Series, seconds: float, timer: Timer) -> None:
+def measure_round(series: Series, seconds: float) -> None:
     """Times calls for `seconds`, 10 at least; only one if a single call takes longer than that.
 
     One call goes before, uncounted: it finds the caches and the spinning threads of another model.
@@ -212,49 +209,45 @@ def measure_round(series: Series, seconds: float, timer: Timer) -> None:
     slow = series.typical_ns >= seconds * NS_PER_S
     if not slow:
         series.call(next(series.inputs))
-    series.rounds.append(_time_calls(series, seconds, 1 if slow else MIN_CALLS, timer))
+    series.rounds.append(_time_calls(series, seconds, 1 if slow else MIN_CALLS))
 
 
-def _time_calls(series: Series, seconds: float, min_calls: int, timer: Timer) -> list[int]:
+def _time_calls(series: Series, seconds: float, min_calls: int) -> list[int]:
     budget, spent, latencies = round(seconds * NS_PER_S), 0, list[int]()
     while spent < budget or len(latencies) < min_calls:
         argument = next(series.inputs)
-        start = timer()
+        start = perf_counter_ns()
         series.call(argument)
-        latencies.append(timer() - start)
+        latencies.append(perf_counter_ns() - start)
         spent += latencies[-1]
     return latencies
 
 
 def summarise(series: Series) -> dict[str, Any]:
-    """A row of results.
+    """A row of results; what is not known or not measured is absent.
 
-    `n` counts calls, over which the percentiles are; those that need more calls are absent.
-    `images_per_s` is `batch_size` over the median of the rounds' median latencies, and
-    `variation_percent` the range of those medians in percent of it, absent for a single round.
+    `n` counts calls, over which the percentiles are. `images_per_s` is `batch_size` over the median
+    of the rounds' median latencies; `variation_percent` is the range of those medians in percent of
+    it, absent for a single round.
     """
-    subject, pooled = series.subject, sorted(ns for one in series.rounds for ns in one)
-    medians = [statistics.median(one) for one in series.rounds]
-    typical = statistics.median(medians)
-    known = {"precision": subject.precision, "size_bytes": subject.size_bytes}
+    subject, rounds = series.subject, series.rounds
+    pooled = sorted(ns / NS_PER_MS for latencies in rounds for ns in latencies)
+    medians = [statistics.median(latencies) / NS_PER_MS for latencies in rounds]
+    typical, spread = statistics.median(medians), max(medians) - min(medians)
     row: dict[str, Any] = {"name": subject.name, "engine": subject.engine}
-    row |= {key: value for key, value in known.items() if value is not None}
-    row |= {"clock": series.clock, "batch_size": series.batch_size, "threads": subject.threads}
-    row["n"] = len(pooled)
-    for percent in (50, 90, 99):
-        latency = percentile(pooled, percent)
-        if latency is not None:
-            row[f"latency_p{percent}_ms"] = latency / NS_PER_MS
-    row["images_per_s"] = series.batch_size * NS_PER_S / typical
-    if len(medians) > 1:
-        row["variation_percent"] = 100 * (max(medians) - min(medians)) / typical
-    return row
+    row |= {"precision": subject.precision, "size_bytes": subject.size_bytes}
+    row |= {"clock": series.clock, "batch_size": series.batch_size}
+    row |= {"threads": subject.threads, "n": len(pooled)}
+    row |= {f"latency_p{percent}_ms": percentile(pooled, percent) for percent in (50, 90, 99)}
+    row["images_per_s"] = 1000 * series.batch_size / typical
+    row["variation_percent"] = 100 * spread / typical if len(rounds) > 1 else None
+    return {key: value for key, value in row.items() if value is not None}
 
 
-def percentile(ascending: Sequence[int], percent: int) -> int | None:
-    """The smallest value that `percent` % of all do not exceed (nearest rank, never between two).
+def percentile(ascending: Sequence[float], percent: int) -> float | None:
+    """The smallest value that `percent` % of all do not exceed (nearest rank).
 
-    None where the values above it would be less than one: p90 takes 10 values, p99 takes 100.
+    None where too few were measured to tell: p90 takes 10 values, p99 takes 100.
     """
     count = len(ascending)
     if count == 0 or (percent > 50 and count * (100 - percent) < 100):

@@ -6,6 +6,7 @@ user's, 3 a run that could not finish, 130 interrupted.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -45,6 +46,7 @@ DryRunOpt = Annotated[bool, typer.Option("--dry-run", help="Say what would be do
 JsonOpt = Annotated[bool, typer.Option("--json", help="End stdout with one JSON document.")]
 FindLrOpt = Annotated[bool, typer.Option("--find-lr", help="Range test instead of training.")]
 ExperimentArg = Annotated[Path, typer.Argument(help="Directory of distill run, --out of stages.")]
+INTERRUPTED = 130
 WORKERS = min(8, os.cpu_count() or 1)
 
 
@@ -169,8 +171,10 @@ def emit(value: dict[str, Any], as_json: bool) -> None:
         print(json.dumps(value, ensure_ascii=False))
 
 
-TRAINING_PACKAGES = ("torch", "torchvision", "timm", "accelerate", "onnx", "onnxscript", "sklearn")
-TRAINING_PACKAGES += ("safetensors", "matplotlib")
+TRAINING_PACKAGES = (
+    *("torch", "torchvision", "timm", "accelerate", "onnx", "onnxscript", "sklearn"),
+    *("safetensors", "matplotlib"),
+)
 # Newer typers carry a click of their own; their exceptions' base is reached through a public one.
 UsageProblem: Any = typer.BadParameter.__mro__[2]
 ALL_STAGES = ("check", "teacher", "student", "export", "bench", "report")
@@ -279,6 +283,21 @@ app.command("export", help="Export the best student, verified against torch on t
 app.command("report", help="Read the test split once and print the table.")(later_command("report"))
 
 
+def readable_pictures(folder: Path, most: int = 64) -> list[bytes]:
+    """The first pictures of a folder that can be decoded, as their files hold them."""
+    from distill.data.decode import UnreadableImageError, read_image
+    from distill.predict import find_images
+
+    found: list[bytes] = []
+    for path in find_images([folder]):
+        with contextlib.suppress(UnreadableImageError):
+            read_image(path)
+            found.append(path.read_bytes())
+        if len(found) == most:
+            break
+    return found
+
+
 @app.command("bench")
 def bench_command(
     models: Annotated[list[Path], typer.Argument(help="ONNX files and run directories.")],
@@ -294,7 +313,6 @@ def bench_command(
     """Time models side by side: latency percentiles and images per second."""
     from distill.benchmarks.speed import measure, onnx_subject, render, torch_subject
     from distill.config import BenchConfig
-    from distill.predict import find_images
     from distill.recipe import check_table
     from distill.run import environment
 
@@ -304,7 +322,7 @@ def bench_command(
         raise UserError(f"got {batch_sizes!r}", "--batch-sizes", "numbers such as 1,8,64") from None
     table = {"batch_sizes": sizes, "seconds": seconds, "rounds": rounds, "threads": threads}
     config = check_table(BenchConfig, table, "distill bench")
-    pictures = [path.read_bytes() for path in list(find_images([data]))[:64]] if data else []
+    pictures = readable_pictures(data) if data else []
     subjects = [
         torch_subject(model.name, model, threads)
         if model.is_dir()
@@ -370,10 +388,10 @@ def predict_command(
 def main() -> None:
     """Entry point of `distill`: failures become one line and an exit status."""
     try:
-        app(standalone_mode=False)
-    except (KeyboardInterrupt, typer.Abort):
-        print("interrupted: repeat the command to continue", file=sys.stderr)
-        sys.exit(130)
+        # Newer typers turn Ctrl-C into the status 130, older ones into Abort.
+        interrupted = app(standalone_mode=False) == INTERRUPTED
+    except typer.Abort:
+        interrupted = True
     except UsageProblem as error:
         command = error.ctx.command_path if getattr(error, "ctx", None) else "distill"
         if message := error.format_message():
@@ -388,6 +406,9 @@ def main() -> None:
     except DistillError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    if interrupted:
+        print("interrupted: repeat the command to continue", file=sys.stderr)
+        sys.exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -46,7 +46,9 @@ def evaluate(
         what = f"the model has no class {unknown[0]!r}"
         raise UserError(what, location, f"it knows {', '.join(names)}")
     items = _of_split(source, split)
-    rows, labels, unreadable = [], [], {}
+    rows: list[NDArray[np.float32]] = []
+    labels: list[int] = []
+    unreadable: dict[str, str] = {}
     with (
         progress.task(f"evaluate {model.name}", len(items), "images") as task,
         ThreadPoolExecutor(max(1, workers)) as pool,

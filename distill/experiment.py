@@ -11,12 +11,13 @@ import torch
 
 from distill import run
 from distill.config import Recipe, RunConfig, StrategyConfig
-from distill.data.prepare import ImageData, prepare_data
+from distill.data.prepare import ImageData, input_spec, prepare_data
 from distill.errors import UserError
-from distill.models import model_options
+from distill.models import build_classifier
 from distill.progress import Progress
 from distill.recipe import write_toml
 from distill.strategies import make_strategy
+from distill.weights import check_weights_file
 
 
 @dataclass(frozen=True)
@@ -56,18 +57,25 @@ class Experiment:
 
 
 def check_plugins(recipe: Recipe) -> None:
-    """Checks every name and option that plug-ins declare, before anything starts.
+    """Builds every model and strategy of a recipe once, so that nothing is wrong hours later.
 
     Raises:
-        UserError: An unknown plug-in, or an option that it does not have.
+        UserError: An unknown name, an option that does not exist or fit, an input size that a
+            network cannot work at, a weights file that is not there, or nobody to teach a student.
     """
+    spec = input_spec(recipe.data)
     for config in (*recipe.teachers, *recipe.students):
-        strategy = make_strategy(config.strategy)
-        model_options(config.model)
-        named = config.teachers != ("best",)
-        if strategy.taught_by == "teachers" and not named and not recipe.teachers:
+        taught_by = make_strategy(config.strategy).taught_by
+        if taught_by == "teachers" and config.teachers == ("best",) and not recipe.teachers:
             where = f"students.{config.name}.teachers"
             raise UserError("nobody to teach it: the recipe has no teachers", where, "add one")
+        if config.engine == "kd_lib":
+            from distill.kd_lib import check_kd_lib
+
+            check_kd_lib(config)
+        build_classifier(config.model, ("first", "second"), spec, load=False)
+        if isinstance(config.model.pretrained, str):
+            check_weights_file(config.model.pretrained)
 
 
 def write_recipe(experiment: Experiment) -> None:
@@ -82,23 +90,33 @@ def self_teacher(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"name": f"{config.name}-self", "strategy": supervised})
 
 
+def has_self_teacher(config: RunConfig) -> bool:
+    """Whether a supervised run of the same student must come first; KD_Lib makes its own."""
+    kind = make_strategy(config.strategy).taught_by
+    return kind == "self" and config.teachers == ("best",) and config.engine == "distill"
+
+
+def student_runs(recipe: Recipe) -> list[RunConfig]:
+    """Every student in order, each self-teacher before the one it teaches."""
+    return [
+        config
+        for student in recipe.students
+        for config in ((self_teacher(student),) if has_self_teacher(student) else ()) + (student,)
+    ]
+
+
 def all_runs(recipe: Recipe) -> list[RunConfig]:
-    """Every run of a recipe in order, self-teachers included."""
-    runs = list(recipe.teachers)
-    for config in recipe.students:
-        if make_strategy(config.strategy).taught_by == "self" and config.teachers == ("best",):
-            runs.append(self_teacher(config))
-        runs.append(config)
-    return runs
+    """Every run of a recipe, in order."""
+    return [*recipe.teachers, *student_runs(recipe)]
 
 
 def taught_by(experiment: Experiment, config: RunConfig) -> tuple[str, ...]:
     """Names of the runs that teach this one."""
     kind = make_strategy(config.strategy).taught_by
-    if kind == "nobody":
-        return ()
-    if kind == "self" and config.teachers == ("best",):
+    if has_self_teacher(config):
         return (self_teacher(config).name,)
+    if kind == "nobody" or (kind == "self" and config.teachers == ("best",)):
+        return ()
     names = [
         best_run(experiment, [t.name for t in experiment.recipe.teachers]) if n == "best" else n
         for n in config.teachers

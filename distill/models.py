@@ -15,8 +15,9 @@ from distill.errors import UserError
 from distill.registry import check_options, find_module
 from distill.weights import read_weights, transfer_weights
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+Channels = tuple[float, float, float]
+IMAGENET_MEAN: Channels = (0.485, 0.456, 0.406)
+IMAGENET_STD: Channels = (0.229, 0.224, 0.225)
 CONTAINERS = ("features", "blocks", "stages", "layers")
 
 
@@ -32,8 +33,8 @@ class Contract(BaseModel):
 
     input_spec: InputSpec
     input_size: int
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: Channels = IMAGENET_MEAN
+    std: Channels = IMAGENET_STD
     names: tuple[str, ...]
     task: Literal["single", "multi"] = "single"
 
@@ -53,7 +54,7 @@ class Family(Protocol):
     ) -> nn.Module:
         """A network; `pretrained` asks for the library's own weights, head reset."""
 
-    def normalisation(self, variant: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    def normalisation(self, variant: str) -> tuple[Channels, Channels]:
         """Mean and standard deviation of its input."""
 
 
@@ -128,7 +129,7 @@ def build_classifier(
         input_size=size,
         mean=mean,
         std=std,
-        names=names,  # type: ignore[arg-type]
+        names=names,
     )
     classifier = Classifier(network, contract)
     _try_out(classifier, config.name)

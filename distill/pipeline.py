@@ -10,11 +10,10 @@ import torch
 from distill import run
 from distill.config import RunConfig
 from distill.errors import UserError
-from distill.experiment import Experiment, best_validation, self_teacher, taught_by
+from distill.experiment import Experiment, best_validation, student_runs, taught_by
 from distill.metrics import score, softmax
 from distill.models import Classifier, build_classifier
 from distill.runs import load_run
-from distill.strategies import make_strategy
 from distill.train import Job, fit, load_weights, predict_logits
 
 TEACHER_TOLERANCE = 1.0  # points by which a loaded teacher may miss its recorded validation score
@@ -28,9 +27,7 @@ def train_teachers(experiment: Experiment) -> None:
 
 def train_students(experiment: Experiment) -> None:
     """Trains every student in the recipe's order, self-teachers before those they teach."""
-    for config in experiment.recipe.students:
-        if make_strategy(config.strategy).taught_by == "self" and config.teachers == ("best",):
-            train_run(experiment, self_teacher(config))
+    for config in student_runs(experiment.recipe):
         train_run(experiment, config)
 
 

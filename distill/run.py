@@ -119,8 +119,10 @@ def remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-PACKAGES = ("distillate", "torch", "torchvision", "timm", "accelerate", "numpy", "onnx")
-PACKAGES += ("onnxruntime", "pillow", "KD_Lib")
+PACKAGES = (
+    *("distillate", "torch", "torchvision", "timm", "accelerate", "numpy", "onnx"),
+    *("onnxruntime", "pillow", "KD_Lib"),
+)
 
 
 def environment() -> dict[str, Any]:

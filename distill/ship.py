@@ -95,6 +95,7 @@ def shipped_metadata(
         "metrics": {"split": "val", **score(softmax(logits), data.val.labels, data.classes)},
         "strategy": config["strategy"]["name"],
         "producer": producer(),
+        "precision": "fp32",
         "data_sha256": data.sha256,
         "license": experiment.recipe.export.license,
     }

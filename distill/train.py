@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -96,7 +96,7 @@ class Trainer:
         self.strategy = make_strategy(job.config.strategy)
         self.accelerator = make_accelerator(device, self.train.precision)
         self.device = self.accelerator.device
-        self.classifier = classifier.to(self.device, memory_format=memory_format(self.device))
+        self.classifier = classifier.to(self.device).to(memory_format=memory_format(self.device))
         self.averaged = _averaged(classifier, self.train.ema_decay)
         self.optimizer = self.accelerator.prepare_optimizer(
             make_optimizer(classifier, self.train, job.config.transfer)
@@ -112,8 +112,7 @@ class Trainer:
         """The model that is validated and kept: the averaged one where there is averaging."""
         if self.averaged is None:
             return self.classifier
-        averaged: Classifier = self.averaged.module
-        return averaged
+        return cast(Classifier, self.averaged.module)
 
     def begin_epoch(self, epoch: int) -> None:
         """Training mode, the right stages frozen, generators seeded for this epoch."""
@@ -218,6 +217,7 @@ def fit(classifier: Classifier, job: Job, device: torch.device, progress: Progre
                 break
             row = _train_epoch(trainer, epoch, bar)
             value, scores = _validate(trainer)
+            _check_finite(scores["nll"], job, epoch)
             row |= {"val/top1": scores["top1"], "val/loss": scores["nll"]}
             row["val/macro_f1"] = scores["macro_f1"]
             trainer.schedule.after_epoch(scores["nll"])
@@ -264,7 +264,7 @@ def _train_epoch(trainer: Trainer, epoch: int, bar: Task) -> dict[str, Any]:
     }
 
 
-def _check_finite(loss: Tensor, job: Job, epoch: int) -> None:
+def _check_finite(loss: Tensor | float, job: Job, epoch: int) -> None:
     if not math.isfinite(float(loss)):
         raise RunStopped(
             f"the loss of {job.config.name} is not finite in epoch {epoch + 1}: lower train.lr "
@@ -337,7 +337,7 @@ def _resume(trainer: Trainer, folder: Path) -> tuple[int, float, int]:
 def _averaged(classifier: Classifier, decay: float) -> AveragedModel | None:
     if decay == 0:
         return None
-    average = get_ema_multi_avg_fn(decay)
+    average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
     return AveragedModel(classifier, multi_avg_fn=average, use_buffers=True)
 
 

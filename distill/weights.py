@@ -20,10 +20,8 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     Raises:
         UserError: No such file, or not a file of tensors.
     """
+    check_weights_file(path)
     file = Path(path)
-    if not file.is_file():
-        hint = "set model.pretrained to a file of yours, true (download) or false (random start)"
-        raise UserError("no such weights file", str(path), hint)
     try:
         if file.suffix == ".safetensors":
             return load_file(file)
@@ -37,6 +35,13 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
         raise UserError("not a mapping of names to tensors", str(path), "save a state_dict")
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+
+
+def check_weights_file(path: str | Path) -> None:
+    """Raises `UserError` where there is no such file."""
+    if not Path(path).is_file():
+        hint = "set model.pretrained to a file of yours, true (download) or false (random start)"
+        raise UserError("no such weights file", str(path), hint)
 
 
 def transfer_weights(network: nn.Module, state: dict[str, Tensor], head: list[str]) -> list[str]:

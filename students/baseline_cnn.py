@@ -7,7 +7,7 @@ from torch import nn
 from distill.config import Count, Fraction
 from distill.config import Options as BaseOptions
 from distill.errors import UserError
-from distill.models import IMAGENET_MEAN, IMAGENET_STD
+from distill.models import IMAGENET_MEAN, IMAGENET_STD, Channels
 
 
 class Options(BaseOptions):
@@ -44,6 +44,6 @@ def build(
     return nn.Sequential(*layers, nn.Linear(options.hidden, num_classes))
 
 
-def normalisation(variant: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def normalisation(variant: str) -> tuple[Channels, Channels]:
     """ImageNet's."""
     return IMAGENET_MEAN, IMAGENET_STD

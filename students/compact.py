@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from distill.config import Count, Fraction
 from distill.config import Options as BaseOptions
-from distill.models import IMAGENET_MEAN, IMAGENET_STD
+from distill.models import IMAGENET_MEAN, IMAGENET_STD, Channels
 
 
 class Options(BaseOptions):
@@ -72,7 +72,7 @@ class RepBlock(nn.Module):
             kernel[diagonal, diagonal, 1, 1] = scale
             weight, bias = weight + kernel, bias + shift
         old = cast(nn.Conv2d, self.wide[0])
-        fused = nn.Conv2d(old.in_channels, old.out_channels, 3, old.stride, padding=1)
+        fused = nn.Conv2d(old.in_channels, old.out_channels, 3, old.stride[0], padding=1)
         _assign(fused, weight, bias)
         return nn.Sequential(fused, nn.ReLU(inplace=True))
 
@@ -107,7 +107,7 @@ class Compact(nn.Module):
     def fuse(self) -> Compact:
         """A deployed copy: no branches, no BatchNorm, no dropout."""
         fused = copy.deepcopy(self).eval()
-        fused.dropout = nn.Identity()
+        fused.dropout = nn.Dropout(0.0)
         for index, block in enumerate(fused.blocks):
             if isinstance(block, RepBlock):
                 fused.blocks[index] = block.fuse()
@@ -156,6 +156,6 @@ def build(
     return Compact(num_classes, options)
 
 
-def normalisation(variant: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def normalisation(variant: str) -> tuple[Channels, Channels]:
     """ImageNet's."""
     return IMAGENET_MEAN, IMAGENET_STD

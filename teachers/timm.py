@@ -8,7 +8,7 @@ from torch import nn
 from distill.config import Fraction
 from distill.config import Options as BaseOptions
 from distill.errors import UserError
-from distill.models import IMAGENET_MEAN, IMAGENET_STD
+from distill.models import IMAGENET_MEAN, IMAGENET_STD, Channels
 from distill.weights import download
 
 
@@ -41,9 +41,10 @@ def build(
         raise UserError(f"{variant} refuses its options: {error}", "model.options") from None
 
 
-def normalisation(variant: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def normalisation(variant: str) -> tuple[Channels, Channels]:
     """What timm records for the weights of this name."""
     config = timm.get_pretrained_cfg(variant)
     if config is None:
         return IMAGENET_MEAN, IMAGENET_STD
-    return tuple(config.mean), tuple(config.std)
+    red, green, blue = zip(config.mean, config.std, strict=True)
+    return (red[0], green[0], blue[0]), (red[1], green[1], blue[1])

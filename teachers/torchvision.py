@@ -7,7 +7,7 @@ from torchvision import models
 
 from distill.config import Options as BaseOptions
 from distill.errors import UserError
-from distill.models import IMAGENET_MEAN, IMAGENET_STD, head_prefixes
+from distill.models import IMAGENET_MEAN, IMAGENET_STD, Channels, head_prefixes
 from distill.weights import download, transfer_weights
 
 AUX_MODELS = ("inception_v3", "googlenet")
@@ -47,7 +47,7 @@ def _pretrained(variant: str) -> nn.Module:
     return network
 
 
-def normalisation(variant: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def normalisation(variant: str) -> tuple[Channels, Channels]:
     """ImageNet's, but for the two networks whose weights were trained on [-1, 1]."""
     half = (0.5, 0.5, 0.5)
     return (half, half) if variant in AUX_MODELS else (IMAGENET_MEAN, IMAGENET_STD)

@@ -22,8 +22,8 @@ from distill.errors import RunStopped, UserError
 from distill.experiment import best_validation
 from distill.kd_lib import check_kd_lib, fit_with_kd_lib, import_kd_lib
 from distill.models import Classifier, build_classifier
-from distill.pipeline import load_run
 from distill.progress import Progress
+from distill.runs import load_run
 from distill.strategies import make_strategy
 from distill.train import Job, fit, predict_logits
 

@@ -44,8 +44,8 @@ class Draws:
     def uniform(self, stream: str, count: int) -> Floats:
         """Uniform on [0, 1), `(batch, count)`; streams of other names are independent."""
         with np.errstate(over="ignore"):
-            key = np.uint64(self.seed) * _GAMMA + np.uint64(zlib.crc32(stream.encode()))
-            key = _mix(_mix(np.atleast_1d(key)) + np.uint64(self.step) * _GAMMA)
+            seeded = np.uint64(self.seed) * _GAMMA + np.uint64(zlib.crc32(stream.encode()))
+            key = _mix(_mix(np.atleast_1d(seeded)) + np.uint64(self.step) * _GAMMA)
             rows = _mix(key + self.ids.astype(np.uint64) * _GAMMA)
             cells = rows[:, None] + np.arange(1, count + 1, dtype=np.uint64) * _GAMMA
             return (_mix(cells) >> np.uint64(11)).astype(np.float64) * 2.0**-53

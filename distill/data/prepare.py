@@ -55,7 +55,10 @@ class ImageData:
 
     def class_counts(self, split: str) -> list[int]:
         """Images per class, in the order of `classes`."""
-        return np.bincount(self.splits[split].labels, minlength=len(self.classes)).tolist()
+        counts: list[int] = np.bincount(
+            self.splits[split].labels, minlength=len(self.classes)
+        ).tolist()
+        return counts
 
     def describe(self) -> dict[str, Any]:
         """The content of `data.json`."""

@@ -113,7 +113,7 @@ def _build(
     work = place.with_name(f"{place.name}.{os.getpid()}.tmp")
     work.mkdir(exist_ok=True)
     try:
-        index = {"unreadable": {}, "splits": {}, "digests": []}
+        index: dict[str, Any] = {"unreadable": {}, "splits": {}, "digests": []}
         with ThreadPoolExecutor(max(1, workers)) as pool:
             for split in SPLITS:
                 members = [item for item, at in zip(items, splits, strict=True) if at == split]

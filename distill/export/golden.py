@@ -6,6 +6,7 @@ The pictures are drawn from a seed, so that no photograph of a user's travels wi
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,7 @@ def write_golden(model: Path, file: Path) -> None:
     predictor = Predictor(model)
     pictures = [draw_picture(index, *size) for index, size in enumerate(SIZES)]
     image = np.stack([to_pixels(picture, predictor.spec) for picture in pictures])
-    named = {f"picture_{index}": picture for index, picture in enumerate(pictures)}
+    named: dict[str, Any] = {f"picture_{i}": picture for i, picture in enumerate(pictures)}
     with atomic(file) as temporary, temporary.open("wb") as stream:
         np.savez_compressed(stream, image=image, prob=predictor.probs(image), **named)
 
@@ -34,4 +35,5 @@ def draw_picture(seed: int, height: int, width: int) -> NDArray[np.uint8]:
     phase, pitch = random.uniform(0, 6, 3), random.uniform(4, 30, 3)
     waves = 127.5 + 127.5 * np.sin((x[..., None] + y[..., None] * 0.7) / pitch + phase)
     waves[height // 3 : height // 2, width // 4 : width // 2] = random.uniform(0, 255, 3)
-    return waves.astype(np.uint8)
+    picture: NDArray[np.uint8] = waves.astype(np.uint8)
+    return picture

@@ -1,0 +1,370 @@
+"""The command line as a user meets it: whole runs, exact files, errors and exit codes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from PIL import Image
+
+from distill import cli
+from distill.predict import Predictor
+
+RECIPE = """
+seed = 1
+random_forest.trees = 5
+[data]
+size = 32
+[bench]
+batch_sizes = [1, 2]
+seconds = 0.02
+rounds = 1
+[teacher]
+name = "teacher"
+model = {name = "baseline_cnn", options = {width = [8, 8], hidden = 8}}
+train = {epochs = 2, batch_size = 16}
+[student]
+model = {name = "compact", options = {width = [8, 16], depth = [1, 1], head_width = 0}}
+train = {epochs = 2, batch_size = 16}
+"""
+CHAIN = """
+[[students]]
+name = "first"
+strategy.name = "vanilla"
+[[students]]
+name = "again"
+strategy.name = "self_training"
+[[students]]
+name = "second"
+strategy = {name = "noisy_teacher", noise_share = 1.0}
+start = "first"
+teachers = ["teacher", "first"]
+"""
+
+
+@pytest.fixture
+def distill(monkeypatch, capsys):
+    """Runs a command line; returns exit status, stdout and stderr."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["distill", *map(str, arguments)])
+        status = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory) -> Path:
+    file = tmp_path_factory.mktemp("recipe") / "chain.toml"
+    file.write_text(RECIPE + CHAIN)
+    return file
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    """Class folders of painted faces as PNG, and one file that is no picture."""
+    from distill.data.demo import CLASSES, paint
+
+    root = tmp_path_factory.mktemp("photos")
+    for index in range(90):
+        pixels, label = paint(index)
+        folder = root / CLASSES[label]
+        folder.mkdir(exist_ok=True)
+        Image.fromarray(pixels).resize((40, 48)).save(folder / f"{index}.png")
+    (root / CLASSES[0] / "broken.jpg").write_bytes(b"\xff\xd8 not a picture")
+    return root
+
+
+@pytest.fixture(scope="module")
+def experiment(recipe, photos, tmp_path_factory) -> Path:
+    """One finished `distill run`."""
+    out = tmp_path_factory.mktemp("runs") / "chain"
+    command = ["run", str(recipe), "--data", str(photos), "--out", str(out), "--device", "cpu"]
+    program = "from distill.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", program, *command, "--json"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    last = json.loads(done.stdout.splitlines()[-1])
+    assert {"rows", "verdict", "env"} <= set(last)
+    assert "broken.jpg" in done.stderr
+    assert "1 images could not be read" in done.stderr
+    return out
+
+
+def test_a_run_writes_exactly_these_files(experiment):
+    found = {
+        path.relative_to(experiment).as_posix()
+        for path in experiment.rglob("*")
+        if path.is_file() and "cache" not in path.parts
+    }
+    of_a_run = {"config.json", "env.json", "metrics.jsonl", "last/state.pt", "best.safetensors"}
+    of_a_run |= {"contract.json", "manifest.json"}
+    runs = ["teachers/teacher", *(f"students/{n}" for n in ("first", "again-self", "again"))]
+    runs.append("students/second")
+    expected = {f"{folder}/{name}" for folder in runs for name in of_a_run}
+    expected |= {"recipe.toml", "data.json", "bench.json", "results.json", "manifest.json"}
+    files = ("student.fp32.onnx", "labels.txt", "golden.npz", "export.json", "manifest.json")
+    assert found == expected | {f"export/{name}" for name in files}
+
+
+def test_results_have_a_row_per_model_and_file(experiment):
+    results = json.loads((experiment / "results.json").read_text())
+    kinds = {row["name"]: row["kind"] for row in results["rows"]}
+    assert kinds == {
+        "teacher": "teacher",
+        "first": "student",
+        "again-self": "student",
+        "again": "student",
+        "second": "student",
+        "random_forest": "control",
+        "student.fp32.onnx": "onnx",
+        "teacher.onnx": "onnx",
+    }
+    shipped = next(row for row in results["rows"] if row["name"] == "student.fp32.onnx")
+    assert shipped["batch_size"] == 1
+    assert shipped["images_per_s"] > 0
+    assert set(shipped["test"]) == {"n", "top1", "macro_f1", "nll", "ece", "per_class_recall"}
+    export = json.loads((experiment / "export" / "export.json").read_text())
+    student = export["identity"]["student"]
+    trained = next(row for row in results["rows"] if row["name"] == student)
+    assert shipped["test"]["per_class_recall"] == trained["test"]["per_class_recall"]
+    assert shipped["test"]["nll"] == pytest.approx(trained["test"]["nll"], abs=1e-5)
+
+
+def test_the_chain_starts_from_and_is_taught_by_earlier_links(experiment):
+    hashes = {
+        folder.name: json.loads((folder / "manifest.json").read_text())["best.safetensors"]
+        for folder in (experiment / "students").iterdir()
+    }
+    teacher = json.loads((experiment / "teachers/teacher/manifest.json").read_text())
+    second = json.loads((experiment / "students/second/config.json").read_text())["inputs"]
+    assert second["start"] == hashes["first"]
+    expected = {"teacher": teacher["best.safetensors"], "first": hashes["first"]}
+    assert second["teachers"] == expected
+    again = json.loads((experiment / "students/again/config.json").read_text())["inputs"]
+    assert again["teachers"] == {"again-self": hashes["again-self"]}
+
+
+def test_repeating_a_finished_run_trains_nothing(experiment, recipe, photos, distill):
+    before = {p: p.stat().st_mtime_ns for p in experiment.rglob("best.safetensors")}
+    status, _, err = distill("run", recipe, "--data", photos, "--out", experiment)
+    assert status == 0
+    assert err.count("done before, kept") == 7  # five runs, export, bench
+    assert before == {p: p.stat().st_mtime_ns for p in experiment.rglob("best.safetensors")}
+
+
+def test_a_changed_recipe_is_refused_and_names_what_changed(experiment, recipe, photos, distill):
+    status, _, err = distill(
+        "run", recipe, "student.train.lr=5e-4", "--data", photos, "--out", experiment
+    )
+    assert status == 2
+    assert "run.train.lr" in err
+    assert "--overwrite" in err
+
+
+def test_the_shipped_file_is_self_contained_and_says_what_it_is(experiment):
+    file = experiment / "export" / "student.fp32.onnx"
+    model = onnx.load(file)
+    assert model.opset_import[0].version == 18
+    assert model.ir_version <= 10
+    image = model.graph.input[0]
+    shape = [d.dim_param or d.dim_value for d in image.type.tensor_type.shape.dim]
+    assert (image.name, shape) == ("image", ["batch", 32, 32, 3])
+    assert image.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    assert [output.name for output in model.graph.output] == ["prob", "cam"]
+    metadata = {entry.key: json.loads(entry.value) for entry in model.metadata_props}
+    assert set(metadata) >= {
+        *("names", "task", "input_spec", "mean", "std", "thresholds", "metrics"),
+        *("producer", "data_sha256", "license"),
+    }
+    raw = file.read_bytes()
+    assert b"site-packages" not in raw
+    assert str(Path.cwd()).encode() not in raw
+
+
+def test_cam_averages_to_the_logits(experiment):
+    file = experiment / "export" / "student.fp32.onnx"
+    model, predictor = onnx.load(file), Predictor(file)
+    weights = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
+    bias = next(value for name, value in weights.items() if name.endswith("classifier.bias"))
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+    prob, cam = predictor.session.run(["prob", "cam"], {"image": pixels})
+    logits = cam.mean(axis=(2, 3)) + bias
+    exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
+    expected = exponents / exponents.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(expected, prob, atol=1e-5)
+
+
+def test_golden_vectors_repeat(experiment):
+    predictor = Predictor(experiment / "export" / "student.fp32.onnx")
+    golden = np.load(experiment / "export" / "golden.npz")
+    pictures = [golden[f"picture_{i}"] for i in range(4)]
+    found = [list(p.probs.values()) for p in predictor.predict(pictures)]
+    np.testing.assert_allclose(found, golden["prob"], atol=1e-5)
+    np.testing.assert_allclose(predictor.probs(golden["image"]), golden["prob"], atol=1e-5)
+
+
+def test_evaluate_agrees_for_the_run_and_its_file_and_with_the_independent_scorer(
+    experiment, photos, distill, repository
+):
+    export = json.loads((experiment / "export" / "export.json").read_text())
+    run_dir = experiment / "students" / export["identity"]["student"]
+    file = experiment / "export" / "student.fp32.onnx"
+    found = {}
+    for model in (run_dir, file):
+        status, out, _ = distill("evaluate", model, photos, "--json")
+        assert status == 0
+        found[model] = json.loads(out.splitlines()[-1])
+    assert found[run_dir]["n"] == found[file]["n"] == 90
+    assert found[run_dir]["confusion"] == found[file]["confusion"]
+    assert "mask_correct/broken.jpg" in found[file]["unreadable"]
+    scorer = repository.parent / "shared" / "tools" / "score_onnx.py"
+    if not scorer.is_file():
+        pytest.skip(f"no independent scorer: {scorer} is missing")
+    readable = experiment.parent / "readable"
+    for source in photos.rglob("*.png"):
+        target = readable / source.relative_to(photos)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(source.read_bytes())
+    done = subprocess.run(
+        [sys.executable, scorer, file, readable], capture_output=True, text=True, check=True
+    )
+    assert f"top1 {found[file]['top1']:.2f} on 90 images" in done.stdout
+
+
+def test_predict_prints_one_object_per_image(experiment, photos, distill):
+    file = experiment / "export" / "student.fp32.onnx"
+    picture = next(photos.rglob("*.png"))
+    status, out, _ = distill("predict", file, picture, "--json")
+    assert status == 0
+    found = json.loads(out)
+    assert set(found) == {"path", "labels", "prob", "probs", "abstained"}
+    assert found["path"] == str(picture)
+    assert found["prob"] == max(found["probs"].values())
+    status, out, err = distill("predict", file, photos / "mask_correct")
+    assert status == 2  # one of the folder's pictures is broken
+    assert "broken.jpg" in err
+    assert len(out.splitlines()) == len(list((photos / "mask_correct").glob("*.png")))
+
+
+def test_bench_command_times_a_file_and_a_run(experiment, distill):
+    file = experiment / "export" / "student.fp32.onnx"
+    arguments = ("--batch-sizes", "1", "--seconds", "0.02", "--rounds", "1", "--json")
+    status, out, _ = distill("bench", file, experiment / "students" / "first", *arguments)
+    assert status == 0
+    rows = json.loads(out.splitlines()[-1])["rows"]
+    assert {row["engine"] for row in rows} == {"onnxruntime", "torch"}
+
+
+def test_export_again_takes_another_student(experiment, distill):
+    status, _, _ = distill("export", experiment, "export.student=first")
+    assert status == 0
+    record = json.loads((experiment / "export" / "export.json").read_text())
+    assert record["identity"]["student"] == "first"
+
+
+def test_dry_run_writes_nothing(recipe, photos, distill, tmp_path):
+    out = tmp_path / "out"
+    status, text, _ = distill("run", recipe, "--data", photos, "--out", out, "--dry-run")
+    assert status == 0
+    assert "student second: compact by noisy_teacher, 2 epochs" in text
+    assert not out.exists()
+
+
+def test_check_lists_what_cannot_be_read(photos, distill, tmp_path):
+    status, out, err = distill("check", photos, "--out", tmp_path, "--json")
+    assert status == 0
+    assert "broken.jpg" in err
+    found = json.loads((tmp_path / "data.json").read_text())
+    assert found["findings"][0]["kind"] == "unreadable"
+    assert json.loads(out.splitlines()[-1]) == found
+
+
+def test_the_student_stage_says_which_command_is_missing(recipe, photos, distill, tmp_path):
+    status, _, err = distill("student", recipe, "--data", photos, "--out", tmp_path)
+    assert status == 2
+    assert "distill teacher" in err
+
+
+def test_find_lr_writes_a_plot_and_a_suggestion(recipe, photos, distill, tmp_path):
+    status, out, _ = distill(
+        "teacher", recipe, "--data", photos, "--out", tmp_path, "--find-lr", "--json"
+    )
+    assert status == 0
+    found = json.loads(out.splitlines()[-1])["teacher"]
+    assert 1e-6 <= found["suggested_lr"] <= 1.0
+    assert Image.open(found["plot"]).size[0] > 300
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["run", "nope.toml", "--data", "demo"], "nope.toml"),
+        (["run", "students/compact_demo.toml", "--data", "/no/such/folder"], "/no/such/folder"),
+        (["run", "students/compact_demo.toml", "--data", "demo:5"], "demo:5"),
+        (["run", "students/compact_demo.toml", "--data", "demo", "--device", "tpu"], "--device"),
+        (["run", "students/compact_demo.toml", "--data", "demo", "--sead", "1"], "--sead"),
+        (["run", "students/compact_demo.toml", "--data", "demo", "data.sise=3"], "data.sise"),
+        (["run", "students/compact_demo.toml", "--data", "demo", "student.train.lr=-1"], "lr"),
+        (["run", "students/compact_demo.toml", "--data", "demo", "data.size"], "data.size"),
+        (
+            ["run", "students/compact_demo.toml", "--data", "demo", "student.strategy.name=nope"],
+            "'nope'",
+        ),
+        (
+            ["run", "students/compact_demo.toml", "--data", "demo", "teacher.model.name=timm/no"],
+            "'no'",
+        ),
+        (["evaluate", "nope.onnx", "demo"], "nope.onnx"),
+        (["predict", "pyproject.toml", "README.md"], "pyproject.toml"),
+        (["report", "tests"], "recipe.toml"),
+        (["bench", "tests"], "tests"),
+        (["explode"], "explode"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(arguments, named, distill, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "pyproject.toml").write_text("not onnx")
+    (tmp_path / "README.md").write_text("not a picture")
+    status, _, err = distill(*arguments)
+    assert status == 2
+    assert len(err.strip().splitlines()) == 1
+    assert err.startswith("error: ")
+    assert named in err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_interrupted_is_130_and_the_same_command_continues(
+    recipe, photos, distill, tmp_path, monkeypatch
+):
+    import distill.train as module
+
+    step, left = module.Trainer.step, {"steps": 5}
+
+    def interrupted(self, *arguments):
+        left["steps"] -= 1
+        if left["steps"] < 0:
+            raise KeyboardInterrupt
+        return step(self, *arguments)
+
+    command = ("teacher", recipe, "--data", photos, "--out", tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(module.Trainer, "step", interrupted)
+        status, _, err = distill(*command)
+    assert status == 130
+    assert "repeat the command" in err
+    status, _, err = distill(*command)
+    assert status == 0
+    assert "epoch 1/2" not in err
+    assert "epoch 2/2" in err

@@ -1,0 +1,259 @@
+"""The loop: modes, numbers, resume, failure; on painted images of 32 px."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from distill.config import (
+    DataConfig,
+    ModelConfig,
+    RunConfig,
+    StrategyConfig,
+    TrainConfig,
+    TransferConfig,
+    ViewsConfig,
+)
+from distill.data.draws import Draws
+from distill.data.prepare import epoch_batches, num_batches, prepare_data
+from distill.data.views import make_views
+from distill.errors import RunStopped
+from distill.models import build_classifier
+from distill.progress import Progress
+from distill.run import is_complete, verify_manifest
+from distill.teacher import LiveTeachers
+from distill.train import Job, fit, predict_logits
+
+CPU = torch.device("cpu")
+VIEWS = ViewsConfig()
+TINY = ModelConfig(
+    name="compact", options={"width": [8, 16], "depth": [1, 1], "head_width": 0, "dropout": 0.2}
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    cache = tmp_path_factory.mktemp("cache")
+    return prepare_data("demo:90", DataConfig(size=32), VIEWS, 0, cache, 1, Progress(quiet=True))
+
+
+def make_job(data, folder: Path, strategy="supervised", teachers=(), **train) -> Job:
+    options = {"epochs": 3, "batch_size": 16, "lr": 2e-3, **train}
+    config = RunConfig(
+        name="tiny",
+        model=TINY,
+        strategy=StrategyConfig(name=strategy),
+        train=TrainConfig(**options),
+    )
+    return Job(config, data, VIEWS, 0, folder, teachers)
+
+
+def tiny(data, seed=0):
+    torch.manual_seed(seed)
+    return build_classifier(TINY, data.classes, data.spec)
+
+
+def train(data, folder: Path, **options) -> dict[str, torch.Tensor]:
+    fit(tiny(data), make_job(data, folder, **options), CPU, Progress(quiet=True))
+    return load_file(folder / "best.safetensors")
+
+
+def rows(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_the_run_directory_is_exactly_what_the_contract_says(data, tmp_path):
+    train(data, tmp_path)
+    found = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()}
+    assert found == {
+        "config.json",
+        "env.json",
+        "metrics.jsonl",
+        "last/state.pt",
+        "best.safetensors",
+        "contract.json",
+        "manifest.json",
+    }
+    verify_manifest(tmp_path)
+    keys = {"epoch", "lr", "seconds", "images_per_s", "train/loss", "train/ce", "val/top1"}
+    assert keys | {"val/loss"} <= set(rows(tmp_path)[0])
+
+
+def test_training_lowers_the_loss(data, tmp_path):
+    train(data, tmp_path, epochs=6)
+    first, *_, last = rows(tmp_path)
+    assert last["train/loss"] < first["train/loss"]
+
+
+class Crash(Exception):
+    """Stands for a kill."""
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"optimizer": "sgd", "schedule": "plateau", "plateau_epochs": 1},
+        {"ema_decay": 0.9, "mixup": 0.2, "clip_norm": 1.0, "label_smoothing": 0.1},
+    ],
+)
+def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(data, tmp_path, monkeypatch, options):
+    whole = train(data, tmp_path / "whole", epochs=4, **options)
+    job = make_job(data, tmp_path / "cut", epochs=4, **options)
+    import distill.train as module
+
+    steps = {"left": 2 * num_batches(len(data.train.labels), 16) + 1}
+    step = module.Trainer.step
+
+    def dying(self, *arguments):
+        steps["left"] -= 1
+        if steps["left"] < 0:
+            raise Crash
+        return step(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.Trainer, "step", dying)
+        with pytest.raises(Crash):
+            fit(tiny(data), job, CPU, Progress(quiet=True))
+    assert not is_complete(job.folder)
+    fit(tiny(data, seed=99), job, CPU, Progress(quiet=True))
+    resumed = load_file(job.folder / "best.safetensors")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    deterministic = [
+        {k: v for k, v in row.items() if k not in ("seconds", "images_per_s")}
+        for row in rows(job.folder)
+    ]
+    assert deterministic == [
+        {k: v for k, v in row.items() if k not in ("seconds", "images_per_s")}
+        for row in rows(tmp_path / "whole")
+    ]
+    assert [row["epoch"] for row in rows(job.folder)] == [0, 1, 2, 3]
+
+
+def test_student_trains_and_teacher_does_not_in_the_second_epoch(data, tmp_path):
+    """KD_Lib leaves the student in evaluation mode after its first validation."""
+    student, teacher = tiny(data), tiny(data, seed=1)
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    modes: list[tuple[bool, bool]] = []
+    student.network.register_forward_hook(
+        lambda module, *_: modes.append((module.training, torch.is_grad_enabled()))
+    )
+    graphs: list[bool] = []
+    teacher.network.register_forward_hook(
+        lambda module, _, out: graphs.append(module.training or out.requires_grad)
+    )
+    job = make_job(data, tmp_path, "vanilla", [teacher], epochs=2)
+    fit(student, job, CPU, Progress(quiet=True))
+    steps = num_batches(len(data.train.labels), 16)
+    training = [training for training, grad in modes if grad]
+    assert training == [True] * (2 * steps)
+    assert graphs == [False] * (2 * steps)
+    after = teacher.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_teacher_and_student_see_the_same_view(data, tmp_path):
+    seen: dict[str, list[torch.Tensor]] = {"student": [], "teacher": []}
+    student, teacher = tiny(data), tiny(data, seed=1)
+    for name, model in (("student", student), ("teacher", teacher)):
+        model.register_forward_pre_hook(
+            lambda module, args, name=name: (
+                seen[name].append(args[0].clone()) if module.training or name == "teacher" else None
+            )
+        )
+    job = make_job(data, tmp_path, "vanilla", [teacher], epochs=1, mixup=0.4)
+    fit(student, job, CPU, Progress(quiet=True))
+    assert len(seen["teacher"]) == len(seen["student"]) > 0
+    pairs = zip(seen["teacher"], seen["student"], strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
+
+
+def test_a_loss_that_is_not_finite_stops_with_advice_and_keeps_the_last_epoch(data, tmp_path):
+    with pytest.raises(RunStopped, match=r"train\.lr"):
+        train(data, tmp_path, optimizer="sgd", lr=1e30, epochs=3, warmup_epochs=1.0)
+    assert not is_complete(tmp_path)
+
+
+def test_early_stopping_ends_a_run_that_is_complete(data, tmp_path):
+    train(data, tmp_path, epochs=50, lr=1e-12, patience=2)
+    assert len(rows(tmp_path)) < 50
+    assert is_complete(tmp_path)
+
+
+def test_best_is_the_epoch_of_the_best_validation_score(data, tmp_path):
+    train(data, tmp_path, epochs=5, lr=5e-3)
+    classifier = tiny(data)
+    classifier.network.load_state_dict(load_file(tmp_path / "best.safetensors"))
+    logits = predict_logits(classifier, data.val, CPU)
+    top1 = 100 * float((logits.argmax(1) == data.val.labels).mean())
+    assert top1 == pytest.approx(max(row["val/top1"] for row in rows(tmp_path)))
+
+
+def test_frozen_backbone_keeps_weights_and_batchnorm_statistics(data, tmp_path):
+    job = make_job(data, tmp_path, epochs=2)
+    job = replace(
+        job, config=job.config.model_copy(update={"transfer": TransferConfig(mode="head")})
+    )
+    model = tiny(data)
+    before = {name: value.clone() for name, value in model.network.state_dict().items()}
+    fit(model, job, CPU, Progress(quiet=True))
+    after = model.network.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"classifier.weight", "classifier.bias"}
+
+
+def test_unfreezing_after_a_frozen_phase_trains_the_backbone(data, tmp_path):
+    job = make_job(data, tmp_path, epochs=3)
+    transfer = TransferConfig(freeze_epochs=2)
+    job = replace(job, config=job.config.model_copy(update={"transfer": transfer}))
+    model, stem = tiny(data), []
+    model.network.register_forward_hook(
+        lambda module, *_: (
+            stem.append(module.blocks[0].wide[0].weight.detach().clone())
+            if torch.is_grad_enabled()
+            else None
+        )
+    )
+    fit(model, job, CPU, Progress(quiet=True))
+    steps = num_batches(len(data.train.labels), 16)
+    assert all(torch.equal(weight, stem[0]) for weight in stem[: 2 * steps + 1])
+    assert not torch.equal(stem[-1], stem[0])
+
+
+def test_balanced_class_weights_weigh_classes_equally(data):
+    from distill.train import _class_weights
+
+    config = TrainConfig(class_weights="balanced")
+    weights = _class_weights(config, data, CPU)
+    counts = torch.tensor(data.class_counts("train"), dtype=torch.float32)
+    # Each class contributes the same total, and the average image has weight 1.
+    assert torch.allclose(weights * counts, (weights * counts).mean().expand(3))
+    assert float((weights * counts).sum() / counts.sum()) == pytest.approx(1.0)
+
+
+def test_batches_of_all_ranks_cover_an_epoch_once():
+    seen = [np.concatenate(list(epoch_batches(103, 8, 0, 5, rank, 2))) for rank in (0, 1)]
+    together = np.concatenate(seen)
+    assert len(seen[0]) == len(seen[1]) == 8 * num_batches(103, 8, 2)
+    assert len(set(together.tolist())) == len(together) == 96
+
+
+def test_several_teachers_give_one_row_of_logits_each(data):
+    teachers = LiveTeachers([tiny(data, 1), tiny(data, 2)], CPU)
+    ids = np.arange(4)
+    images = make_views(data.train.pixels[ids], Draws(0, ids, 0), VIEWS, 32, CPU)
+    logits = teachers(images)
+    assert logits.shape == (2, 4, 3)
+    assert not torch.allclose(logits[0], logits[1])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.gpu
+def test_fit_on_a_gpu_in_bf16(data, tmp_path):
+    fit(tiny(data), make_job(data, tmp_path), torch.device("cuda"), Progress(quiet=True))
+    assert all(math.isfinite(row["train/loss"]) for row in rows(tmp_path))
