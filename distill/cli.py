@@ -139,7 +139,7 @@ def run_stages(
 def finish(experiment: Experiment, stages: tuple[str, ...]) -> dict[str, Any]:
     """Export, bench and report, as far as they are asked for."""
     from distill import ship
-    from distill.report.table import results_table, verdict_line
+    from distill.report.table import results_table, show, verdict_line
 
     if "export" in stages:
         ship.export_student(experiment)
@@ -148,7 +148,7 @@ def finish(experiment: Experiment, stages: tuple[str, ...]) -> dict[str, Any]:
     if "report" not in stages:
         return {}
     results = ship.report_experiment(experiment)
-    Console().print(results_table(results))
+    show(results_table(results))
     print(verdict_line(results["verdict"]))
     return results
 
@@ -314,6 +314,7 @@ def bench_command(
     from distill.benchmarks.speed import measure, onnx_subject, render, torch_subject
     from distill.config import BenchConfig
     from distill.recipe import check_table
+    from distill.report.table import show
     from distill.run import environment
 
     try:
@@ -330,7 +331,7 @@ def bench_command(
         for model in models
     ]
     rows = measure(subjects, config, Progress(), pictures)
-    Console().print(render(rows))
+    show(render(rows))
     emit({"rows": rows, "env": environment()}, as_json)
 
 
@@ -345,10 +346,10 @@ def evaluate_command(
 ) -> None:
     """Score a model on a labelled folder."""
     from distill.evaluate import evaluate
-    from distill.report.table import confusion_table
+    from distill.report.table import confusion_table, show
 
     found = evaluate(model, data, split, device, workers, Progress())
-    Console().print(confusion_table(found))
+    show(confusion_table(found))
     print(
         f"top1 {found['top1']:.2f} %, macro F1 {found['macro_f1']:.2f} %, "
         f"nll {found['nll']:.4f}, ECE {found['ece']:.2f} % on {found['n']:,} images"

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich import box
+from rich.console import Console
 from rich.table import Table
 
 from distill.data.prepare import ImageData
 from distill.data.sources import SPLITS
 
 BLANK = ""
+WIDTH = 120  # columns where there is no terminal to ask
+
+
+def show(table: Table) -> None:
+    """Prints a table to stdout, wide enough for a file or pipe to keep its columns."""
+    console = Console()
+    Console(width=None if console.is_terminal else WIDTH).print(table)
 
 
 def results_table(results: dict[str, Any]) -> Table:
     """One line per row of `results.json`; what was not measured is blank."""
-    table = Table(title="test split, latency at batch size 1")
+    table = Table(title="test split; latency of one image", box=box.SIMPLE)
     for name in ("name", "kind", "strategy"):
-        table.add_column(name)
-    for name in ("params", "MB", "top1 %", "macro F1 %", "ECE %", "agree %", "p50 ms", "images/s"):
-        table.add_column(name, justify="right")
+        table.add_column(name, overflow="fold")
+    for name in ("params", "MB", "top1 %", "F1 %", "agree %", "p50 ms", "images/s"):
+        table.add_column(name, justify="right", no_wrap=True)
     for row in results["rows"]:
         test = row.get("test", {})
         table.add_row(
@@ -29,7 +38,6 @@ def results_table(results: dict[str, Any]) -> Table:
             _number(row.get("size_bytes"), "{:.2f}", 1e-6),
             _number(test.get("top1"), "{:.2f}"),
             _number(test.get("macro_f1"), "{:.2f}"),
-            _number(test.get("ece"), "{:.2f}"),
             _number(row.get("agreement_top1"), "{:.2f}"),
             _number(row.get("latency_p50_ms"), "{:.3f}"),
             _number(row.get("images_per_s"), "{:,.0f}"),
@@ -52,7 +60,7 @@ def verdict_line(verdict: dict[str, Any]) -> str:
 
 def data_table(data: ImageData) -> Table:
     """Images per class and split."""
-    table = Table(title=f"{data.location}")
+    table = Table(title=data.location, box=box.SIMPLE)
     table.add_column("class")
     for split in SPLITS:
         table.add_column(split, justify="right")
@@ -81,7 +89,7 @@ def finding_lines(findings: tuple[dict[str, Any], ...], most: int = 10) -> list[
 def confusion_table(found: dict[str, Any]) -> Table:
     """Confusion matrix with the recall of each class."""
     names = found["confusion"]["names"]
-    table = Table(title="rows: true class, columns: predicted")
+    table = Table(title="rows: true class, columns: predicted", box=box.SIMPLE)
     table.add_column("")
     for name in (*names, "recall %"):
         table.add_column(name, justify="right")
