@@ -62,6 +62,12 @@ def test_calibration_error_by_hand() -> None:
     assert expected_calibration_error(PROBS, LABELS, bins=1) == pytest.approx(6.0)
 
 
+def test_a_bin_includes_its_upper_edge() -> None:
+    # 0.8 is wrong and 0.7 right, both in (0.6, 0.8]: |1.5 - 1| / 2; apart it would be 55 %.
+    probs = np.array([[0.8, 0.2], [0.7, 0.3]])
+    assert expected_calibration_error(probs, np.array([1, 0]), bins=5) == pytest.approx(25.0)
+
+
 def test_a_calibrated_and_a_boastful_model() -> None:
     # Confidence 0.75, right three times in four.
     probs, labels = np.tile([0.75, 0.25], (4, 1)), np.array([0, 0, 0, 1])

@@ -206,6 +206,18 @@ def test_saturation_is_a_share_of_the_distance_to_grey() -> None:
     assert 1.35 < float(factors.max()) <= 1.4 + 1e-4
 
 
+def test_hue_turns_colours_by_up_to_the_angle_and_keeps_their_strength() -> None:
+    to_iq = torch.tensor([[0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+    pixels = noise(300, size=2, low=100, high=150)
+    images, views = to_unit(pixels, CPU), views_of(pixels, only(hue=0.1), size=2)
+    before, after = (torch.einsum("ic,bchw->bihw", to_iq, x) for x in (images, views))
+    torch.testing.assert_close(after.norm(dim=1), before.norm(dim=1), atol=1e-5, rtol=0)
+    turns = (torch.atan2(x[:, 1, 0, 0], x[:, 0, 0, 0]) / (2 * torch.pi) for x in (after, before))
+    turn = torch.remainder(next(turns) - next(turns) + 0.5, 1.0) - 0.5
+    assert 0.09 < float(turn.max()) < 0.1 + 1e-3
+    assert -0.1 - 1e-3 < float(turn.min()) < -0.09
+
+
 def test_a_half_turn_of_hue_takes_red_towards_cyan() -> None:
     """Rotating by half a circle negates both colour axes: c becomes 2 * luma - c, within [0, 1]."""
     red = np.tile(np.array([120, 60, 60], dtype=np.uint8), (300, 2, 2, 1))
