@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -59,11 +60,11 @@ def corrupt_labels(labels: Tensor, num_classes: int, rate: float, draws: Draws) 
     Returns:
         Labels of the same shape and type.
     """
-    u = torch.from_numpy(draws.uniform("label_noise", 2)).to(labels.device)
+    u = draws.uniform("label_noise", 2)
+    hit = torch.from_numpy(u[:, 0] < rate).to(labels.device)
+    shift = torch.from_numpy(1 + (u[:, 1] * (num_classes - 1)).astype(np.int64)).to(labels.device)
     own = labels if labels.ndim == 1 else labels.argmax(dim=1)
-    shift = 1 + (u[:, 1] * (num_classes - 1)).long()
     other = (own + shift) % num_classes
-    hit = u[:, 0] < rate
     if labels.ndim == 1:
         return torch.where(hit, other, labels)
     return torch.where(hit[:, None], F.one_hot(other, num_classes).to(labels.dtype), labels)

@@ -18,6 +18,7 @@ from distill.weights import read_weights, transfer_weights
 Channels = tuple[float, float, float]
 IMAGENET_MEAN: Channels = (0.485, 0.456, 0.406)
 IMAGENET_STD: Channels = (0.229, 0.224, 0.225)
+NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
 CONTAINERS = ("features", "blocks", "stages", "layers")
 
 
@@ -79,7 +80,7 @@ class Classifier(nn.Module):
                 images, size=(size, size), mode="bilinear", antialias=True, align_corners=False
             )
         result = self.network((images - self.mean) / self.std)
-        return Outputs(*result) if isinstance(result, tuple) else Outputs(result)
+        return Outputs(*result[:2]) if isinstance(result, tuple) else Outputs(result)
 
     @property
     def num_parameters(self) -> int:
@@ -96,7 +97,7 @@ def split_name(name: str) -> tuple[str, str, str]:
 def model_options(config: ModelConfig) -> BaseModel:
     """The model's own options, checked."""
     folder, module, _ = split_name(config.name)
-    declared = find_module(folder, module, "model.name").Options
+    declared = find_module(folder, module, "model.name", "build").Options
     return cast(BaseModel, check_options(declared, config.options, f"model {config.name!r}"))
 
 
@@ -116,7 +117,7 @@ def build_classifier(
             the network cannot work at.
     """
     folder, module_name, variant = split_name(config.name)
-    module = find_module(folder, module_name, "model.name")
+    module = find_module(folder, module_name, "model.name", "build")
     family, options = cast(Family, module), model_options(config)
     size = config.input_size or spec.height
     library = load and config.pretrained is True
@@ -137,17 +138,25 @@ def build_classifier(
 
 
 def _try_out(classifier: Classifier, name: str) -> None:
-    """One forward pass, so that a size the network cannot take is an error now."""
+    """A forward pass in each mode, so that a size the network cannot take is an error now.
+
+    Auxiliary heads run in training only and want larger images; BatchNorm's statistics, which a
+    training pass moves, are put back.
+    """
     size, classes = classifier.contract.input_size, len(classifier.contract.names)
     was_training = classifier.training
-    classifier.eval()
+    buffers = {key: value.clone() for key, value in classifier.named_buffers()}
     try:
         with torch.no_grad():
-            shape = classifier(torch.zeros(2, 3, size, size)).logits.shape
+            images = torch.zeros(2, 3, size, size)
+            shape = classifier.train()(images).logits.shape
+            classifier.eval()(images)
     except (RuntimeError, ValueError, AssertionError) as error:
         first = str(error).splitlines()[0]
         what = f"{name} does not run at {size} x {size}: {first}"
         raise UserError(what, "model.input_size", "try the size it was made for") from None
+    for key, value in classifier.named_buffers():
+        value.copy_(buffers[key])
     classifier.train(was_training)
     if shape != (2, classes):
         raise UserError(f"{name} gives {tuple(shape)}, expected (2, {classes})", "model.name")
@@ -172,8 +181,13 @@ def stages(network: nn.Module) -> list[list[str]]:
         else:
             prefixes.append(name)
     auxiliary = [name for name in prefixes if name.lower().startswith("aux")]
-    main = [name for name in prefixes if name not in auxiliary]
-    return [*([name] for name in main[:-1]), [main[-1], *auxiliary]]
+    groups: list[list[str]] = []
+    for name in prefixes:
+        if groups and isinstance(network.get_submodule(name), NORMS):
+            groups[-1].append(name)  # a norm belongs to what it normalises
+        elif name not in auxiliary:
+            groups.append([name])
+    return [*groups[:-1], [*groups[-1], *auxiliary]]
 
 
 def head_prefixes(network: nn.Module) -> list[str]:

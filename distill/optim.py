@@ -70,7 +70,8 @@ def make_optimizer(
     """The optimiser of a run."""
     groups = parameter_groups(classifier, train, transfer)
     if train.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=train.lr, momentum=train.momentum, nesterov=True)
+        momentum = train.momentum
+        return torch.optim.SGD(groups, lr=train.lr, momentum=momentum, nesterov=momentum > 0)
     return torch.optim.AdamW(groups, lr=train.lr)
 
 
@@ -125,10 +126,8 @@ class Schedule:
         return {"factor": self.factor, "best_loss": self.best_loss, "waited": self.waited}
 
 
-def one_cycle(
-    progress: float, rise: float = 0.3, start: float = 1 / 25, end: float = 1e-4
-) -> float:
-    """Cosine up from `start` to 1 within `rise` of the run, then cosine down to `start * end`.
+def one_cycle(progress: float) -> float:
+    """Cosine up from 1/25 to 1 in the first 30 % of the run, then cosine down to 4e-6.
 
     Smith & Topin, 2017, arXiv:1708.07120, in the two-phase form that fastai made usual.
     """

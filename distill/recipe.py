@@ -20,7 +20,9 @@ from distill.errors import UserError
 
 Table = dict[str, Any]
 ModelT = TypeVar("ModelT", bound=BaseModel)
+KindT = TypeVar("KindT")
 ROLES = {"teacher": "teachers", "student": "students"}
+KINDS: dict[type, str] = {dict: "table", list: "list, written [[...]]", str: "string"}
 
 
 def load_recipe(
@@ -38,7 +40,7 @@ def load_recipe(
         UserError: No such recipe, no valid TOML, or an option that does not exist or fit.
     """
     file = find_recipe(path)
-    table = _expand_runs(_read(file), file.parent)
+    table = _expand_runs(_read(file), file.parent, (file.resolve(),))
     for override in overrides or []:
         _apply(table, override)
     if smoke:
@@ -57,7 +59,7 @@ def recipe_of(overrides: list[str]) -> Recipe:
 def check_table(model: type[ModelT], table: Table, where: str) -> ModelT:
     """Checks a table; errors name the dotted key, the value got and what is allowed."""
     try:
-        return model.model_validate_json(json.dumps(table))
+        return model.model_validate_json(json.dumps(table, default=str))
     except ValidationError as error:
         raise UserError(describe(error, table), where, "see the README on recipes") from None
 
@@ -121,41 +123,51 @@ def _read(file: Path) -> Table:
         raise UserError(f"not valid TOML: {error}", str(file)) from None
 
 
-def _expand_runs(table: Table, folder: Path) -> Table:
-    """Replaces `[teacher]`, `[student]` and `recipe` links by complete lists of runs."""
+def _expand_runs(table: Table, folder: Path, above: tuple[Path, ...] = ()) -> Table:
+    """Replaces `[teacher]`, `[student]` and `recipe` links by complete lists of runs.
+
+    Args:
+        above: Recipes that link to this one, none of which it may link to.
+    """
     table = dict(table)
     for single, plural in ROLES.items():
-        base = table.pop(single, None)
-        entries = table.pop(plural, None)
-        if entries is None:
-            entries = [] if base is None else [{}]
-        if not isinstance(entries, list):
-            raise UserError(f"{plural!r} must be a list", hint=f"write [[{plural}]] or [{single}]")
-        table[plural] = [_expand_run(merge(base or {}, entry), single, folder) for entry in entries]
+        base = _as(dict, table.pop(single, {}), single)
+        entries = _as(list, table.pop(plural, [{}] if base else []), plural)
+        runs = [merge(base, _as(dict, entry, plural)) for entry in entries]
+        table[plural] = [_expand_run(entry, single, folder, above) for entry in runs]
     return table
 
 
-def _expand_run(entry: Table, role: str, folder: Path) -> Table:
+def _as(kind: type[KindT], value: Any, key: str) -> KindT:
+    if not isinstance(value, kind):
+        raise UserError(f"{key} must be a {KINDS[kind]}, got {value!r}", key)
+    return value
+
+
+def _expand_run(entry: Table, role: str, folder: Path, above: tuple[Path, ...]) -> Table:
     entry = dict(entry)
     if link := entry.pop("recipe", None):
-        file = find_recipe(folder / link)
-        bases = _expand_runs(_read(file), file.parent)[ROLES[role]]
+        file = find_recipe(folder / _as(str, link, f"{role}.recipe")).resolve()
+        if file in above:
+            raise UserError("recipes that link in a circle", str(file), "remove one of the links")
+        bases = _expand_runs(_read(file), file.parent, (*above, file))[ROLES[role]]
         if len(bases) != 1:
             raise UserError(f"{link!r} holds {len(bases)} {role}s, expected one", f"{role}.recipe")
         entry = merge(bases[0], entry)
-    model = entry.get("model")
-    if isinstance(model, dict) and isinstance(model.get("pretrained"), str):
-        weights = Path(model["pretrained"])
-        entry["model"] = {**model, "pretrained": str((folder / weights).resolve())}
+    model = _as(dict, entry.get("model", {}), f"{role}.model")
+    _as(dict, entry.get("strategy", {}), f"{role}.strategy")
+    if isinstance(model.get("pretrained"), str):
+        entry["model"] = {**model, "pretrained": str((folder / model["pretrained"]).resolve())}
     entry.setdefault("name", _default_name(entry, role))
     return entry
 
 
 def _default_name(entry: Table, role: str) -> str:
-    """`resnet50` for a teacher, `compact-vanilla` for a student."""
-    model = str((entry.get("model") or {}).get("name", role)).split("/")[-1].split(".")[-1]
-    strategy = (entry.get("strategy") or {}).get("name", "supervised")
-    return model if role == "teacher" else f"{model}-{str(strategy).split('.')[-1]}"
+    """`resnet50` for a teacher, `compact-vanilla` for a student; a model's tag is left out."""
+    name = str(entry.get("model", {}).get("name", role))
+    model = name.split("/")[1].split(".")[0] if "/" in name else name.split(".")[-1]
+    strategy = str(entry.get("strategy", {}).get("name", "supervised"))
+    return model if role == "teacher" else f"{model}-{strategy.split('.')[-1]}"
 
 
 def merge(base: Table, changes: Table) -> Table:
@@ -177,6 +189,8 @@ def _apply(table: Table, override: str) -> None:
     if not equals or not all(parts):
         raise UserError(f"cannot read the override {override!r}", hint="write dotted.key=value")
     value = _parse(text.strip())
+    if parts[0] in ROLES and len(parts) == 1:
+        raise UserError(f"{key} is a table", "override", f"write {key}.KEY=VALUE")
     if parts[0] in ROLES:
         targets = table[ROLES[parts[0]]]
         parts = parts[1:]

@@ -27,20 +27,26 @@ def names_in(folder: str) -> list[str]:
     return sorted(file.stem for file in root.glob("*.py") if not file.stem.startswith("_"))
 
 
-def find_module(folder: str, name: str, where: str) -> ModuleType:
+def find_module(folder: str, name: str, where: str, offers: str) -> ModuleType:
     """The module of a plug-in.
 
+    Args:
+        offers: An attribute that every plug-in of this folder has.
+
     Raises:
-        UserError: There is neither such a file nor such an importable module.
+        UserError: There is neither such a file nor such an importable module, or it is none.
     """
     known = names_in(folder)
     if "." not in name and name not in known:
         raise UserError(f"unknown name {name!r}", where, f"one of {', '.join(known)}")
     target = name if "." in name else f"distill.{folder}.{name}"
     try:
-        return importlib.import_module(target)
-    except ImportError as error:
+        module = importlib.import_module(target)
+    except (ImportError, TypeError, ValueError) as error:  # "." and ".." in a name
         raise UserError(f"cannot import {target!r}: {error}", where) from None
+    if not hasattr(module, offers):
+        raise UserError(f"{target} has no {offers!r}", where, f"write one, as in {folder}/")
+    return module
 
 
 def check_options(model: type[OptionsT], options: dict[str, Any], where: str) -> OptionsT:

@@ -14,7 +14,6 @@ from distill.optim import (
     Schedule,
     first_trained_stage,
     make_optimizer,
-    one_cycle,
     parameter_groups,
     set_lr,
     set_trainable,
@@ -114,13 +113,6 @@ def test_onecycle_is_torchs() -> None:
         if step < 1000:
             optimizer.step()
             theirs.step()
-
-
-@pytest.mark.xfail(strict=True, reason="one_cycle uses literals instead of its parameters")
-def test_one_cycle_takes_its_parameters() -> None:
-    assert one_cycle(0.5, rise=0.5) == pytest.approx(1.0)
-    assert one_cycle(0.0, start=0.1) == pytest.approx(0.1)
-    assert one_cycle(1.0, start=0.1, end=0.1) == pytest.approx(0.01)
 
 
 def test_plateau_waits_then_multiplies() -> None:
@@ -287,7 +279,6 @@ def test_the_optimizer_is_the_one_asked_for(classifier: Classifier) -> None:
     assert {(g["momentum"], g["lr"]) for g in sgd.param_groups} == {(0.8, 0.3)}
 
 
-@pytest.mark.xfail(strict=True, reason="Nesterov without momentum is a ValueError of torch")
 def test_sgd_without_momentum_is_allowed(classifier: Classifier) -> None:
     options = TrainConfig(optimizer="sgd", momentum=0.0)
     assert make_optimizer(classifier, options, TransferConfig()).param_groups

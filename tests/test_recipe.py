@@ -260,7 +260,7 @@ def test_write_toml_is_read_back_to_the_same(write: Write, tmp_path: Path) -> No
         ('[student]\nmodel.name = "compact"\nname = "a b"\n', ("students.0.name", "'a b'")),
         ("[data\n", ("not valid TOML", "recipe.toml", "line 1")),
         ("seed = 1\nseed = 2\n", ("not valid TOML",)),
-        ("[students]\nx = 1\n", ("'students' must be a list", "[[students]]", "[student]")),
+        ("[students]\nx = 1\n", ("students must be a list", "[[students]]", "[student]")),
         ('[export]\nstudent = "nobody"\n', ("'nobody'", "export.student")),
     ],
 )
@@ -361,7 +361,7 @@ def test_every_plug_in_folder_is_listed() -> None:
 
 def test_an_unknown_plug_in_is_answered_with_the_known_ones() -> None:
     with pytest.raises(UserError, match="unknown name 'compakt'") as caught:
-        find_module("students", "compakt", "model.name")
+        find_module("students", "compakt", "model.name", "build")
     assert "mask_cnn" in str(caught.value)
     assert "model.name" in str(caught.value)
 
@@ -374,10 +374,6 @@ def test_options_of_a_plug_in_are_strict() -> None:
         assert "kd_weight" in str(caught.value)
 
 
-TRACEBACK = pytest.mark.xfail(strict=True, reason="ends in a traceback instead of one line")
-
-
-@TRACEBACK
 @pytest.mark.parametrize(
     "text",
     [
@@ -394,20 +390,17 @@ def test_a_value_of_the_wrong_kind_is_no_traceback(write: Write, text: str) -> N
     refused(write(text))
 
 
-@TRACEBACK
 @pytest.mark.parametrize("override", ["student=3", "teacher=compact", "seed=2024-01-01"])
 def test_an_override_of_the_wrong_kind_is_no_traceback(write: Write, override: str) -> None:
     refused(write(TWO), overrides=[override])
 
 
-@TRACEBACK
 @pytest.mark.parametrize("name", ["./mine.py", ".mine", "os.path"])
 def test_a_name_that_is_no_plug_in_is_no_traceback(name: str) -> None:
     with pytest.raises(UserError):
         make_strategy(StrategyConfig(name=name))
 
 
-@pytest.mark.xfail(strict=True, reason="it is the tag, which many models share")
 def test_the_default_name_of_a_tagged_model_is_the_models(write: Write) -> None:
     recipe = load_recipe(write('[teacher]\nmodel.name = "timm/resnet18.a1_in1k"\n'))
     assert recipe.teachers[0].name == "resnet18"

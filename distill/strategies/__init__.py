@@ -55,6 +55,6 @@ def make_strategy(config: StrategyConfig) -> Strategy:
     Raises:
         UserError: No such strategy, or an option that it does not have.
     """
-    module = find_module("strategies", config.name, "strategy.name")
+    module = find_module("strategies", config.name, "strategy.name", "Strategy")
     declared: type[Strategy] = module.Strategy
     return check_options(declared, config.options, f"strategy {config.name!r}")

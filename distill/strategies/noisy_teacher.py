@@ -43,6 +43,7 @@ class Strategy(Vanilla):
         """Teacher logits `(teachers, batch, num_classes)` with noise on a share of the samples."""
         teachers, batch, num_classes = teacher_logits.shape
         noise = torch.from_numpy(draws.normal("teacher_noise", teachers * num_classes))
-        noise = noise.view(batch, teachers, num_classes).transpose(0, 1).to(teacher_logits)
-        hit = torch.from_numpy(draws.uniform("teacher_hit", 1)).to(teacher_logits.device)
-        return teacher_logits * (1.0 + self.noise_std * noise * (hit < self.noise_share))
+        noise = noise.view(batch, teachers, num_classes).transpose(0, 1)
+        noise = noise.to(teacher_logits.dtype).to(teacher_logits.device)
+        hit = torch.from_numpy(draws.uniform("teacher_hit", 1) < self.noise_share)
+        return teacher_logits * (1.0 + self.noise_std * noise * hit.to(teacher_logits.device))
