@@ -32,7 +32,7 @@ from distill.data.draws import Draws
 from distill.data.prepare import ImageData, epoch_batches, num_batches
 from distill.data.store import Split
 from distill.data.views import make_views, to_unit
-from distill.errors import RunStopped
+from distill.errors import RunStopped, UserError
 from distill.losses import cross_entropy, mix
 from distill.metrics import score, softmax
 from distill.models import Classifier
@@ -78,6 +78,8 @@ def make_accelerator(device: torch.device, precision: str) -> Accelerator:
     if precision == "auto":
         can = device.type == "cuda" and torch.cuda.is_bf16_supported()
         precision = "bf16" if can else "fp32"
+    if precision == "fp16" and device.type == "cpu":
+        raise UserError("fp16 needs a GPU", "train.precision", "use fp32, bf16 or auto")
     AcceleratorState._reset_state()
     mixed = "no" if precision == "fp32" else precision
     return Accelerator(cpu=device.type == "cpu", mixed_precision=mixed)
