@@ -12,16 +12,13 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
+from distill import stages
 from distill.errors import DistillError, UserError
 from distill.progress import Progress
-
-if TYPE_CHECKING:
-    from distill.experiment import Experiment
 
 app = typer.Typer(
     name="distill",
@@ -50,151 +47,15 @@ INTERRUPTED = 130
 WORKERS = min(8, os.cpu_count() or 1)
 
 
-def open_experiment(
-    recipe: str,
-    overrides: list[str] | None,
-    data: str,
-    out: Path | None,
-    device: str,
-    seed: int | None,
-    workers: int,
-    overwrite: bool,
-    smoke: bool,
-) -> Experiment:
-    """Checks everything that can be checked before any work starts."""
-    from distill.device import resolve_device
-    from distill.experiment import Experiment, check_plugins
-    from distill.recipe import load_recipe
-
-    seeded = [*(overrides or []), *([f"seed={seed}"] if seed is not None else [])]
-    loaded = load_recipe(recipe, seeded, smoke)
-    check_plugins(loaded)
-    return Experiment(
-        recipe=loaded,
-        location=data,
-        out=out or Path("runs") / Path(recipe).stem,
-        device=resolve_device(device),
-        workers=workers,
-        overwrite=overwrite,
-        smoke=smoke,
-        progress=Progress(quiet=int(os.environ.get("RANK", "0")) > 0),
-    )
-
-
-def reopen_experiment(
-    folder: Path, overrides: list[str] | None, device: str, workers: int
-) -> Experiment:
-    """The experiment that `distill run` or the training stages began in a directory."""
-    from dataclasses import replace
-
-    from distill.run import read_json
-
-    if not (folder / "recipe.toml").is_file():
-        raise UserError("not an experiment directory", str(folder), "it has no recipe.toml")
-    known = read_json(folder / "data.json")
-    opened = open_experiment(
-        str(folder / "recipe.toml"),
-        overrides,
-        known["location"],
-        folder,
-        device,
-        None,
-        workers,
-        False,
-        False,
-    )
-    return replace(opened, smoke=known["smoke"])
-
-
-def run_stages(
-    experiment: Experiment, stages: tuple[str, ...], dry_run: bool, as_json: bool
-) -> None:
-    """Runs stages in order and prints what the last one gives."""
-    from distill import experiment as experiments
-    from distill.data.sources import open_source
-
-    if dry_run:
-        source = open_source(experiment.location)
-        plan = experiments.plan(experiment, stages)
-        for line in (f"{len(source.items):,} images, {len(source.classes)} classes", *plan):
-            print(line)
-        emit({"plan": plan}, as_json)
-        return
-    found: dict[str, Any] = {}
-    data = experiment.data
-    show_data(data)
-    experiments.write_recipe(experiment)
-    if "teacher" in stages or "student" in stages:
-        from distill import pipeline
-
-        if "teacher" in stages:
-            pipeline.train_teachers(experiment)
-        if "student" in stages:
-            pipeline.train_students(experiment)
-    if {"export", "bench", "report"} & {*stages}:
-        found = finish(experiment, stages)
-    emit({"out": str(experiment.out), **found}, as_json)
-
-
-def finish(experiment: Experiment, stages: tuple[str, ...]) -> dict[str, Any]:
-    """Export, bench and report, as far as they are asked for."""
-    from distill import ship
-    from distill.report.table import results_table, show, verdict_line
-
-    if "export" in stages:
-        ship.export_student(experiment)
-    if "bench" in stages:
-        ship.bench_experiment(experiment)
-    if "report" not in stages:
-        return {}
-    results = ship.report_experiment(experiment)
-    show(results_table(results))
-    print(verdict_line(results["verdict"]))
-    return results
-
-
-def show_data(data: Any) -> None:
-    """Class counts and findings."""
-    from distill.report.table import data_table, finding_lines
-
-    Console(stderr=True).print(data_table(data))
-    for line in finding_lines(data.findings):
-        print(line, file=sys.stderr)
-    unreadable = sum(finding["kind"] == "unreadable" for finding in data.findings)
-    if unreadable:
-        print(f"{unreadable} images could not be read and are left out", file=sys.stderr)
-
-
-def emit(value: dict[str, Any], as_json: bool) -> None:
-    """The JSON document that `--json` promises as the last line of stdout."""
-    if as_json:
-        print(json.dumps(value, ensure_ascii=False))
-
-
 TRAINING_PACKAGES = (
     *("torch", "torchvision", "timm", "accelerate", "onnx", "onnxscript", "sklearn"),
     *("safetensors", "matplotlib"),
 )
 # Newer typers carry a click of their own; their exceptions' base is reached through a public one.
 UsageProblem: Any = typer.BadParameter.__mro__[2]
-ALL_STAGES = ("check", "teacher", "student", "export", "bench", "report")
 
 
-def find_learning_rates(experiment: Experiment, stages: tuple[str, ...], as_json: bool) -> None:
-    """A learning-rate range test of each run of these stages, as JSON and as a plot."""
-    from distill.lr_finder import find_lr
-
-    recipe, found = experiment.recipe, {}
-    teachers = recipe.teachers if "teacher" in stages else ()
-    students = recipe.students if "student" in stages else ()
-    for config in (*teachers, *students):
-        found[config.name] = find_lr(experiment, config)
-        suggested, plot = found[config.name]["suggested_lr"], found[config.name]["plot"]
-        print(f"{config.name}: try train.lr={suggested:.1e}, see {plot}")
-    emit(found, as_json)
-
-
-def stage_command(stages: tuple[str, ...]) -> Callable[..., None]:
+def stage_command(chosen: tuple[str, ...]) -> Callable[..., None]:
     """A command that takes a recipe and does some of the stages."""
 
     def command(
@@ -211,19 +72,18 @@ def stage_command(stages: tuple[str, ...]) -> Callable[..., None]:
         dry_run: DryRunOpt = False,
         as_json: JsonOpt = False,
     ) -> None:
-        experiment = open_experiment(
-            recipe, overrides, data, out, device, seed, workers, overwrite, smoke
-        )
+        settings = stages.Settings(out, device, seed, workers, overwrite, smoke)
+        experiment = stages.open_experiment(recipe, overrides, data, settings)
         if find_lr:
-            find_learning_rates(experiment, stages, as_json)
+            stages.find_learning_rates(experiment, chosen, as_json)
         else:
-            run_stages(experiment, stages, dry_run, as_json)
+            stages.run_stages(experiment, chosen, dry_run, as_json)
 
     return command
 
 
 app.command("run", help="All stages: check, teacher, student, export, bench, report.")(
-    stage_command(ALL_STAGES)
+    stage_command(stages.ALL_STAGES)
 )
 app.command("teacher", help="Train the recipe's teachers.")(stage_command(("teacher",)))
 app.command("student", help="Train the recipe's students, taught by the teachers in --out.")(
@@ -247,17 +107,16 @@ def check_command(
     from distill.recipe import recipe_of
     from distill.run import write_json
 
-    seeded = [*(overrides or []), *([f"seed={seed}"] if seed is not None else [])]
-    recipe = recipe_of(seeded)
+    recipe = recipe_of(stages.with_seed(overrides, seed))
     with tempfile.TemporaryDirectory() as scratch:
         cache = out / "cache" if out else Path(scratch)
         prepared = prepare_data(
             data, recipe.data, recipe.views, recipe.seed, cache, workers, Progress()
         )
-        show_data(prepared)
+        stages.show_data(prepared)
         if out:
             write_json(out / "data.json", prepared.describe())
-        emit(prepared.describe(), as_json)
+        stages.emit(prepared.describe(), as_json)
 
 
 def later_command(stage: str) -> Callable[..., None]:
@@ -271,8 +130,9 @@ def later_command(stage: str) -> Callable[..., None]:
         dry_run: DryRunOpt = False,
         as_json: JsonOpt = False,
     ) -> None:
-        opened = reopen_experiment(experiment, overrides, device, workers)
-        run_stages(opened, (stage,), dry_run, as_json)
+        settings = stages.Settings(device=device, workers=workers)
+        opened = stages.reopen_experiment(experiment, overrides, settings)
+        stages.run_stages(opened, (stage,), dry_run, as_json)
 
     return command
 
@@ -332,7 +192,7 @@ def bench_command(
     ]
     rows = measure(subjects, config, Progress(), pictures)
     show(render(rows))
-    emit({"rows": rows, "env": environment()}, as_json)
+    stages.emit({"rows": rows, "env": environment()}, as_json)
 
 
 @app.command("evaluate")
@@ -356,7 +216,7 @@ def evaluate_command(
     )
     for path, reason in found["unreadable"].items():
         print(f"left out, unreadable: {path}: {reason}", file=sys.stderr)
-    emit(found, as_json)
+    stages.emit(found, as_json)
 
 
 @app.command("predict")

@@ -37,7 +37,7 @@ class Experiment:
     def data(self) -> ImageData:
         """The decoded data; checking it is the first stage."""
         recipe = self.recipe
-        data = prepare_data(
+        return prepare_data(
             self.location,
             recipe.data,
             recipe.views,
@@ -47,8 +47,6 @@ class Experiment:
             self.progress,
             self.smoke,
         )
-        run.write_json(self.out / "data.json", {**data.describe(), "smoke": self.smoke})
-        return data
 
     def folder(self, name: str) -> Path:
         """The run directory of a teacher or student."""
@@ -78,10 +76,12 @@ def check_plugins(recipe: Recipe) -> None:
             check_weights_file(config.model.pretrained)
 
 
-def write_recipe(experiment: Experiment) -> None:
-    """Keeps the complete recipe beside its results."""
+def write_description(experiment: Experiment) -> None:
+    """Keeps the complete recipe and what is known of the data beside the results."""
     with run.atomic(experiment.out / "recipe.toml") as temporary:
         temporary.write_text(write_toml(experiment.recipe), "utf-8")
+    described = {**experiment.data.describe(), "smoke": experiment.smoke}
+    run.write_json(experiment.out / "data.json", described)
 
 
 def self_teacher(config: RunConfig) -> RunConfig:

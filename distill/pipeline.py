@@ -4,19 +4,53 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
 from distill import run
 from distill.config import RunConfig
 from distill.errors import UserError
-from distill.experiment import Experiment, best_validation, student_runs, taught_by
+from distill.experiment import (
+    Experiment,
+    all_runs,
+    best_validation,
+    student_runs,
+    taught_by,
+    write_description,
+)
 from distill.metrics import score, softmax
 from distill.models import Classifier, build_classifier
 from distill.runs import load_run
 from distill.train import Job, fit, load_weights, predict_logits
 
+LATER = ("inputs.teachers", "inputs.start")  # known only when a run's turn comes
 TEACHER_TOLERANCE = 1.0  # points by which a loaded teacher may miss its recorded validation score
+
+
+def begin(experiment: Experiment) -> None:
+    """Describes the experiment in its directory, unless that holds runs of another one.
+
+    Raises:
+        UserError: Runs were made with other options, and `overwrite` is off; nothing is written.
+    """
+    if not experiment.overwrite:
+        stale = {}
+        for config in all_runs(experiment.recipe):
+            job = make_job(experiment, config, with_inputs=False)
+            keys = [key for key in changed_options(job) if key not in LATER]
+            if keys:
+                stale[config.name] = keys
+        if stale:
+            raise stale_error(stale, experiment.out)
+    write_description(experiment)
+
+
+def stale_error(stale: dict[str, list[str]], where: Path) -> UserError:
+    """Names the runs that a changed recipe invalidates, and the options that changed."""
+    runs = "; ".join(f"{name} ({', '.join(keys[:4])})" for name, keys in stale.items())
+    hint = "repeat with --overwrite to train them again, or choose another --out"
+    return UserError(f"made with other options: {runs}", str(where), hint)
 
 
 def train_teachers(experiment: Experiment) -> None:
@@ -49,13 +83,15 @@ def train_run(experiment: Experiment, config: RunConfig) -> None:
         fit(classifier, job, experiment.device, experiment.progress)
 
 
-def make_job(experiment: Experiment, config: RunConfig) -> Job:
+def make_job(experiment: Experiment, config: RunConfig, with_inputs: bool = True) -> Job:
     """A run's options and the hashes of what it depends on; its teachers are not loaded yet."""
-    names = taught_by(experiment, config)
-    inputs = {
-        "teachers": {name: _weights_hash(experiment, name) for name in names},
-        "start": config.start and _weights_hash(experiment, config.start),
-    }
+    inputs = {}
+    if with_inputs:
+        names = taught_by(experiment, config)
+        inputs = {
+            "teachers": {name: _weights_hash(experiment, name) for name in names},
+            "start": config.start and _weights_hash(experiment, config.start),
+        }
     recipe, folder = experiment.recipe, experiment.folder(config.name)
     return Job(config, experiment.data, recipe.views, recipe.seed, folder, inputs=inputs)
 
@@ -80,21 +116,22 @@ def _weights_hash(experiment: Experiment, name: str) -> str:
 
 def is_done(job: Job, overwrite: bool) -> bool:
     """Whether a run of exactly these options is complete; makes room for it otherwise."""
-    folder = job.folder
-    config = folder / "config.json"
+    changed = changed_options(job)
+    if changed and not overwrite:
+        raise stale_error({job.config.name: changed}, job.folder)
+    if changed:
+        run.remove(job.folder)
+    return run.is_complete(job.folder)
+
+
+def changed_options(job: Job) -> list[str]:
+    """Dotted keys in which a run's directory differs from a job; the data may have moved."""
+    config = job.folder / "config.json"
     if not config.is_file():
-        return False
+        return []
     described = json.loads(json.dumps(job.describe()))
     changed = run.differing_keys(run.read_json(config), described)
-    if changed and not overwrite:
-        raise UserError(
-            f"made with other options ({', '.join(changed[:4])})",
-            str(folder),
-            "repeat with --overwrite to train it again, or choose another --out",
-        )
-    if changed:
-        run.remove(folder)
-    return run.is_complete(folder)
+    return [key for key in changed if key != "data.location"]
 
 
 def load_teacher(experiment: Experiment, name: str) -> Classifier:

@@ -368,3 +368,19 @@ def test_interrupted_is_130_and_the_same_command_continues(
     assert status == 0
     assert "epoch 1/2" not in err
     assert "epoch 2/2" in err
+
+
+def test_a_refused_recipe_leaves_the_description_of_the_directory_as_it_was(
+    experiment, recipe, photos, distill
+):
+    """A changed recipe once replaced recipe.toml before it was refused."""
+    before = {name: (experiment / name).read_bytes() for name in ("recipe.toml", "data.json")}
+    status, _, err = distill(
+        "run", recipe, "student.train.lr=5e-4", "--data", photos, "--out", experiment
+    )
+    assert status == 2
+    assert all(name in err for name in ("first", "second", "again"))
+    status, _, err = distill("run", recipe, "--data", "demo:90", "--out", experiment)
+    assert status == 2
+    assert "data_sha256" in err
+    assert before == {name: (experiment / name).read_bytes() for name in before}

@@ -1,0 +1,149 @@
+"""What commands that work on experiments have in common: opening one, running its stages."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from distill.errors import UserError
+from distill.progress import Progress
+
+if TYPE_CHECKING:
+    from distill.data.prepare import ImageData
+    from distill.experiment import Experiment
+
+ALL_STAGES = ("check", "teacher", "student", "export", "bench", "report")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Options that mean the same for every command.
+
+    Attributes:
+        out: Experiment directory; None for `runs/` and the recipe's name.
+        seed: Instead of the recipe's.
+    """
+
+    out: Path | None = None
+    device: str = "auto"
+    seed: int | None = None
+    workers: int = 2
+    overwrite: bool = False
+    smoke: bool = False
+
+
+def open_experiment(
+    recipe: str, overrides: list[str] | None, data: str, settings: Settings
+) -> Experiment:
+    """Checks everything that can be checked before any work starts."""
+    from distill.device import resolve_device
+    from distill.experiment import Experiment, check_plugins
+    from distill.recipe import load_recipe
+
+    loaded = load_recipe(recipe, with_seed(overrides, settings.seed), settings.smoke)
+    check_plugins(loaded)
+    return Experiment(
+        recipe=loaded,
+        location=data,
+        out=settings.out or Path("runs") / Path(recipe).stem,
+        device=resolve_device(settings.device),
+        workers=settings.workers,
+        overwrite=settings.overwrite,
+        smoke=settings.smoke,
+        progress=Progress(quiet=int(os.environ.get("RANK", "0")) > 0),
+    )
+
+
+def with_seed(overrides: list[str] | None, seed: int | None) -> list[str]:
+    """Overrides with the one that `--seed` stands for."""
+    return [*(overrides or []), *([f"seed={seed}"] if seed is not None else [])]
+
+
+def reopen_experiment(folder: Path, overrides: list[str] | None, settings: Settings) -> Experiment:
+    """The experiment that `distill run` or a training stage began in a directory."""
+    from distill.run import read_json
+
+    recipe = folder / "recipe.toml"
+    if not recipe.is_file():
+        raise UserError("not an experiment directory", str(folder), "it has no recipe.toml")
+    known = read_json(folder / "data.json")
+    settings = replace(settings, out=folder)
+    opened = open_experiment(str(recipe), overrides, known["location"], settings)
+    return replace(opened, smoke=known["smoke"])
+
+
+def run_stages(
+    experiment: Experiment, stages: tuple[str, ...], dry_run: bool, as_json: bool
+) -> None:
+    """Runs stages in order, and prints the table where `report` is among them."""
+    from distill import pipeline, ship
+    from distill.report.table import results_table, show, verdict_line
+
+    if dry_run:
+        show_plan(experiment, stages, as_json)
+        return
+    show_data(experiment.data)
+    pipeline.begin(experiment)
+    found: dict[str, Any] = {"out": str(experiment.out)}
+    if "teacher" in stages:
+        pipeline.train_teachers(experiment)
+    if "student" in stages:
+        pipeline.train_students(experiment)
+    if "export" in stages:
+        ship.export_student(experiment)
+    if "bench" in stages:
+        ship.bench_experiment(experiment)
+    if "report" in stages:
+        found |= ship.report_experiment(experiment)
+        show(results_table(found))
+        print(verdict_line(found["verdict"]))
+    emit(found, as_json)
+
+
+def find_learning_rates(experiment: Experiment, stages: tuple[str, ...], as_json: bool) -> None:
+    """A learning-rate range test of each run of these stages, as JSON and as a plot."""
+    from distill.lr_finder import find_lr
+
+    recipe, found = experiment.recipe, {}
+    teachers = recipe.teachers if "teacher" in stages else ()
+    students = recipe.students if "student" in stages else ()
+    for config in (*teachers, *students):
+        found[config.name] = find_lr(experiment, config)
+        suggested, plot = found[config.name]["suggested_lr"], found[config.name]["plot"]
+        print(f"{config.name}: try train.lr={suggested:.1e}, see {plot}")
+    emit(found, as_json)
+
+
+def show_plan(experiment: Experiment, stages: tuple[str, ...], as_json: bool) -> None:
+    """What the stages would do; nothing is decoded, trained or written."""
+    from distill.data.sources import open_source
+    from distill.experiment import plan
+
+    source, lines = open_source(experiment.location), plan(experiment, stages)
+    for line in (f"{len(source.items):,} images, {len(source.classes)} classes", *lines):
+        print(line)
+    emit({"plan": lines}, as_json)
+
+
+def show_data(data: ImageData) -> None:
+    """Class counts and findings, on stderr."""
+    from distill.report.table import data_table, finding_lines
+
+    Console(stderr=True).print(data_table(data))
+    for line in finding_lines(data.findings):
+        print(line, file=sys.stderr)
+    unreadable = sum(finding["kind"] == "unreadable" for finding in data.findings)
+    if unreadable:
+        print(f"{unreadable} images could not be read and are left out", file=sys.stderr)
+
+
+def emit(value: dict[str, Any], as_json: bool) -> None:
+    """The JSON document that `--json` promises as the last line of stdout."""
+    if as_json:
+        print(json.dumps(value, ensure_ascii=False))
