@@ -20,7 +20,7 @@ Jitter = Annotated[float, Field(ge=0.0, lt=1.0)]
 class Options(BaseModel):
     """Base of every option group: immutable, no coercion, no unknown keys."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
 
 class DataConfig(Options):

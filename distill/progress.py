@@ -34,7 +34,7 @@ class Task:
     def __init__(self, progress: Progress, title: str, total: int, unit: str) -> None:
         self._progress, self._title, self._total, self._unit = progress, title, total, unit
         self._bars: RichProgress | None = None
-        self._done = 0
+        self._done, self._note = 0, ""
 
     def __enter__(self) -> Self:
         self._start = time.perf_counter()
@@ -66,6 +66,7 @@ class Task:
 
     def note(self, text: str) -> None:
         """Shows a word on how it is going: beside the bar, or as a line of its own."""
+        self._note = text
         if self._bars:
             self._bars.update(self._id, note=text)
         else:
@@ -82,7 +83,8 @@ class Task:
         if kind is None and self._done:
             seconds = max(1e-9, time.perf_counter() - self._start)
             rate = f"{self._done / seconds:,.0f} {self._unit}/s"
-            self._progress.say(f"{self._title}: {seconds:,.1f} s, {rate}")
+            last = f", {self._note}" if self._bars and self._note else ""
+            self._progress.say(f"{self._title}: {seconds:,.1f} s, {rate}{last}")
 
 
 class Progress:

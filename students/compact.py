@@ -105,7 +105,7 @@ class Compact(nn.Module):
         return cast(Tensor, self.classifier(self.dropout(pooled)))
 
     def fuse(self) -> Compact:
-        """A deployed copy: no branches, no BatchNorm, no dropout."""
+        """A deployed copy in evaluation mode: no branches, no BatchNorm, dropout off."""
         fused = copy.deepcopy(self).eval()
         fused.dropout = nn.Dropout(0.0)
         for index, block in enumerate(fused.blocks):
@@ -116,7 +116,7 @@ class Compact(nn.Module):
                 plain = nn.Conv2d(conv.in_channels, conv.out_channels, 1)
                 _assign(plain, *_folded(cast(nn.Sequential, block)))
                 fused.blocks[index] = nn.Sequential(plain, nn.ReLU(inplace=True))
-        return fused
+        return fused.eval()
 
 
 def _conv_bn(in_channels: int, channels: int, kernel: int, stride: int) -> nn.Sequential:

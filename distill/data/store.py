@@ -90,7 +90,7 @@ def _is_complete(place: Path) -> bool:
         index = json.loads((place / "index.json").read_text())
         sizes = index["files"]
         return all((place / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
 

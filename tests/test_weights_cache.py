@@ -1,0 +1,58 @@
+"""Pretrained weights through the libraries' own loading, out of a hub cache that the test fills."""
+
+from pathlib import Path
+
+import huggingface_hub.constants
+import pytest
+import timm
+import torch
+import torchvision
+from safetensors.torch import save_file
+
+from distill.config import ModelConfig
+from distill.data.decode import InputSpec
+from distill.errors import UserError
+from distill.models import Classifier, build_classifier
+
+
+def build(name: str) -> Classifier:
+    config = ModelConfig(name=name, pretrained=True)
+    return build_classifier(config, ("a", "b", "c"), InputSpec(height=64, width=64))
+
+
+def assert_backbone_is(classifier: Classifier, state: dict[str, torch.Tensor], head: str) -> None:
+    own = classifier.network.state_dict()
+    backbone = [name for name in own if not name.startswith(head)]
+    assert len(backbone) > 10
+    assert all(torch.equal(own[name], state[name]) for name in backbone)
+    assert own[f"{head}.weight"].shape[0] == 3
+
+
+def test_torchvision_weights_come_from_its_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    network = torchvision.models.resnet18()
+    url = torchvision.models.ResNet18_Weights.DEFAULT.url
+    file = tmp_path / "hub" / "checkpoints" / Path(url).name
+    file.parent.mkdir(parents=True)
+    torch.save(network.state_dict(), file)
+    assert_backbone_is(build("torchvision/resnet18"), network.state_dict(), "fc")
+
+
+def test_timm_weights_come_from_the_hub_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    network = timm.create_model("resnet10t.c3_in1k")
+    snapshot = tmp_path / "models--timm--resnet10t.c3_in1k" / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    save_file(network.state_dict(), snapshot / "model.safetensors")
+    refs = snapshot.parents[1] / "refs"
+    refs.mkdir()
+    (refs / "main").write_text("0" * 40)
+    assert_backbone_is(build("timm/resnet10t.c3_in1k"), network.state_dict(), "fc")
+
+
+def test_without_network_and_cache_the_error_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match=r"timm/resnet10t\.c3_in1k.*name the file"):
+        build("timm/resnet10t.c3_in1k")
