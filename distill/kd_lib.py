@@ -34,7 +34,8 @@ from distill.models import Classifier
 from distill.optim import make_optimizer, set_lr
 from distill.progress import Progress, Task
 from distill.strategies import make_strategy
-from distill.train import EVAL_BATCH, Job, predict_logits, save_weights
+from distill.train import EVAL_BATCH, predict_logits, save_weights
+from distill.trainer import Job
 
 STRATEGIES = {
     "vanilla": "VanillaKD",

@@ -17,7 +17,7 @@ from distill.data.prepare import epoch_batches
 from distill.experiment import Experiment
 from distill.optim import set_lr
 from distill.pipeline import prepare_run
-from distill.train import Trainer
+from distill.trainer import Trainer
 
 LOWEST, HIGHEST = 1e-6, 1.0
 STEPS = 100

@@ -22,7 +22,8 @@ from distill.experiment import (
 from distill.metrics import score, softmax
 from distill.models import Classifier, build_classifier
 from distill.runs import load_run
-from distill.train import Job, fit, load_weights, predict_logits
+from distill.train import fit, load_weights, predict_logits
+from distill.trainer import Job
 
 LATER = ("inputs.teachers", "inputs.start")  # known only when a run's turn comes
 TEACHER_TOLERANCE = 1.0  # points by which a loaded teacher may miss its recorded validation score

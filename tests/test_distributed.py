@@ -19,7 +19,8 @@ SCRIPT = """
     from distill.data.prepare import prepare_data
     from distill.models import build_classifier
     from distill.progress import Progress
-    from distill.train import Job, fit
+    from distill.train import fit
+    from distill.trainer import Job
 
     folder, batch_size = Path(sys.argv[1]), int(sys.argv[2])
     torch.set_num_threads(1)

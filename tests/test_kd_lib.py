@@ -25,7 +25,8 @@ from distill.models import Classifier, build_classifier
 from distill.progress import Progress
 from distill.runs import load_run
 from distill.strategies import make_strategy
-from distill.train import Job, fit, predict_logits
+from distill.train import fit, predict_logits
+from distill.trainer import Job
 
 SIZE, STORED, EPOCHS, BATCH = 16, 18, 2, 8
 CPU = torch.device("cpu")

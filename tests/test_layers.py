@@ -15,7 +15,7 @@ LAYERS = [
     ["errors", "config", "recipe", "registry", "progress"],
     ["data", "data.*", "weights", "models", "losses", "device"],
     ["teacher", "strategies", "strategies.*", "students.*", "teachers.*", "metrics", "run"],
-    ["optim", "train"],
+    ["optim", "train", "trainer"],
     ["*"],  # the stages, the exporters, the report, the runtime
     ["cli"],
 ]

@@ -13,7 +13,7 @@ from distill.errors import UserError
 from distill.experiment import Experiment, all_runs, check_plugins, has_self_teacher, taught_by
 from distill.progress import Progress
 from distill.runs import load_run
-from distill.train import make_accelerator
+from distill.trainer import make_accelerator
 
 SMALL = ModelConfig(name="baseline_cnn", options={"width": [8, 8], "hidden": 8})
 QUICK = TrainConfig(epochs=1, batch_size=16)

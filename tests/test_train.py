@@ -27,7 +27,8 @@ from distill.models import build_classifier
 from distill.progress import Progress
 from distill.run import is_complete, verify_manifest
 from distill.teacher import LiveTeachers
-from distill.train import Job, fit, predict_logits
+from distill.train import fit, predict_logits
+from distill.trainer import Job, class_weights
 
 CPU = torch.device("cpu")
 VIEWS = ViewsConfig()
@@ -226,10 +227,8 @@ def test_unfreezing_after_a_frozen_phase_trains_the_backbone(data, tmp_path):
 
 
 def test_balanced_class_weights_weigh_classes_equally(data):
-    from distill.train import _class_weights
-
     config = TrainConfig(class_weights="balanced")
-    weights = _class_weights(config, data, CPU)
+    weights = class_weights(config, data, CPU)
     counts = torch.tensor(data.class_counts("train"), dtype=torch.float32)
     # Each class contributes the same total, and the average image has weight 1.
     assert torch.allclose(weights * counts, (weights * counts).mean().expand(3))
