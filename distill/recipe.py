@@ -22,7 +22,7 @@ Table = dict[str, Any]
 ModelT = TypeVar("ModelT", bound=BaseModel)
 KindT = TypeVar("KindT")
 ROLES = {"teacher": "teachers", "student": "students"}
-KINDS: dict[type, str] = {dict: "table", list: "list, written [[...]]", str: "string"}
+KINDS: dict[type, str] = {dict: "table", list: "list", str: "string"}
 
 
 def load_recipe(
@@ -132,15 +132,16 @@ def _expand_runs(table: Table, folder: Path, above: tuple[Path, ...] = ()) -> Ta
     table = dict(table)
     for single, plural in ROLES.items():
         base = _as(dict, table.pop(single, {}), single)
-        entries = _as(list, table.pop(plural, [{}] if base else []), plural)
+        hint = f"write [[{plural}]], or [{single}] for a single one"
+        entries = _as(list, table.pop(plural, [{}] if base else []), plural, hint)
         runs = [merge(base, _as(dict, entry, plural)) for entry in entries]
         table[plural] = [_expand_run(entry, single, folder, above) for entry in runs]
     return table
 
 
-def _as(kind: type[KindT], value: Any, key: str) -> KindT:
+def _as(kind: type[KindT], value: Any, key: str, hint: str | None = None) -> KindT:
     if not isinstance(value, kind):
-        raise UserError(f"{key} must be a {KINDS[kind]}, got {value!r}", key)
+        raise UserError(f"{key} must be a {KINDS[kind]}, got {value!r}", hint=hint)
     return value
 
 

@@ -134,10 +134,9 @@ def test_a_missing_file_and_a_folder_are_unreadable(tmp_path: Path) -> None:
 
 def test_a_decompression_bomb_is_unreadable(monkeypatch: pytest.MonkeyPatch) -> None:
     content = encode(Image.new("RGB", (20, 10)))
-    for limit in (150, 50):  # Pillow warns above its limit, and raises above twice that
-        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-        with pytest.raises(UnreadableImageError, match="pixels"):
-            read_image(content)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)  # Pillow raises above twice its limit
+    with pytest.raises(UnreadableImageError, match="pixels"):
+        read_image(content)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     monkeypatch.setattr("distill.data.decode.MAX_PIXELS", 199)
     with pytest.raises(UnreadableImageError, match="20 x 10"):
