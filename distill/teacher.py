@@ -18,7 +18,7 @@ class LiveTeachers:
     """
 
     def __init__(self, models: Sequence[Classifier], device: torch.device) -> None:
-        # Channels-last is 1.2 to 2.5 times faster forward, on CPUs too; see benchmarks/LOG.md.
+        # Channels-last is faster forward, on CPUs too (SqueezeNet 2.5 times; benchmarks/LOG.md).
         self.models = [
             model.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
             for model in models
