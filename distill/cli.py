@@ -6,9 +6,7 @@ user's, 3 a run that could not finish, 130 interrupted.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +15,25 @@ from typing import Annotated, Any
 import typer
 
 from distill import stages
+from distill.cli_bench import bench_app
+from distill.cli_cache import cache_app
+from distill.cli_options import (
+    WORKERS,
+    DataOpt,
+    DeviceOpt,
+    DryRunOpt,
+    ExperimentArg,
+    FindLrOpt,
+    JsonOpt,
+    OutOpt,
+    Overrides,
+    OverwriteOpt,
+    RecipeArg,
+    SeedOpt,
+    SmokeOpt,
+    UnlabelledOpt,
+    WorkersOpt,
+)
 from distill.errors import DistillError, UserError
 from distill.progress import Progress
 
@@ -28,28 +45,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-RecipeArg = Annotated[str, typer.Argument(help="TOML recipe, such as students/compact_demo.toml.")]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Such as student.train.lr=1e-3")
-]
-DataOpt = Annotated[str, typer.Option("--data", help="Folder of class folders, or demo.")]
-OutOpt = Annotated[Path | None, typer.Option("--out", help="Directory; by default runs/RECIPE.")]
-DeviceOpt = Annotated[str, typer.Option("--device", help="auto, cpu, cuda[:n] or mps.")]
-SeedOpt = Annotated[int | None, typer.Option("--seed", help="Seed; by default the recipe's.")]
-WorkersOpt = Annotated[int, typer.Option("--workers", min=1, help="Decoding threads.")]
-OverwriteOpt = Annotated[bool, typer.Option("--overwrite", help="Redo stages of other options.")]
-SmokeOpt = Annotated[bool, typer.Option("--smoke", help="A few images, two epochs: try it out.")]
-DryRunOpt = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")]
-JsonOpt = Annotated[bool, typer.Option("--json", help="End stdout with one JSON document.")]
-FindLrOpt = Annotated[bool, typer.Option("--find-lr", help="Range test instead of training.")]
-ExperimentArg = Annotated[Path, typer.Argument(help="Directory of distill run, --out of stages.")]
 INTERRUPTED = 130
-WORKERS = min(8, os.cpu_count() or 1)
-
-
 TRAINING_PACKAGES = (
     *("torch", "torchvision", "timm", "accelerate", "onnx", "onnxscript", "sklearn"),
-    *("safetensors", "matplotlib"),
+    *("safetensors", "matplotlib", "pyarrow"),
 )
 # Newer typers carry a click of their own; their exceptions' base is reached through a public one.
 UsageProblem: Any = typer.BadParameter.__mro__[2]
@@ -68,11 +67,12 @@ def stage_command(chosen: tuple[str, ...]) -> Callable[..., None]:
         workers: WorkersOpt = WORKERS,
         overwrite: OverwriteOpt = False,
         smoke: SmokeOpt = False,
+        unlabelled: UnlabelledOpt = None,
         find_lr: FindLrOpt = False,
         dry_run: DryRunOpt = False,
         as_json: JsonOpt = False,
     ) -> None:
-        settings = stages.Settings(out, device, seed, workers, overwrite, smoke)
+        settings = stages.Settings(out, device, seed, workers, overwrite, smoke, unlabelled)
         experiment = stages.open_experiment(recipe, overrides, data, settings)
         if find_lr:
             stages.find_learning_rates(experiment, chosen, as_json)
@@ -98,6 +98,10 @@ def check_command(
     out: OutOpt = None,
     seed: SeedOpt = None,
     workers: WorkersOpt = WORKERS,
+    show: Annotated[
+        bool, typer.Option("--show", help="Draw training views as views.png, in --out if given.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a views.png.")] = False,
     as_json: JsonOpt = False,
 ) -> None:
     """Decode every image once; list what cannot be used, the classes and the splits."""
@@ -105,9 +109,12 @@ def check_command(
 
     from distill.data.prepare import prepare_data
     from distill.recipe import recipe_of
-    from distill.run import write_json
+    from distill.run import atomic, write_json
 
     recipe = recipe_of(stages.with_seed(overrides, seed))
+    picture = (out or Path()) / "views.png"
+    if show and picture.exists() and not overwrite:
+        raise UserError("the picture exists", str(picture), "remove it or add --overwrite")
     with tempfile.TemporaryDirectory() as scratch:
         cache = out / "cache" if out else Path(scratch)
         prepared = prepare_data(
@@ -116,6 +123,13 @@ def check_command(
         stages.show_data(prepared)
         if out:
             write_json(out / "data.json", prepared.describe())
+        if show:
+            from distill.data.contact_sheet import contact_sheet
+
+            sheet = contact_sheet(prepared, recipe.views, recipe.seed)
+            with atomic(picture) as temporary:
+                sheet.save(temporary, format="PNG")
+            print(picture)
         stages.emit(prepared.describe(), as_json)
 
 
@@ -143,56 +157,8 @@ app.command("export", help="Export the best student, verified against torch on t
 app.command("report", help="Read the test split once and print the table.")(later_command("report"))
 
 
-def readable_pictures(folder: Path, most: int = 64) -> list[bytes]:
-    """The first pictures of a folder that can be decoded, as their files hold them."""
-    from distill.data.decode import UnreadableImageError, read_image
-    from distill.predict import find_images
-
-    found: list[bytes] = []
-    for path in find_images([folder]):
-        with contextlib.suppress(UnreadableImageError):
-            read_image(path)
-            found.append(path.read_bytes())
-        if len(found) == most:
-            break
-    return found
-
-
-@app.command("bench")
-def bench_command(
-    models: Annotated[list[Path], typer.Argument(help="ONNX files and run directories.")],
-    data: Annotated[
-        Path | None, typer.Option("--data", help="Pictures for the clock that includes decoding.")
-    ] = None,
-    batch_sizes: Annotated[str, typer.Option("--batch-sizes", help="Such as 1,8,64.")] = "1,8,64",
-    seconds: Annotated[float, typer.Option("--seconds", help="Per model and batch size.")] = 1.0,
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Interleaved rounds.")] = 3,
-    threads: Annotated[int, typer.Option("--threads", min=0, help="0: physical cores.")] = 0,
-    as_json: JsonOpt = False,
-) -> None:
-    """Time models side by side: latency percentiles and images per second."""
-    from distill.benchmarks.speed import measure, onnx_subject, render, torch_subject
-    from distill.config import BenchConfig
-    from distill.recipe import check_table
-    from distill.report.table import show
-    from distill.run import environment
-
-    try:
-        sizes = [int(size) for size in batch_sizes.split(",")]
-    except ValueError:
-        raise UserError(f"got {batch_sizes!r}", "--batch-sizes", "numbers such as 1,8,64") from None
-    table = {"batch_sizes": sizes, "seconds": seconds, "rounds": rounds, "threads": threads}
-    config = check_table(BenchConfig, table, "distill bench")
-    pictures = readable_pictures(data) if data else []
-    subjects = [
-        torch_subject(model.name, model, threads)
-        if model.is_dir()
-        else onnx_subject(model, threads)
-        for model in models
-    ]
-    rows = measure(subjects, config, Progress(), pictures)
-    show(render(rows))
-    stages.emit({"rows": rows, "env": environment()}, as_json)
+app.add_typer(bench_app, name="bench")
+app.add_typer(cache_app, name="cache")
 
 
 @app.command("evaluate")

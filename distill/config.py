@@ -8,13 +8,25 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Jitter = Annotated[float, Field(ge=0.0, lt=1.0)]
+Hue = Annotated[float, Field(ge=0.0, le=0.5)]
+
+
+def _ascending(pair: tuple[float, float]) -> tuple[float, float]:
+    if pair[0] > pair[1]:
+        raise ValueError(f"{pair[0]} > {pair[1]}, a range is written [low, high]")
+    return pair
+
+
+Area = Annotated[float, Field(gt=0.0, le=1.0)]
+AreaRange = Annotated[tuple[Area, Area], AfterValidator(_ascending)]
+Range = Annotated[tuple[Positive, Positive], AfterValidator(_ascending)]
 
 
 class Options(BaseModel):
@@ -34,40 +46,63 @@ class DataConfig(Options):
     test_fraction: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.15
 
 
+class ClassViews(Options):
+    """What one class has of its own in its training views; None is as for all classes."""
+
+    brightness: Jitter | None = None
+    contrast: Jitter | None = None
+    saturation: Jitter | None = None
+    hue: Hue | None = None
+    blur: Fraction | None = None
+    blur_sigma: Range | None = None
+
+
 class ViewsConfig(Options):
     """Training views. Each parameter is drawn per image, from (seed, image, view number).
 
+    What a turn, shear or shift brings in from outside the image is its mirror image.
+
     Attributes:
-        margin: Share by which stored training images are larger than `data.size`.
+        margin: Share by which stored training images are larger than `data.size` (presizing): with
+            1.0 crops are cut from images of twice the size, so that a small crop is still sharp. A
+            crop that shrinks is averaged, not thinned out. Disk and memory grow with the square.
         crop_scale: Range of the crop's area, as a share of the stored image.
         crop_ratio: Range of the crop's width / height, sampled log-uniformly.
         flip: Probability of a horizontal mirror image.
         rotate_degrees: Largest rotation to either side.
+        translate: Largest shift in each direction, as a share of the view's size.
+        shear_degrees: Largest horizontal shear to either side.
         brightness, contrast, saturation: Factors are drawn from [1 - x, 1 + x].
         hue: Largest rotation of hue to either side, as a share of the full circle.
+        blur: Probability of a Gaussian blur.
+        blur_sigma: Range of its standard deviation, in pixels of the view.
+        blur_size: Pixels across of its kernel, odd; None reaches 3 of the largest `blur_sigma` to
+            either side.
         erase: Probability that a rectangle of 2 to 20 % of the area is replaced by mid-grey.
+        per_class: Strengths of a class of its own, by the class's name.
     """
 
-    margin: Fraction = 0.125
-    crop_scale: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] = (
-        0.4,
-        1.0,
-    )
-    crop_ratio: tuple[Positive, Positive] = (0.75, 4 / 3)
+    margin: Annotated[float, Field(ge=0.0, le=3.0)] = 0.125
+    crop_scale: AreaRange = (0.4, 1.0)
+    crop_ratio: Range = (0.75, 4 / 3)
     flip: Fraction = 0.5
     rotate_degrees: Annotated[float, Field(ge=0.0, le=180.0)] = 10.0
+    translate: Fraction = 0.0
+    shear_degrees: Annotated[float, Field(ge=0.0, le=60.0)] = 0.0
     brightness: Jitter = 0.3
     contrast: Jitter = 0.3
     saturation: Jitter = 0.3
-    hue: Annotated[float, Field(ge=0.0, le=0.5)] = 0.03
+    hue: Hue = 0.03
+    blur: Fraction = 0.0
+    blur_sigma: Range = (0.1, 2.0)
+    blur_size: Annotated[int, Field(ge=3, le=63)] | None = None
     erase: Fraction = 0.0
+    per_class: dict[str, ClassViews] = {}
 
     @model_validator(mode="after")
-    def _ranges_ascend(self) -> ViewsConfig:
-        for key in ("crop_scale", "crop_ratio"):
-            low, high = getattr(self, key)
-            if low > high:
-                raise ValueError(f"{key}: {low} > {high}, a range is written [low, high]")
+    def _blur_has_a_centre(self) -> ViewsConfig:
+        if self.blur_size is not None and self.blur_size % 2 == 0:
+            raise ValueError(f"blur_size: {self.blur_size} is even, a kernel has a middle pixel")
         return self
 
 
@@ -118,6 +153,8 @@ class TrainConfig(Options):
             0 is off.
         clip_norm: Largest gradient norm; 0 is off.
         precision: `auto` is bf16 on a GPU that has it, else fp32.
+        compile: Train through `torch.compile`: worth its minute of start-up on a GPU.
+        validate_every: Epochs between validations; the last epoch is always validated.
         patience: Epochs without a better validation score after which training stops; 0 is off.
         select: Validation score that chooses `best`.
     """
@@ -139,8 +176,24 @@ class TrainConfig(Options):
     ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     clip_norm: Annotated[float, Field(ge=0.0)] = 0.0
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    compile: bool = False
+    validate_every: Count = 1
     patience: Annotated[int, Field(ge=0)] = 0
     select: Literal["top1", "macro_f1", "loss"] = "top1"
+
+
+class CacheConfig(Options):
+    """Teacher logits stored once per view, instead of a teacher that runs in every step.
+
+    Attributes:
+        use: False runs the teachers in every step, on a new view in each epoch.
+        views: Views per image, which the epochs cycle over; `all` is one per epoch.
+        top_k: Logits kept per image; the other classes share the rest evenly. 0 keeps all.
+    """
+
+    use: bool = True
+    views: Count | Literal["all"] = 8
+    top_k: Annotated[int, Field(ge=0)] = 0
 
 
 class StrategyConfig(BaseModel):
@@ -165,6 +218,7 @@ class RunConfig(Options):
         start: Name of an earlier student whose best weights this one starts from.
         teachers: Who teaches: `best` (the best teacher on validation) or names of teachers and
             of earlier students.
+        cache: Where the teachers' logits come from.
         engine: `distill`, or `kd_lib` to train through KD_Lib itself.
     """
 
@@ -173,6 +227,7 @@ class RunConfig(Options):
     strategy: StrategyConfig = StrategyConfig()
     transfer: TransferConfig = TransferConfig()
     train: TrainConfig = TrainConfig()
+    cache: CacheConfig = CacheConfig()
     start: Name | None = None
     teachers: tuple[Name, ...] = ("best",)
     engine: Literal["distill", "kd_lib"] = "distill"

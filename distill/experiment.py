@@ -6,12 +6,15 @@ import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from distill import run
 from distill.config import Recipe, RunConfig, StrategyConfig
 from distill.data.prepare import ImageData, input_spec, prepare_data
+from distill.data.store import Split
+from distill.data.unlabelled import prepare_unlabelled
 from distill.errors import UserError
 from distill.models import build_classifier
 from distill.progress import Progress
@@ -22,12 +25,17 @@ from distill.weights import check_weights_file
 
 @dataclass(frozen=True)
 class Experiment:
-    """A recipe, a data source and the directory that everything goes to."""
+    """A recipe, a data source and the directory that everything goes to.
+
+    Attributes:
+        unlabelled: Location of images for the teachers' term alone; None for none.
+    """
 
     recipe: Recipe
     location: str
     out: Path
     device: torch.device
+    unlabelled: str | None = None
     workers: int = 2
     overwrite: bool = False
     smoke: bool = False
@@ -47,6 +55,15 @@ class Experiment:
             self.progress,
             self.smoke,
         )
+
+    @cached_property
+    def extra(self) -> tuple[Split, dict[str, Any]] | None:
+        """Unlabelled images and what is known of them."""
+        if self.unlabelled is None:
+            return None
+        recipe, cache = self.recipe, self.out / "cache"
+        options = (recipe.data, recipe.views, cache, self.workers, self.progress, self.smoke)
+        return prepare_unlabelled(self.unlabelled, self.data, *options)
 
     def folder(self, name: str) -> Path:
         """The run directory of a teacher or student."""
@@ -81,6 +98,8 @@ def write_description(experiment: Experiment) -> None:
     with run.atomic(experiment.out / "recipe.toml") as temporary:
         temporary.write_text(write_toml(experiment.recipe), "utf-8")
     described = {**experiment.data.describe(), "smoke": experiment.smoke}
+    if experiment.extra:
+        described["unlabelled"] = experiment.extra[1]
     run.write_json(experiment.out / "data.json", described)
 
 
@@ -137,7 +156,8 @@ def best_validation(folder: Path) -> float:
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     select = run.read_json(folder / "config.json")["run"]["train"]["select"]
     key, sign = ("val/loss", -1) if select == "loss" else (f"val/{select}", 1)
-    return float(max(rows, key=lambda row: sign * row[key])["val/top1"])
+    validated = [row for row in rows if key in row]
+    return float(max(validated, key=lambda row: sign * row[key])["val/top1"])
 
 
 def plan(experiment: Experiment, stages: tuple[str, ...]) -> list[str]:

@@ -29,13 +29,13 @@ from distill.data.draws import Draws
 from distill.data.prepare import epoch_batches, num_batches
 from distill.data.views import make_views, to_unit
 from distill.errors import DistillError, RunStopped, UserError
+from distill.job import Job
 from distill.metrics import score, softmax
 from distill.models import Classifier
 from distill.optim import make_optimizer, set_lr
 from distill.progress import Progress, Task
 from distill.strategies import make_strategy
 from distill.train import EVAL_BATCH, predict_logits, save_weights
-from distill.trainer import Job
 
 STRATEGIES = {
     "vanilla": "VanillaKD",
@@ -140,8 +140,9 @@ class TrainViews:
         for ids in epoch_batches(len(self.dataset), config.batch_size, job.seed, epoch):
             draws = Draws(job.seed, ids, epoch)
             size = job.data.spec.height
-            images = make_views(split.pixels[ids], draws, job.views, size, self._device)
-            yield images, torch.from_numpy(split.labels[ids]).to(self._device)
+            pixels, labels, classes = split.pixels[ids], split.labels[ids], job.data.classes
+            images = make_views(pixels, draws, job.views, size, self._device, labels, classes)
+            yield images, torch.from_numpy(labels).to(self._device)
             self._bar.advance(len(ids))
 
 

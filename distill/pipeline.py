@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from distill import run
-from distill.config import RunConfig
+from distill.config import Options, RunConfig, ViewsConfig
 from distill.errors import UserError
 from distill.experiment import (
     Experiment,
@@ -19,11 +22,12 @@ from distill.experiment import (
     taught_by,
     write_description,
 )
+from distill.job import Job
 from distill.metrics import score, softmax
 from distill.models import Classifier, build_classifier
 from distill.runs import load_run
+from distill.strategies import make_strategy
 from distill.train import fit, load_weights, predict_logits
-from distill.trainer import Job
 
 LATER = ("inputs.teachers", "inputs.start")  # known only when a run's turn comes
 TEACHER_TOLERANCE = 1.0  # points by which a loaded teacher may miss its recorded validation score
@@ -93,20 +97,35 @@ def make_job(experiment: Experiment, config: RunConfig, with_inputs: bool = True
             "teachers": {name: _weights_hash(experiment, name) for name in names},
             "start": config.start and _weights_hash(experiment, config.start),
         }
-    recipe, folder = experiment.recipe, experiment.folder(config.name)
-    return Job(config, experiment.data, recipe.views, recipe.seed, folder, inputs=inputs)
+    recipe, taught = experiment.recipe, make_strategy(config.strategy).taught_by != "nobody"
+    return Job(
+        config,
+        experiment.data,
+        recipe.views,
+        recipe.seed,
+        experiment.folder(config.name),
+        inputs=inputs,
+        cache=experiment.out / "cache",
+        unlabelled=experiment.extra[0] if taught and experiment.extra else None,
+    )
 
 
 def prepare_run(experiment: Experiment, config: RunConfig) -> tuple[Classifier, Job]:
     """The model where its training starts, and the job with its teachers loaded and checked."""
-    job = make_job(experiment, config)
-    teachers = [load_teacher(experiment, name) for name in taught_by(experiment, config)]
+    job = load_job(experiment, config)
     torch.manual_seed(experiment.recipe.seed)
     loads = config.start is None and not (job.folder / "last").is_dir()
     classifier = build_classifier(config.model, job.data.classes, job.data.spec, load=loads)
     if config.start:
         load_weights(classifier, experiment.folder(config.start) / "best.safetensors")
-    return classifier, replace(job, teachers=teachers)
+    return classifier, job
+
+
+def load_job(experiment: Experiment, config: RunConfig) -> Job:
+    """A run's job with its teachers loaded and checked."""
+    names = taught_by(experiment, config)
+    teachers = [load_teacher(experiment, name) for name in names]
+    return replace(make_job(experiment, config), teachers=teachers)
 
 
 def _weights_hash(experiment: Experiment, name: str) -> str:
@@ -131,8 +150,19 @@ def changed_options(job: Job) -> list[str]:
     if not config.is_file():
         return []
     described = json.loads(json.dumps(job.describe()))
-    changed = run.differing_keys(run.read_json(config), described)
+    changed = run.differing_keys(with_defaults(run.read_json(config)), described)
     return [key for key in changed if key != "data.location"]
+
+
+def with_defaults(described: dict[str, Any]) -> dict[str, Any]:
+    """A stored `config.json` with the defaults of options that came to be after it was written."""
+    models: dict[str, type[Options]] = {"run": RunConfig, "views": ViewsConfig}
+    filled = dict(described)
+    for key, model in models.items():
+        with contextlib.suppress(ValidationError, KeyError):
+            read = model.model_validate_json(json.dumps(described[key]))
+            filled[key] = read.model_dump(mode="json")
+    return filled
 
 
 def load_teacher(experiment: Experiment, name: str) -> Classifier:

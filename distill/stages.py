@@ -28,6 +28,7 @@ class Settings:
     Attributes:
         out: Experiment directory; None for `runs/` and the recipe's name.
         seed: Instead of the recipe's.
+        unlabelled: Images for the teachers' term alone.
     """
 
     out: Path | None = None
@@ -36,6 +37,7 @@ class Settings:
     workers: int = 2
     overwrite: bool = False
     smoke: bool = False
+    unlabelled: str | None = None
 
 
 def open_experiment(
@@ -56,6 +58,7 @@ def open_experiment(
         workers=settings.workers,
         overwrite=settings.overwrite,
         smoke=settings.smoke,
+        unlabelled=settings.unlabelled,
         progress=Progress(quiet=int(os.environ.get("RANK", "0")) > 0),
     )
 
@@ -73,7 +76,7 @@ def reopen_experiment(folder: Path, overrides: list[str] | None, settings: Setti
     if not recipe.is_file():
         raise UserError("not an experiment directory", str(folder), "it has no recipe.toml")
     known = read_json(folder / "data.json")
-    settings = replace(settings, out=folder)
+    settings = replace(settings, out=folder, unlabelled=known.get("unlabelled", {}).get("location"))
     opened = open_experiment(str(recipe), overrides, known["location"], settings)
     return replace(opened, smoke=known["smoke"])
 

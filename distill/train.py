@@ -16,20 +16,24 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from accelerate.utils import broadcast
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from distill import run
-from distill.data.prepare import epoch_batches, num_batches
+from distill.data.prepare import num_batches
 from distill.data.store import Split
 from distill.data.views import to_unit
 from distill.errors import RunStopped
+from distill.job import Job
 from distill.metrics import score, softmax
 from distill.models import Classifier
 from distill.optim import set_lr
 from distill.progress import Progress, Task
-from distill.trainer import Job, Trainer
+from distill.teacher import CachedTeachers, LiveTeachers, Teachers
+from distill.teacher_cache import build_caches
+from distill.trainer import Trainer, make_accelerator
 
 CHECK_EVERY = 50  # steps between looks at the loss, each of which waits for the device
 EVAL_BATCH = 256
@@ -41,7 +45,9 @@ def fit(classifier: Classifier, job: Job, device: torch.device, progress: Progre
     Raises:
         RunStopped: The loss stopped being finite; the last whole epoch is kept.
     """
-    trainer = Trainer(classifier, job, device)
+    accelerator = make_accelerator(device, job.config.train.precision)
+    teachers = _teachers(job, accelerator, progress)
+    trainer = Trainer(classifier, job, accelerator, teachers)
     is_main = trainer.accelerator.is_main_process
     if is_main:
         run.write_json(job.folder / "config.json", job.describe())
@@ -51,19 +57,21 @@ def fit(classifier: Classifier, job: Job, device: torch.device, progress: Progre
     first, best, waited = _resume(trainer, job.folder)
     config = job.config.train
     world = trainer.accelerator.num_processes
-    steps = num_batches(len(job.data.train.labels), config.batch_size, world)
+    steps = num_batches(len(job.images), config.batch_size, world)
     with progress.task(job.config.name, config.epochs * steps * config.batch_size, "images") as bar:
         bar.skip(first * steps * config.batch_size)
         for epoch in range(first, config.epochs):
             if config.patience and waited >= config.patience:
                 break
             row = _train_epoch(trainer, epoch, bar)
-            value, scores = _validate(trainer)
-            _check_finite(scores["nll"], job, epoch)
-            row |= {"val/top1": scores["top1"], "val/loss": scores["nll"]}
-            row["val/macro_f1"] = scores["macro_f1"]
-            trainer.schedule.after_epoch(scores["nll"])
-            better = value > best
+            better, last = False, epoch + 1 == config.epochs
+            if last or (epoch + 1) % config.validate_every == 0:
+                value, scores = _validate(trainer)
+                _check_finite(scores["nll"], job, epoch)
+                row |= {"val/top1": scores["top1"], "val/loss": scores["nll"]}
+                row["val/macro_f1"] = scores["macro_f1"]
+                trainer.schedule.after_epoch(scores["nll"])
+                better = value > best
             best, waited = (value, 0) if better else (best, waited + 1)
             if is_main:
                 if better:
@@ -76,23 +84,34 @@ def fit(classifier: Classifier, job: Job, device: torch.device, progress: Progre
         run.write_manifest(job.folder, run.files_below(job.folder))
 
 
+def _teachers(job: Job, accelerator: Accelerator, progress: Progress) -> Teachers | None:
+    """Who teaches: models, or a cache of theirs, which the ranks complete together."""
+    if not job.teachers:
+        return None
+    if not job.is_cached:
+        return LiveTeachers(job.teachers, accelerator.device)
+    rank, world = accelerator.process_index, accelerator.num_processes
+    caches = build_caches(job, accelerator.device, progress, rank, world)
+    accelerator.wait_for_everyone()
+    return CachedTeachers(caches, job.cached_views, accelerator.device)
+
+
 def _train_epoch(trainer: Trainer, epoch: int, bar: Task) -> dict[str, Any]:
     """All steps of an epoch; returns its row of `metrics.jsonl`."""
     job, accelerator = trainer.job, trainer.accelerator
     trainer.begin_epoch(epoch)
-    count, batch_size = len(job.data.train.labels), trainer.train.batch_size
-    world, rank = accelerator.num_processes, accelerator.process_index
-    steps = num_batches(count, batch_size, world)
+    world = accelerator.num_processes
+    steps = num_batches(len(job.images), trainer.train.batch_size, world)
     start, seen = time.perf_counter(), 0
     sums: dict[str, Tensor] = {}
     lr = 0.0
-    for step, ids in enumerate(epoch_batches(count, batch_size, job.seed, epoch, rank, world)):
+    for step, batch in enumerate(trainer.batches(epoch)):
         lr = trainer.schedule.lr(epoch + step / steps)
         set_lr(trainer.optimizer, lr)
-        for name, term in trainer.step(ids, epoch, step).items():
+        for name, term in trainer.step(batch, epoch).items():
             sums[name] = sums.get(name, torch.zeros_like(term)) + term
-        seen += len(ids) * world
-        bar.advance(len(ids) * world)
+        seen += len(batch.ids) * world
+        bar.advance(len(batch.ids) * world)
         if (step + 1) % CHECK_EVERY == 0 or step + 1 == steps:
             _check_finite(sums["loss"], job, epoch)
     means = {f"train/{name}": float(total) / steps for name, total in sums.items()}
@@ -137,7 +156,10 @@ def predict_logits(
     parts = []
     with torch.no_grad():
         for start in range(0, len(split.labels), EVAL_BATCH):
-            images = to_unit(split.pixels[start : start + EVAL_BATCH], device)
+            ids = np.arange(start, min(start + EVAL_BATCH, len(split.labels)))
+            images = to_unit(split.take(ids), device)
+            # Channels-last is faster forward, on CPUs too, whatever the weights' layout.
+            images = images.contiguous(memory_format=torch.channels_last)
             parts.append(classifier(images).logits.float().cpu())
     classifier.train(was_training)
     return torch.cat(parts).numpy()
@@ -186,5 +208,6 @@ def _environment(trainer: Trainer) -> dict[str, Any]:
 
 
 def _summary(row: dict[str, Any], epoch: int, epochs: int) -> str:
-    loss, top1, rate = row["train/loss"], row["val/top1"], row["images_per_s"]
-    return f"epoch {epoch + 1}/{epochs} loss {loss:.4f} val {top1:.2f} % {rate:.0f} images/s"
+    val = f"val {row['val/top1']:.2f} % " if "val/top1" in row else ""
+    loss, rate = row["train/loss"], row["images_per_s"]
+    return f"epoch {epoch + 1}/{epochs} loss {loss:.4f} {val}{rate:.0f} images/s"

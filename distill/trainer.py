@@ -1,10 +1,9 @@
-"""A model in training: what a run is made of, and what one optimiser step costs and teaches."""
+"""A model in training: its optimiser, its teachers, and what one step costs and teaches."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, cast
 
 import numpy as np
@@ -16,45 +15,19 @@ from accelerate.utils import set_seed
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from distill.config import RunConfig, TrainConfig, ViewsConfig
+from distill.config import TrainConfig
 from distill.data.draws import Draws
-from distill.data.prepare import ImageData
-from distill.data.views import make_views
+from distill.data.prepare import ImageData, epoch_batches
+from distill.data.training import UNLABELLED, Batch, Ids
 from distill.errors import UserError
-from distill.losses import cross_entropy, mix
+from distill.job import Job
+from distill.losses import cross_entropy, mix, mix_labels
 from distill.models import Classifier
 from distill.optim import Schedule, first_trained_stage, make_optimizer, set_trainable
 from distill.strategies import make_strategy
-from distill.teacher import LiveTeachers
+from distill.teacher import Teachers
 
 AUX_WEIGHT = 0.4  # Szegedy et al., 2015, arXiv:1512.00567: the auxiliary head's share of the loss
-
-
-@dataclass(frozen=True)
-class Job:
-    """Everything a run is made of.
-
-    Attributes:
-        inputs: Hashes of what the run depends on beside its options (data, teachers, start).
-    """
-
-    config: RunConfig
-    data: ImageData
-    views: ViewsConfig
-    seed: int
-    folder: Path
-    teachers: Sequence[Classifier] = ()
-    inputs: dict[str, Any] | None = None
-
-    def describe(self) -> dict[str, Any]:
-        """The content of `config.json`."""
-        return {
-            "seed": self.seed,
-            "data": {"location": self.data.location, "input_spec": self.data.spec.model_dump()},
-            "views": self.views.model_dump(mode="json"),
-            "run": self.config.model_dump(mode="json"),
-            "inputs": {"data_sha256": self.data.sha256, **(self.inputs or {})},
-        }
 
 
 def make_accelerator(device: torch.device, precision: str) -> Accelerator:
@@ -75,19 +48,24 @@ def memory_format(device: torch.device) -> torch.memory_format:
 
 
 class Trainer:
-    """A model in training: its optimiser, its averaged copy, and what one step does."""
+    """A model in training: its optimiser, its averaged copy, and what one step does.
 
-    def __init__(self, classifier: Classifier, job: Job, device: torch.device) -> None:
+    Args:
+        teachers: Who teaches; None where nobody does.
+    """
+
+    def __init__(
+        self, classifier: Classifier, job: Job, accelerator: Accelerator, teachers: Teachers | None
+    ) -> None:
         self.job, self.train = job, job.config.train
         self.strategy = make_strategy(job.config.strategy)
-        self.accelerator = make_accelerator(device, self.train.precision)
-        self.device = self.accelerator.device
+        self.accelerator, self.teachers = accelerator, teachers
+        self.device = accelerator.device
         self.classifier = classifier.to(self.device).to(memory_format=memory_format(self.device))
         self.averaged = _averaged(classifier, self.train.ema_decay)
-        self.optimizer = self.accelerator.prepare_optimizer(
+        self.optimizer = accelerator.prepare_optimizer(
             make_optimizer(classifier, self.train, job.config.transfer)
         )
-        self.teachers = LiveTeachers(job.teachers, self.device) if job.teachers else None
         self.schedule = Schedule(self.train)
         self.class_weights = class_weights(self.train, job.data, self.device)
         self._first_stage: int | None = None
@@ -108,16 +86,26 @@ class Trainer:
         if first != self._first_stage:
             # DDP fixes the set of trained parameters when it wraps a model.
             self._model = self.accelerator.prepare_model(self.classifier)
+            if self.train.compile:
+                self._model = cast(torch.nn.Module, torch.compile(self._model))
             self._first_stage = first
 
-    def step(self, ids: np.ndarray[Any, Any], epoch: int, step: int) -> dict[str, Tensor]:
-        """One optimiser step on these training images; returns the terms of the loss, detached."""
-        images, labels, weights = self._batch(ids, epoch, step)
-        draws = Draws(self.job.seed, ids, epoch)
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        """The batches of an epoch, on this rank."""
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        count, size, seed = len(self.job.images), self.train.batch_size, self.job.seed
+        view = self.teachers.view(epoch) if self.teachers else epoch
+        order = epoch_batches(count, size, seed, epoch, rank, world)
+        for step, (ids, pixels) in enumerate(self._read(order)):
+            yield self._batch(ids, pixels, view, [seed, epoch, step, rank])
+
+    def step(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
+        """One optimiser step; returns the terms of the loss, detached."""
+        draws = Draws(self.job.seed, batch.ids, epoch)
         with self.accelerator.autocast():
-            teacher_logits = self.teachers(images) if self.teachers else None
-            outputs = self._model(images)
-        logits = outputs.logits.float()
+            teacher_logits = self.teachers(batch) if self.teachers else None
+            outputs = self._model(batch.images)
+        logits, labels, weights = outputs.logits.float(), batch.labels, batch.weights
         terms = self.strategy(logits, teacher_logits, labels, weights, draws)
         loss = terms["loss"]
         if outputs.aux is not None:
@@ -131,27 +119,45 @@ class Trainer:
             self.averaged.update_parameters(self.classifier)
         return {name: term.detach() for name, term in terms.items()}
 
-    def _batch(
-        self, ids: np.ndarray[Any, Any], epoch: int, step: int
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Views, labels and sample weights; teacher and student both get these images."""
-        split, size = self.job.data.train, self.job.data.spec.height
-        draws = Draws(self.job.seed, ids, epoch)
-        images = make_views(split.pixels[ids], draws, self.job.views, size, self.device)
-        labels = torch.from_numpy(split.labels[ids]).to(self.device)
+    def _read(self, order: Iterable[Ids]) -> Iterator[tuple[Ids, Tensor]]:
+        """Stored images, batch by batch; for a GPU the next batch is read and pinned meanwhile."""
+        images = self.job.images
+        if self.device.type != "cuda":
+            yield from ((ids, torch.from_numpy(images.pixels(ids))) for ids in order)
+            return
+        with ThreadPoolExecutor(1) as pool:
+            ahead: tuple[Ids, Future[Tensor]] | None = None
+            for ids in order:
+                reading = pool.submit(
+                    lambda i: torch.from_numpy(images.pixels(i)).pin_memory(), ids
+                )
+                if ahead:
+                    yield ahead[0], ahead[1].result()
+                ahead = ids, reading
+            if ahead:
+                yield ahead[0], ahead[1].result()
+
+    def _batch(self, ids: Ids, pixels: Tensor, view: int, mixup_seed: list[int]) -> Batch:
+        """Views, labels and label weights; teacher and student both get these images."""
+        stored, num_classes = self.job.images, len(self.job.data.classes)
+        images = stored.augment(pixels, ids, view, self.device)
+        known = torch.from_numpy(stored.labels[ids]).to(self.device, non_blocking=True)
+        labels = known.clamp(min=0)
         weights = None if self.class_weights is None else self.class_weights[labels]
-        num_classes, smoothing = len(self.job.data.classes), self.train.label_smoothing
+        if stored.labels[-1] == UNLABELLED:
+            labelled = (known != UNLABELLED).float()
+            weights = labelled if weights is None else weights * labelled
+        smoothing, share = self.train.label_smoothing, None
         if smoothing > 0 or self.train.mixup > 0:
             labels = F.one_hot(labels, num_classes).float()
             labels = labels * (1.0 - smoothing) + smoothing / num_classes
         if self.train.mixup > 0 and len(ids) > 1:
-            rank = self.accelerator.process_index
-            random = np.random.default_rng([self.job.seed, epoch, step, rank])
+            random = np.random.default_rng(mixup_seed)
             share = float(random.beta(self.train.mixup, self.train.mixup))
-            images, labels = (mix(x, x.roll(1, 0), share) for x in (images, labels))
-            weights = None if weights is None else mix(weights, weights.roll(1, 0), share)
+            images = mix(images, images.roll(1, 0), share)
+            labels, weights = mix_labels(labels, weights, share)
         images = images.contiguous(memory_format=memory_format(self.device))
-        return images, labels, weights
+        return Batch(ids, view, images, labels, weights, share)
 
     def state(self, epoch: int, best: float, waited: int) -> dict[str, Any]:
         """All that a resume after `epoch` needs; tensors and plain values only."""

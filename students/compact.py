@@ -19,19 +19,27 @@ from distill.config import Count, Fraction
 from distill.config import Options as BaseOptions
 from distill.models import IMAGENET_MEAN, IMAGENET_STD, Channels
 
+Stride = Annotated[int, Field(ge=1, le=8)]
+
 
 class Options(BaseOptions):
-    """Shape of the network; each stage halves the resolution first.
+    """Shape of the network.
 
     Attributes:
         width: Channels of each stage; the first is the stem.
         depth: Blocks of each stage.
+        stride: Factor by which the first block of each stage lowers the resolution; one value is
+            for all stages. Above 2, the block's convolution is as wide as its stride.
+        branches: Train each block as three branches; False trains the plain convolution that is
+            deployed either way, in two thirds of the time.
         head_width: Channels of a 1x1 convolution before pooling; 0 for none.
         dropout: Before the linear head.
     """
 
     width: tuple[Count, ...] = (16, 32, 64, 128)
     depth: tuple[Count, ...] = (1, 2, 2, 3)
+    stride: tuple[Stride, ...] = (2,)
+    branches: bool = True
     head_width: Annotated[int, Field(ge=0)] = 256
     dropout: Fraction = 0.1
 
@@ -43,11 +51,12 @@ class RepBlock(nn.Module):
     channels-last backward pass corrupts memory on CPUs (torch 2.11 and 2.15).
     """
 
-    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+    def __init__(self, in_channels: int, channels: int, stride: int, branches: bool) -> None:
         super().__init__()
-        self.wide = _conv_bn(in_channels, channels, 3, stride)
-        self.narrow = _conv_bn(in_channels, channels, 1, stride) if in_channels > 3 else None
-        same = stride == 1 and in_channels == channels
+        self.wide = _conv_bn(in_channels, channels, 3 if stride < 3 else stride, stride)
+        branches = branches and in_channels > 3 and stride < 3
+        self.narrow = _conv_bn(in_channels, channels, 1, stride) if branches else None
+        same = branches and stride == 1 and in_channels == channels
         self.identity = nn.BatchNorm2d(channels) if same else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -72,7 +81,8 @@ class RepBlock(nn.Module):
             kernel[diagonal, diagonal, 1, 1] = scale
             weight, bias = weight + kernel, bias + shift
         old = cast(nn.Conv2d, self.wide[0])
-        fused = nn.Conv2d(old.in_channels, old.out_channels, 3, old.stride[0], padding=1)
+        kernel_size, stride, padding = old.kernel_size[0], old.stride[0], old.padding[0]
+        fused = nn.Conv2d(old.in_channels, old.out_channels, kernel_size, stride, padding)
         _assign(fused, weight, bias)
         return nn.Sequential(fused, nn.ReLU(inplace=True))
 
@@ -84,9 +94,13 @@ class Compact(nn.Module):
         super().__init__()
         blocks: list[nn.Module] = []
         channels = 3
-        for width, depth in zip(options.width, options.depth, strict=True):
+        strides = (
+            options.stride * len(options.width) if len(options.stride) == 1 else options.stride
+        )
+        for width, depth, stride in zip(options.width, options.depth, strides, strict=True):
             for index in range(depth):
-                blocks.append(RepBlock(channels, width, stride=2 if index == 0 else 1))
+                first = stride if index == 0 else 1
+                blocks.append(RepBlock(channels, width, first, options.branches))
                 channels = width
         if options.head_width:
             blocks.append(nn.Sequential(*_conv_bn(channels, options.head_width, 1, 1), nn.ReLU()))
@@ -120,7 +134,8 @@ class Compact(nn.Module):
 
 
 def _conv_bn(in_channels: int, channels: int, kernel: int, stride: int) -> nn.Sequential:
-    conv = nn.Conv2d(in_channels, channels, kernel, stride, padding=kernel // 2, bias=False)
+    padding = kernel // 2 if kernel % 2 else 0
+    conv = nn.Conv2d(in_channels, channels, kernel, stride, padding, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(channels))
 
 
@@ -153,6 +168,8 @@ def build(
         raise UserError("compact has no published weights", "model.pretrained", "name a file")
     if len(options.width) != len(options.depth):
         raise UserError("width and depth differ in length", "model.options")
+    if len(options.stride) not in (1, len(options.width)):
+        raise UserError("stride is neither one value nor one per stage", "model.options")
     return Compact(num_classes, options)
 
 

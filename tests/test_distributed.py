@@ -20,7 +20,7 @@ SCRIPT = """
     from distill.models import build_classifier
     from distill.progress import Progress
     from distill.train import fit
-    from distill.trainer import Job
+    from distill.job import Job
 
     folder, batch_size = Path(sys.argv[1]), int(sys.argv[2])
     torch.set_num_threads(1)

@@ -20,13 +20,13 @@ from distill.data.prepare import ImageData, input_spec
 from distill.data.store import Split
 from distill.errors import RunStopped, UserError
 from distill.experiment import best_validation
+from distill.job import Job
 from distill.kd_lib import check_kd_lib, fit_with_kd_lib, import_kd_lib
 from distill.models import Classifier, build_classifier
 from distill.progress import Progress
 from distill.runs import load_run
 from distill.strategies import make_strategy
 from distill.train import fit, predict_logits
-from distill.trainer import Job
 
 SIZE, STORED, EPOCHS, BATCH = 16, 18, 2, 8
 CPU = torch.device("cpu")

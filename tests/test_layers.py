@@ -14,10 +14,10 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 LAYERS = [
     ["errors", "config", "recipe", "registry", "progress"],
     ["data", "data.*", "weights", "models", "losses", "device"],
-    ["teacher", "strategies", "strategies.*", "students.*", "teachers.*", "metrics", "run"],
+    ["job", "metrics", "run", "strategies", "strategies.*", "students.*", "teachers.*", "teacher*"],
     ["optim", "train", "trainer"],
     ["*"],  # the stages, the exporters, the report, the runtime
-    ["cli"],
+    ["cli*"],
 ]
 FOLDERS = {"distill": REPOSITORY / "distill"}
 FOLDERS |= {f"distill.{name}": REPOSITORY / name for name in ("benchmarks", "students", "teachers")}

@@ -1,14 +1,23 @@
-"""Folders of class folders: layouts, what is passed over, and every mistake with its name."""
+"""Folders and Parquet files: layouts, what is passed over, and every mistake with its name."""
 
+import io
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
+from PIL import Image
+from pyarrow import parquet
 
-from distill.data.decode import read_image
+from distill.data.decode import UnreadableImageError, read_image
 from distill.data.demo import CLASSES, label_of
 from distill.data.sources import Source, open_source
+from distill.data.sources.parquet import KEPT_BYTES
 from distill.errors import UserError
 
 Write = Callable[..., Path]
@@ -211,3 +220,260 @@ def test_real_photographs(real_data: Path) -> None:
     splits = [item.split for item in source.items]
     counts = {split: splits.count(split) for split in ("train", "val", "test")}
     assert counts == {"train": 2189, "val": 599, "test": 599}
+
+
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+def picture(grey: int) -> bytes:
+    """A PNG of one pixel."""
+    file = io.BytesIO()
+    Image.new("L", (1, 1), grey).save(file, "PNG")
+    return file.getvalue()
+
+
+def write_parquet(
+    file: Path,
+    labels: Sequence[Any],
+    contents: Sequence[bytes | None] | None = None,
+    names: Sequence[str] | None = None,
+    columns: tuple[str, str] = ("image", "label"),
+    rows_per_group: int = 2,
+) -> Path:
+    """Row `i` is a pixel of grey `i`, unless contents are given; `names` is a ClassLabel."""
+    contents = [picture(i) for i in range(len(labels))] if contents is None else contents
+    images = [{"bytes": content, "path": None} for content in contents]
+    table = pa.table({columns[0]: pa.array(images, IMAGE), columns[1]: labels})
+    if names:
+        features = {columns[1]: {"names": list(names), "_type": "ClassLabel"}}
+        described = json.dumps({"info": {"features": features}})
+        table = table.replace_schema_metadata({"huggingface": described})
+    file.parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(table, file, row_group_size=rows_per_group)
+    return file
+
+
+def greys(source: Source) -> list[Any]:
+    return [read_image(source.read(item)).getpixel((0, 0))[0] for item in source.items]
+
+
+@pytest.mark.parametrize("val", ["val", "validation", "dev", "valid-00000-of-00001"])
+@pytest.mark.parametrize("scheme", ["", "parquet:"])
+def test_parquet_files_of_splits(tmp_path: Path, val: str, scheme: str) -> None:
+    write_parquet(tmp_path / "test.parquet", [0])
+    write_parquet(tmp_path / "train.parquet", [1, 0, 1])
+    write_parquet(tmp_path / f"{val}.parquet", [1, 0])
+    (tmp_path / "classes.txt").write_text("zebra\nant bear\n\n")
+    source = open_source(f"{scheme}{tmp_path}")
+    assert source.classes == ("zebra", "ant bear")
+    assert [(item.name, item.label, item.split) for item in source.items] == [
+        ("train/000000", 1, "train"),
+        ("train/000001", 0, "train"),
+        ("train/000002", 1, "train"),
+        (f"{val}/000000", 1, "val"),
+        (f"{val}/000001", 0, "val"),
+        ("test/000000", 0, "test"),
+    ]
+    assert greys(source) == [0, 1, 2, 0, 1, 0]
+
+
+def test_parquet_as_the_hub_has_it(tmp_path: Path) -> None:
+    for shard, labels in enumerate(([0, 1, 2], [2, 1])):
+        file = tmp_path / "data" / f"train-0000{shard}-of-00002.parquet"
+        write_parquet(file, labels, names=["b", "a", "c"])
+    (tmp_path / "README.md").write_text("---")
+    source = open_source(str(tmp_path))
+    assert source.classes == ("b", "a", "c")
+    assert names(source)[2:4] == [
+        "data/train-00000-of-00002/000002",
+        "data/train-00001-of-00002/000000",
+    ]
+    assert [item.label for item in source.items] == [0, 1, 2, 2, 1]
+    assert {item.split for item in source.items} == {"train"}
+    assert greys(source) == [0, 1, 2, 0, 1]
+
+
+def test_one_parquet_file(tmp_path: Path) -> None:
+    source = open_source(str(write_parquet(tmp_path / "pets.parquet", [0, 1])))
+    assert [(i.name, i.split) for i in source.items] == [
+        ("pets/000000", None),
+        ("pets/000001", None),
+    ]
+    source = open_source(str(write_parquet(tmp_path / "test.parquet", [0, 1])))
+    assert {item.split for item in source.items} == {"test"}
+    assert greys(source) == [0, 1]
+
+
+def test_parquet_shards_without_a_split(tmp_path: Path) -> None:
+    for name in ("0000", "0001"):
+        write_parquet(tmp_path / f"{name}.parquet", [0, 1])
+    source = open_source(str(tmp_path))
+    assert names(source) == ["0000/000000", "0000/000001", "0001/000000", "0001/000001"]
+    assert {item.split for item in source.items} == {None}
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "indices"),
+    [
+        ([10, 9, 2, 10], ("2", "9", "10"), [2, 1, 0, 2]),
+        (["dog", "cat", "dog"], ("cat", "dog"), [1, 0, 1]),
+        (pa.array(["dog", "cat", "dog"]).dictionary_encode(), ("cat", "dog"), [1, 0, 1]),
+        ([-1, 0], ("-1", "0"), [0, 1]),
+    ],
+)
+def test_classes_of_labels_that_nothing_names(
+    tmp_path: Path, labels: Any, classes: tuple[str, ...], indices: list[int]
+) -> None:
+    source = open_source(str(write_parquet(tmp_path / "train.parquet", labels)))
+    assert source.classes == classes
+    assert [item.label for item in source.items] == indices
+
+
+def test_named_labels_follow_the_order_of_the_class_file(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "train.parquet", ["dog", "cat"])
+    (tmp_path / "classes.txt").write_text("dog\ncat\n")
+    assert [item.label for item in open_source(str(tmp_path)).items] == [0, 1]
+
+
+def test_other_names_of_the_columns(tmp_path: Path) -> None:
+    file = write_parquet(tmp_path / "train.parquet", [0, 1], columns=("img", "labels"))
+    assert greys(open_source(str(file))) == [0, 1]
+    table = pa.table({"image": [picture(4), picture(5)], "label": [0, 1]})
+    parquet.write_table(table, file)
+    assert greys(open_source(str(file))) == [4, 5]
+
+
+def test_a_row_without_a_picture_is_one_unreadable_image(tmp_path: Path) -> None:
+    file = write_parquet(tmp_path / "train.parquet", [0, 1, 0], [picture(7), None, b"noise"])
+    source = open_source(str(file))
+    assert read_image(source.read(source.items[0])).size == (1, 1)
+    with pytest.raises(UnreadableImageError, match="'image'"):
+        source.read(source.items[1])
+    assert source.read(source.items[2]) == b"noise"
+
+
+def test_parquet_is_read_from_threads_in_any_order(tmp_path: Path) -> None:
+    """400 rows of 40 kB in groups of 10: many more than are kept."""
+    noise = np.random.default_rng(0)
+    contents = [noise.bytes(40_000) for _ in range(400)]
+    assert sum(map(len, contents)) > 3 * KEPT_BYTES
+    file = write_parquet(tmp_path / "train.parquet", [0, 1] * 200, contents, rows_per_group=10)
+    source = open_source(str(file))
+    order = noise.permutation(400)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda i: source.read(source.items[i]), order))
+    assert found == [contents[i] for i in order]
+    kept = source.read.kept  # type: ignore[attr-defined]
+    assert sum(group.nbytes for group in kept.values()) < KEPT_BYTES + 2 * 410_000
+
+
+def test_a_parquet_fingerprint_follows_files_and_class_names(tmp_path: Path) -> None:
+    file = write_parquet(tmp_path / "train.parquet", [0, 1])
+    seen = [open_source(str(tmp_path)).fingerprint]
+    assert open_source(str(tmp_path)).fingerprint == seen[0]
+    os.utime(file, ns=(1, 1))
+    seen.append(open_source(str(tmp_path)).fingerprint)
+    (tmp_path / "classes.txt").write_text("a\nb\n")
+    seen.append(open_source(str(tmp_path)).fingerprint)
+    file.rename(tmp_path / "train-0.parquet")
+    seen.append(open_source(str(tmp_path)).fingerprint)
+    assert len(set(seen)) == 4
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ([0, 1, 2], ("label 2", "row 2", "'label'", "0 to 1")),
+        ([0, -1, 1], ("label -1", "row 1", "remove the row")),
+        ([0, None, 1], ("row 1", "'label'")),
+        (["a", "b", "dgo"], ("'dgo'", "row 2")),
+        ([0.0, 1.0, 0.0], ("'label'", "double")),
+        ([[0], [1], [0, 1]], ("'label'", "list")),
+    ],
+)
+def test_labels_that_are_of_no_class(
+    tmp_path: Path, labels: list[Any], words: tuple[str, ...]
+) -> None:
+    write_parquet(tmp_path / "train.parquet", labels)
+    (tmp_path / "classes.txt").write_text("a\nb\n")
+    refused(tmp_path, "train.parquet", *words)
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ({"picture": [b""], "label": [0]}, ("'image'", "picture, label", "rename")),
+        ({"image": [b""], "class": [0]}, ("'label'", "image, class", "rename")),
+        ({"image": ["a.jpg"], "label": [0]}, ("'image'", "string", "bytes")),
+        ({"image": [{"path": "a.jpg"}], "label": [0]}, ("'image'", "path: string", "bytes")),
+        ({"image": [b"", b""], "label": [3, 3]}, ("only one class", "'3'")),
+        ({"image": pa.array([], IMAGE), "label": pa.array([], pa.int64())}, ("no rows",)),
+    ],
+)
+def test_tables_that_are_no_image_data(
+    tmp_path: Path, table: dict[str, Any], words: tuple[str, ...]
+) -> None:
+    parquet.write_table(pa.table(table), tmp_path / "train.parquet")
+    refused(tmp_path, str(tmp_path), *words)
+
+
+def test_a_class_named_twice(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "train.parquet", [0, 1])
+    (tmp_path / "classes.txt").write_text("a\nb\na\n")
+    refused(tmp_path, "'a'", "twice", "classes.txt")
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        (["train", "extra"], ("extra.parquet", "no split")),
+        (["val", "test"], ("no train",)),
+    ],
+)
+def test_parquet_files_that_make_no_splits(
+    tmp_path: Path, files: list[str], words: tuple[str, ...]
+) -> None:
+    for name in files:
+        write_parquet(tmp_path / f"{name}.parquet", [0, 1])
+    refused(tmp_path, *words)
+
+
+def test_no_parquet_file(tmp_path: Path) -> None:
+    refused(f"parquet:{tmp_path}", "no Parquet file", str(tmp_path))
+    refused(tmp_path / "missing.parquet", "no Parquet file", "missing.parquet")
+
+
+def test_a_broken_parquet_file_is_named(tmp_path: Path) -> None:
+    file = write_parquet(tmp_path / "train.parquet", [0, 1, 0])
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    refused(tmp_path, "not readable as Parquet", "train.parquet")
+    file.write_bytes(b"")
+    refused(tmp_path, "not readable as Parquet", "train.parquet")
+
+
+def test_a_parquet_file_that_changes_after_the_listing(tmp_path: Path) -> None:
+    file = write_parquet(tmp_path / "train.parquet", [0, 1, 0])
+    source = open_source(str(file))
+    write_parquet(file, [0, 1, 0], rows_per_group=1)
+    with pytest.raises(UserError, match="changed while it was read"):
+        source.read(source.items[0])
+    file.unlink()
+    with pytest.raises(UserError, match=r"train\.parquet"):
+        source.read(source.items[0])
+
+
+def test_cifar10(real_data: Path) -> None:
+    source = open_source(str(real_data / "cifar10"))
+    listed = (real_data / "cifar10" / "classes.txt").read_text().split()
+    assert source.classes == tuple(listed)
+    splits = [item.split for item in source.items]
+    assert (splits.count("train"), splits.count("test"), len(splits)) == (50_000, 10_000, 60_000)
+    labels = np.array([item.label for item in source.items])
+    assert np.bincount(labels[:50_000]).tolist() == [5000] * 10
+    assert np.bincount(labels[50_000:]).tolist() == [1000] * 10
+    for item in (source.items[0], source.items[49_999], source.items[50_000]):
+        assert read_image(source.read(item)).size == (32, 32)
+    column = parquet.read_table(real_data / "cifar10" / "test.parquet").slice(9_000, 1).to_pylist()
+    assert source.read(source.items[59_000]) == column[0]["image"]["bytes"]
+    assert source.items[59_000].label == column[0]["label"]

@@ -1,7 +1,14 @@
 """The decoded store: the same pixels as a direct read, complete or absent, and never stale."""
 
+import errno
+import hashlib
+import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections import namedtuple
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,10 +20,11 @@ import pytest
 
 from distill.config import DataConfig, ViewsConfig
 from distill.data.decode import InputSpec, to_pixels
+from distill.data.lock import lock
 from distill.data.prepare import ImageData, prepare_data
 from distill.data.sources import Item, Source, open_source
 from distill.data.splits import assign_splits
-from distill.data.store import Store, open_store, store_bytes
+from distill.data.store import Split, Store, open_store, store_bytes
 from distill.errors import RunStopped, UserError
 from distill.progress import Progress
 
@@ -131,7 +139,36 @@ def empty_index(place: Path) -> None:
     (place / "index.json").write_text("{}")
 
 
-@pytest.mark.parametrize("damage", [shorten, lose_array, lose_index, shorten_index, empty_index])
+def lengthen(place: Path) -> None:
+    with (place / "test.npy").open("ab") as file:
+        file.write(b"\0")
+
+
+def turn_array(place: Path) -> None:
+    """Another header over as many bytes: (12, 18, 18, 3) becomes (12, 9, 36, 3)."""
+    array = np.load(place / "train.npy")
+    np.save(place / "train.npy", array.reshape(len(array), 9, 36, 3))
+
+
+def swap_labels(place: Path) -> None:
+    index = json.loads((place / "index.json").read_text())
+    index["splits"]["train"]["labels"].reverse()
+    (place / "index.json").write_text(json.dumps(index))
+
+
+def age(place: Path) -> None:
+    """An older format, whole and with the right hash."""
+    index = json.loads((place / "index.json").read_text())
+    content = json.dumps({**index, "format": index["format"] - 1})
+    (place / "index.json").write_text(content)
+    (place / "index.sha256").write_text(hashlib.sha256(content.encode()).hexdigest())
+
+
+DAMAGES = [shorten, lengthen, lose_array, turn_array, lose_index, shorten_index, empty_index]
+DAMAGES += [swap_labels, age]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_store_is_written_again(
     image_folder: Path, tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
@@ -224,6 +261,208 @@ def test_no_room_on_the_disk(
     assert not list((tmp_path / "cache").iterdir())
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, needed))
     assert open_at(source, tmp_path / "cache").splits
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [(errno.ENOSPC, RunStopped), (errno.EDQUOT, RunStopped), (errno.EIO, OSError)],
+)
+def test_a_disk_that_fills_up_while_writing(
+    image_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    expected: type[Exception],
+) -> None:
+    """Pages of a mapped file were written: without room for one the process died of SIGBUS."""
+    source = open_source(str(image_folder))
+
+    def fail(descriptor: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(expected) as caught:
+        open_at(source, tmp_path / "cache")
+    monkeypatch.undo()
+    assert ("make room" in str(caught.value)) == (expected is RunStopped)
+    assert not list((tmp_path / "cache").iterdir())
+    assert open_at(source, tmp_path / "cache").splits
+
+
+def test_digests_are_of_the_files(image_folder: Path, tmp_path: Path) -> None:
+    (image_folder / "cat" / "3.jpg").write_bytes(b"no picture")
+    source = open_source(str(image_folder))
+    for _ in ("written", "found"):
+        for split in open_at(source, tmp_path / "cache").splits.values():
+            files = [(image_folder / name).read_bytes() for name in split.names]
+            assert split.digests == tuple(hashlib.sha256(file).hexdigest() for file in files)
+
+
+def test_the_data_hash_is_of_sorted_names_labels_and_digests(
+    image_folder: Path, tmp_path: Path
+) -> None:
+    store = open_at(open_source(str(image_folder)), tmp_path / "cache")
+    rows = [
+        [name, int(label), digest]
+        for split in store.splits.values()
+        for name, label, digest in zip(split.names, split.labels, split.digests, strict=True)
+    ]
+    assert store.sha256 == hashlib.sha256(json.dumps(sorted(rows)).encode()).hexdigest()
+
+
+@pytest.mark.parametrize("ids", [[3, 0, 3], np.array([11, 2]), np.arange(5, dtype=np.int32), []])
+def test_taken_images_are_copies_in_the_order_asked_for(
+    image_folder: Path, tmp_path: Path, ids: Any
+) -> None:
+    split = open_at(open_source(str(image_folder)), tmp_path / "cache").splits["train"]
+    taken = split.take(np.asarray(ids, dtype=np.int64) if len(ids) == 0 else ids)
+    assert type(taken) is np.ndarray
+    assert taken.dtype == np.uint8
+    assert taken.shape == (len(ids), 18, 18, 3)
+    assert all(np.array_equal(row, split.pixels[i]) for row, i in zip(taken, ids, strict=True))
+    taken[:] = 0  # a copy is not read-only
+
+
+def test_images_in_memory_are_taken_as_well() -> None:
+    pixels = np.arange(24, dtype=np.uint8).reshape(2, 2, 2, 3)
+    split = Split("train", pixels, np.array([0, 1]), ("a", "b"))
+    assert split.take([1]).tolist() == [pixels[1].tolist()]
+
+
+def test_a_file_cut_short_under_a_running_job_is_an_error_not_a_crash(
+    image_folder: Path, tmp_path: Path
+) -> None:
+    """Reading a mapped page beyond the end of its file killed the process with SIGBUS."""
+    source = open_source(str(image_folder))
+    split = open_at(source, tmp_path / "cache").splits["train"]
+    (file,) = (tmp_path / "cache").glob("images-*/train.npy")
+    os.truncate(file, 100)
+    with pytest.raises(RunStopped, match="cut short") as caught:
+        split.take([0])
+    assert str(file) in str(caught.value)
+    assert open_at(source, tmp_path / "cache").splits["train"].take([0]).any()
+
+
+def test_a_file_deleted_under_a_running_job_stays_readable(
+    image_folder: Path, tmp_path: Path
+) -> None:
+    split = open_at(open_source(str(image_folder)), tmp_path / "cache").splits["train"]
+    expected = np.array(split.pixels)
+    (place,) = (tmp_path / "cache").iterdir()
+    shutil.rmtree(place)
+    place.mkdir()
+    (place / "train.npy").write_bytes(b"another file")
+    assert np.array_equal(split.take(range(len(expected))), expected)
+
+
+CHILD = """
+import sys, time
+from dataclasses import replace
+from pathlib import Path
+from distill.data.decode import InputSpec
+from distill.data.sources import SPLITS, open_source
+from distill.data.store import open_store
+
+data, cache, notes = map(Path, sys.argv[1:])
+source = open_source(str(data))
+
+def read(item):
+    with (notes / "reads").open("a") as file:
+        file.write(item.name + "\\n")
+    while not (notes / "go").exists():
+        time.sleep(0.005)
+    return source.read(item)
+
+specs = dict.fromkeys(SPLITS, InputSpec(height=16, width=16, resize="squash"))
+splits = [("train", "val", "test")[i % 3] for i in range(len(source.items))]
+(notes / f"ready-{time.time_ns()}").touch()
+slow = replace(source, read=read)
+print(open_store(slow, source.items, splits, specs, cache, 1, lambda count: None).sha256)
+"""
+
+
+@pytest.fixture
+def start_builder(image_folder: Path, tmp_path: Path) -> Any:
+    """Starts a process that opens a store; it stops in its first image until `go` exists."""
+    started = []
+
+    def start() -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", CHILD, image_folder, tmp_path / "cache", tmp_path]
+        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def wait_for(condition: Callable[[], Any]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, "nothing happened for a minute"
+        time.sleep(0.005)
+
+
+def test_two_processes_decode_once(tmp_path: Path, start_builder: Any) -> None:
+    first = start_builder()
+    wait_for((tmp_path / "reads").exists)
+    second = start_builder()
+    wait_for(lambda: len(list(tmp_path.glob("ready-*"))) == 2)
+    time.sleep(0.2)  # enough, mostly, for the second to come to the lock; the test holds without
+    (tmp_path / "go").touch()
+    outputs = [process.communicate(timeout=60)[0] for process in (first, second)]
+    assert [first.returncode, second.returncode] == [0, 0]
+    assert outputs[0] == outputs[1] != ""
+    reads = (tmp_path / "reads").read_text().split()
+    assert len(reads) == len(set(reads)) == 16
+    (place,) = (tmp_path / "cache").iterdir()
+    assert sorted(file.name for file in place.iterdir()) == [
+        "index.json",
+        "index.sha256",
+        "test.npy",
+        "train.npy",
+        "val.npy",
+    ]
+
+
+def test_a_killed_builder_leaves_nothing_that_lasts(
+    image_folder: Path, tmp_path: Path, start_builder: Any
+) -> None:
+    killed = start_builder()
+    wait_for((tmp_path / "reads").exists)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    left = sorted(path.suffix for path in (tmp_path / "cache").iterdir())
+    assert left == [".lock", ".tmp"]
+    open_at(open_source(str(image_folder)), tmp_path / "cache")  # another size, another store
+    (place,) = (tmp_path / "cache").iterdir()
+    (tmp_path / "go").touch()
+    repeated = start_builder()
+    assert repeated.communicate(timeout=60)[0]
+    assert sorted(tmp_path.glob("cache/*.*")) == []
+    assert len(list(place.parent.iterdir())) == 2
+
+
+def test_what_a_living_process_writes_is_not_removed(image_folder: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    alive, dead = cache / "images-1.17.tmp", cache / "images-2.17.tmp"
+    alive.mkdir(parents=True)
+    dead.mkdir()
+    with lock(cache / "images-1.lock") as is_held:
+        assert is_held
+        open_at(open_source(str(image_folder)), cache)
+        assert alive.exists()
+        assert not dead.exists()
+
+
+def test_a_lock_is_held_by_one_and_leaves_no_file(tmp_path: Path) -> None:
+    file = tmp_path / "images.lock"
+    with lock(file) as first, lock(file, wait=False) as second:
+        assert (first, second) == (True, False)
+    assert not file.exists()
+    with lock(file, wait=False) as third:
+        assert third
 
 
 def test_prepared_training_images_carry_the_margin(image_folder: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from distill.data.draws import Draws
 from distill.errors import UserError
 from distill.registry import names_in
 from distill.strategies import Strategy, make_strategy
+from distill.strategies.logit_standardisation import standardised
 
 BATCH, CLASSES = 12, 5
 NAMES = names_in("strategies")
@@ -114,7 +115,11 @@ def disagreement(classes: int) -> tuple[Tensor, Tensor]:
     return student.double(), teacher.double()
 
 
-@pytest.mark.parametrize("name", TAUGHT)
+# Standardised logits have no scale of their own: theirs is 1 whatever the classes and the odds.
+SCALED = [name for name in TAUGHT if name != "logit_standardisation"]
+
+
+@pytest.mark.parametrize("name", SCALED)
 def test_gradient_scale_does_not_depend_on_the_number_of_classes(name: str) -> None:
     """KD_Lib's squared error of probabilities, a mean over classes, falls like 1 / classes."""
     ours, theirs = [], []
@@ -381,3 +386,22 @@ def test_a_corrupted_teacher_is_supervised_with_label_noise() -> None:
     student = logits(64, 2)
     noisy = make("supervised", label_noise=1.0)(student, None, labels_of(64, 2), None, draws(64))
     torch.testing.assert_close(noisy["ce"], F.cross_entropy(student, 1 - labels_of(64, 2)))
+
+
+def test_standardised_logits_by_hand() -> None:
+    """(1, 2, 3): mean 2, variance 2/3, so (-1, 0, 1) * sqrt(3/2)."""
+    found = standardised(torch.tensor([[1.0, 2.0, 3.0]], dtype=torch.float64))
+    expected = torch.tensor([[-1.0, 0.0, 1.0]], dtype=torch.float64) * 1.5**0.5
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
+
+
+def test_a_standardising_student_may_have_logits_of_any_size() -> None:
+    """A student whose logits are its teacher's times 3 plus 5 has nothing left to learn."""
+    teacher = logits(1, BATCH, CLASSES, seed=1)
+    gradient = kd_gradient(make("logit_standardisation"), 3.0 * teacher[0] + 5.0, teacher)
+    assert float(gradient.abs().max()) < 1e-7
+
+
+def test_standardising_two_classes_is_refused() -> None:
+    with pytest.raises(UserError, match="3 classes"):
+        kd_gradient(make("logit_standardisation"), logits(4, 2), logits(1, 4, 2))

@@ -21,14 +21,16 @@ from distill.config import (
 )
 from distill.data.draws import Draws
 from distill.data.prepare import epoch_batches, num_batches, prepare_data
+from distill.data.training import Batch
 from distill.data.views import make_views
 from distill.errors import RunStopped
+from distill.job import Job
 from distill.models import build_classifier
 from distill.progress import Progress
 from distill.run import is_complete, verify_manifest
 from distill.teacher import LiveTeachers
 from distill.train import fit, predict_logits
-from distill.trainer import Job, class_weights
+from distill.trainer import class_weights
 
 CPU = torch.device("cpu")
 VIEWS = ViewsConfig()
@@ -89,6 +91,14 @@ def test_training_lowers_the_loss(data, tmp_path):
     train(data, tmp_path, epochs=6)
     first, *_, last = rows(tmp_path)
     assert last["train/loss"] < first["train/loss"]
+
+
+def test_validation_may_be_rarer_than_epochs(data, tmp_path):
+    train(data, tmp_path / "every")
+    train(data, tmp_path / "rare", epochs=3, validate_every=2)
+    every, rare = rows(tmp_path / "every"), rows(tmp_path / "rare")
+    assert ["val/top1" in row for row in rare] == [False, True, True]
+    assert [row.get("val/loss") for row in rare[1:]] == [row["val/loss"] for row in every[1:]]
 
 
 class Crash(Exception):
@@ -246,7 +256,7 @@ def test_several_teachers_give_one_row_of_logits_each(data):
     teachers = LiveTeachers([tiny(data, 1), tiny(data, 2)], CPU)
     ids = np.arange(4)
     images = make_views(data.train.pixels[ids], Draws(0, ids, 0), VIEWS, 32, CPU)
-    logits = teachers(images)
+    logits = teachers(Batch(ids, 0, images, torch.from_numpy(data.train.labels[ids])))
     assert logits.shape == (2, 4, 3)
     assert not torch.allclose(logits[0], logits[1])
 

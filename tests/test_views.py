@@ -5,11 +5,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torchvision.transforms.v2.functional import gaussian_blur
 
-from distill.config import ViewsConfig
+from distill.config import ClassViews, ViewsConfig
 from distill.data.draws import Draws
-from distill.data.views import crop_matrices, make_views, to_unit
+from distill.data.view_draws import blur_kernels, blurred, strengths
+from distill.data.views import affine_grid, blur, make_views, to_unit
 
 CPU = torch.device("cpu")
 LUMA = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
@@ -25,7 +28,17 @@ NOTHING: dict[str, Any] = {
     "hue": 0.0,
     "erase": 0.0,
 }
-EVERYTHING = ViewsConfig(rotate_degrees=30.0, hue=0.2, erase=0.5)
+CLASSES = ("right", "wrong")
+EVERYTHING = ViewsConfig(
+    rotate_degrees=30.0,
+    translate=0.2,
+    shear_degrees=20.0,
+    hue=0.2,
+    blur=0.5,
+    blur_sigma=(0.3, 1.5),
+    erase=0.5,
+    per_class={"wrong": ClassViews(contrast=0.6, blur=0.9)},
+)
 
 
 def only(**options: Any) -> ViewsConfig:
@@ -39,7 +52,9 @@ def noise(count: int, size: int = 16, low: int = 0, high: int = 256) -> np.ndarr
 def views_of(
     pixels: np.ndarray, config: ViewsConfig, view: int = 0, seed: int = 0, size: int = 16
 ) -> Tensor:
-    return make_views(pixels, Draws(seed, np.arange(len(pixels)), view), config, size, CPU)
+    ids = np.arange(len(pixels))
+    draws = Draws(seed, ids, view)
+    return make_views(pixels, draws, config, size, CPU, ids % 2, CLASSES)
 
 
 def luma(images: Tensor) -> Tensor:
@@ -58,14 +73,14 @@ def test_without_any_change_a_view_is_the_image() -> None:
     torch.testing.assert_close(views_of(pixels, only()), to_unit(pixels, CPU), atol=2e-6, rtol=0)
 
 
-def test_a_view_depends_on_its_own_image_and_number_only() -> None:
-    pixels = noise(6, size=20)
+@pytest.mark.parametrize("side", [20, 64])  # 64 to 16: 1 to 3 samples a side in one batch
+def test_a_view_depends_on_its_own_image_and_number_only(side: int) -> None:
+    pixels = noise(12, size=side)
     together = views_of(pixels, EVERYTHING, view=3)
-    order = np.array([4, 1, 5])
-    few = make_views(pixels[order], Draws(0, order, 3), EVERYTHING, 16, CPU)
-    torch.testing.assert_close(few, together[order], atol=1e-6, rtol=0)
-    alone = make_views(pixels[2:3], Draws(0, np.array([2]), 3), EVERYTHING, 16, CPU)
-    torch.testing.assert_close(alone, together[2:3], atol=1e-6, rtol=0)
+    for order in (np.array([4, 1, 5, 10, 7]), np.array([2]), np.array([3])):
+        draws = Draws(0, order, 3)
+        few = make_views(pixels[order], draws, EVERYTHING, 16, CPU, order % 2, CLASSES)
+        torch.testing.assert_close(few, together[order], atol=2e-6, rtol=0)
 
 
 def test_the_same_view_again_is_the_same() -> None:
@@ -113,41 +128,6 @@ def test_flip_is_a_probability() -> None:
     same = (views - to_unit(pixels, CPU)).abs().amax(dim=(1, 2, 3)) < 1e-5
     assert bool((mirrored ^ same).all())
     assert abs(int(mirrored.sum()) - 100) < 40  # standard deviation sqrt(400 * 3/16) = 8.7
-
-
-def test_a_half_turn_range_rotates_by_up_to_the_angle() -> None:
-    theta = crop_matrices(Draws(0, np.arange(2000), 0), only(rotate_degrees=30.0))
-    angles = np.degrees(np.arctan2(theta[:, 1, 0], theta[:, 0, 0]))
-    assert np.abs(angles).max() <= 30.0
-    assert np.abs(angles).max() > 29.0
-    assert abs(angles.mean()) < 2.0  # standard error 17.3 / sqrt(2000) = 0.4
-    determinants = np.linalg.det(theta[:, :, :2])
-    assert determinants == pytest.approx(np.ones(2000))
-
-
-def test_crops_have_the_area_and_ratio_of_the_options_and_lie_inside() -> None:
-    config = only(crop_scale=(0.25, 0.5), crop_ratio=(0.8, 1.25))
-    theta = crop_matrices(Draws(0, np.arange(2000), 0), config)
-    width, height = theta[:, 0, 0], theta[:, 1, 1]  # as shares of the image's sides
-    area, ratio = width * height, width / height
-    # Uniform area: mean 0.375. The logarithm of the ratio is uniform: mean 0.
-    assert area.min() >= 0.25 - 1e-12
-    assert area.max() <= 0.5 + 1e-12
-    assert area.mean() == pytest.approx(0.375, abs=0.01)
-    assert ratio.min() >= 0.8 - 1e-12
-    assert ratio.max() <= 1.25 + 1e-12
-    assert np.log(ratio).mean() == pytest.approx(0.0, abs=0.02)
-    for half, centre in ((width, theta[:, 0, 2]), (height, theta[:, 1, 2])):
-        assert (np.abs(centre) + half).max() <= 1.0 + 1e-12
-        assert (np.abs(centre) + half).max() > 0.99
-
-
-def test_a_crop_that_does_not_fit_is_cut_back() -> None:
-    # Area 1 at width : height 4 would be 2 wide and 0.5 high.
-    config = only(crop_ratio=(4.0, 4.0))
-    theta = crop_matrices(Draws(0, np.arange(50), 0), config)
-    assert theta[:, 0, 0] == pytest.approx(np.ones(50))
-    assert theta[:, 1, 1] == pytest.approx(np.full(50, 0.5))
 
 
 def test_a_crop_is_a_piece_of_the_image() -> None:
@@ -249,3 +229,89 @@ def test_erase_paints_grey_boxes_into_a_share_of_the_images() -> None:
 def test_erase_off_leaves_the_image_alone() -> None:
     white = np.full((50, 8, 8, 3), 255, dtype=np.uint8)
     assert bool((views_of(white, only(erase=0.0), size=8) > 0.999).all())
+
+
+def test_our_affine_grid_is_torchs() -> None:
+    theta = torch.randn(5, 2, 3, generator=torch.Generator().manual_seed(0))
+    expected = F.affine_grid(theta, [5, 3, 12, 12], align_corners=False)
+    torch.testing.assert_close(affine_grid(theta, 12), expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(("radius", "sigma"), [(1, (0.4, 2.0)), (4, (0.1, 1.3)), (9, (2.5, 3.0))])
+def test_blur_is_torchvisions(radius: int, sigma: tuple[float, float]) -> None:
+    images = torch.rand(2, 3, 20, 24, generator=torch.Generator().manual_seed(0))
+    ours = blur(images, blur_kernels(np.array(sigma), radius))
+    for one, image, own in zip(ours, images, sigma, strict=True):
+        expected = gaussian_blur(image, [2 * radius + 1] * 2, [own] * 2)
+        torch.testing.assert_close(one, expected, atol=1e-5, rtol=0)
+
+
+def test_a_share_of_the_views_is_blurred_with_sigmas_of_the_range() -> None:
+    pixels, config = noise(60), only(blur=0.5, blur_sigma=(0.5, 1.5))
+    rows, sigma = blurred(Draws(0, np.arange(60), 0), strengths(config, None, ()))
+    assert 15 < len(rows) < 45  # standard deviation sqrt(60 / 4) = 3.9
+    assert 0.5 <= sigma.min() < 0.7
+    assert 1.3 < sigma.max() <= 1.5
+    plain, views = views_of(pixels, only()), views_of(pixels, config)
+    for row, own in zip(rows, sigma, strict=True):
+        expected = gaussian_blur(plain[row], [11, 11], [own, own])  # 3 x 1.5 to either side: 5
+        torch.testing.assert_close(views[row], expected, atol=1e-5, rtol=0)
+    others = np.setdiff1d(np.arange(60), rows)
+    assert torch.equal(views[others], plain[others])
+
+
+def test_blur_of_nearly_no_width_changes_nothing_and_leaves_the_other_draws() -> None:
+    pixels = noise(8, size=20)
+    sharp = views_of(pixels, ViewsConfig(blur=1.0, blur_sigma=(0.01, 0.01)))
+    torch.testing.assert_close(sharp, views_of(pixels, ViewsConfig()), atol=1e-6, rtol=0)
+
+
+def test_a_class_has_strengths_of_its_own_and_the_others_do_not_notice() -> None:
+    pixels = noise(20, size=20)
+    plain = views_of(pixels, ViewsConfig())
+    own = ClassViews(brightness=0.9, blur=1.0, blur_sigma=(1.0, 2.0))
+    views = views_of(pixels, ViewsConfig(per_class={"wrong": own}))
+    torch.testing.assert_close(views[::2], plain[::2], atol=1e-6, rtol=0)
+    strong = views_of(pixels, ViewsConfig(brightness=0.9, blur=1.0, blur_sigma=(1.0, 2.0)))
+    torch.testing.assert_close(views[1::2], strong[1::2], atol=1e-6, rtol=0)
+    assert ((views - plain)[1::2].abs().amax(dim=(1, 2, 3)) > 0.05).all()
+
+
+def test_twice_the_size_is_the_mean_of_two_by_two_pixels() -> None:
+    """At half the size two samples a side fall on the centres of the stored pixels."""
+    pixels = noise(3, size=32)
+    expected = F.avg_pool2d(to_unit(pixels, CPU), 2)
+    torch.testing.assert_close(views_of(pixels, only()), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("side", [24, 28, 32, 40, 48, 64])  # to 16: up to the largest margin
+def test_a_fine_checkerboard_shrinks_to_grey(side: int) -> None:
+    board = 255 * (np.indices((side, side)).sum(axis=0) % 2).astype(np.uint8)
+    pixels = board[None, :, :, None].repeat(3, axis=3)
+    view = views_of(pixels, only(), size=16)
+    # One sample per pixel would be black or white at 48: 3 x 16, each on the centre of a square.
+    assert float((view - 0.5).abs().max()) < 0.1
+
+
+def test_pixels_may_be_a_tensor_already() -> None:
+    pixels = noise(4)
+    ids = np.arange(4)
+    views = make_views(
+        torch.tensor(pixels), Draws(0, ids, 0), EVERYTHING, 16, CPU, ids % 2, CLASSES
+    )
+    assert torch.equal(views, views_of(pixels, EVERYTHING))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.gpu
+@pytest.mark.parametrize("side", [40, 128])
+def test_a_view_is_the_same_on_a_gpu(side: int) -> None:
+    # Smooth pictures: between noise pixels a rounding of the coordinates would be seen more.
+    coarse = torch.tensor(noise(16, size=8)).permute(0, 3, 1, 2).float()
+    smooth = F.interpolate(coarse, (side, side), mode="bilinear").permute(0, 2, 3, 1)
+    pixels, ids = smooth.to(torch.uint8).numpy(), np.arange(16)
+    found = [
+        make_views(pixels, Draws(0, ids, 1), EVERYTHING, 32, torch.device(name), ids % 2, CLASSES)
+        for name in ("cpu", "cuda")
+    ]
+    torch.testing.assert_close(found[1].cpu(), found[0], atol=1e-4, rtol=0)

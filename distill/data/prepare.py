@@ -17,6 +17,7 @@ from distill.data.draws import permutation
 from distill.data.sources import SPLITS, open_source
 from distill.data.splits import assign_splits, check_no_class_is_empty, limit_per_class
 from distill.data.store import Split, Store, open_store, store_bytes
+from distill.data.view_draws import check_views
 from distill.progress import Progress
 
 SMOKE_IMAGES = 12
@@ -95,12 +96,11 @@ def prepare_data(
         UserError: The source cannot be used; the message says why and what to do.
     """
     source = open_source(location)
+    check_views(views, source.classes)
     items = limit_per_class(source.items, SMOKE_IMAGES) if smoke else list(source.items)
     splits = assign_splits(items, source.classes, data, seed)
     spec = input_spec(data)
-    stored = round(data.size * (1.0 + views.margin))
-    wide = spec.model_copy(update={"height": stored, "width": stored, "crop_pct": 1.0})
-    specs = {"train": wide, "val": spec, "test": spec}
+    specs = {"train": stored_spec(data, views), "val": spec, "test": spec}
     megabytes = store_bytes(splits, specs) / 1e6
     title = f"decode {len(items):,} images to {megabytes:,.0f} MB"
     with progress.task(title, len(items), "images") as task:
@@ -109,6 +109,12 @@ def prepare_data(
     check_no_class_is_empty([k[0] for k in kept], [int(k[1]) for k in kept], source.classes)
     findings = _findings(store, source.ignored, source.classes)
     return ImageData(source.location, source.classes, spec, store.splits, findings, store.sha256)
+
+
+def stored_spec(data: DataConfig, views: ViewsConfig) -> InputSpec:
+    """How training images are stored: larger by the margin that views are cut from."""
+    stored = round(data.size * (1.0 + views.margin))
+    return input_spec(data).model_copy(update={"height": stored, "width": stored, "crop_pct": 1.0})
 
 
 def input_spec(data: DataConfig) -> InputSpec:

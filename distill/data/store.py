@@ -1,29 +1,30 @@
 """Decoded images on disk: one pass over the files, then memory-mapped uint8 arrays.
 
 The same pass finds what cannot be read. A store is complete or absent: it is written beside its
-place and renamed, and its name is a hash of everything that it depends on.
+place and renamed, and its name is a hash of everything that it depends on. Processes that need the
+same store build it once, and share its pages in memory.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
+import math
+import mmap
 import shutil
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from distill.data.decode import InputSpec, Pixels, UnreadableImageError, read_image, resize_image
+from distill.data.decode import InputSpec, Pixels
+from distill.data.lock import lock
 from distill.data.sources import SPLITS, Item, Source
+from distill.data.store_build import FORMAT, Advance, build_store, npy_header
 from distill.errors import RunStopped
-
-Advance = Callable[[int], None]
-CHUNK = 256
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,53 @@ class Split:
         pixels: uint8 `(n, height, width, 3)`, memory-mapped; training images carry a margin.
         labels: int64 `(n,)`.
         names: Path below the data folder, or name, of each image.
+        digests: SHA-256 of each image's file content, or of its pixels where there is no file.
+        rows: Where in `pixels` each image is; None for all of them in order.
     """
 
     name: str
     pixels: Pixels
     labels: np.ndarray[Any, np.dtype[np.int64]]
     names: tuple[str, ...]
+    digests: tuple[str, ...] = ()
+    rows: NDArray[np.int64] | None = None
+
+    def take(self, ids: Sequence[int] | NDArray[np.integer[Any]]) -> Pixels:
+        """Copies images out of the mapped file, uint8 `(len(ids), height, width, 3)`.
+
+        Reading a mapped page that its file no longer has kills the process (SIGBUS), so the size
+        is looked at first: a microsecond per call. A file that was deleted stays readable.
+
+        Raises:
+            RunStopped: The file was cut short since it was opened.
+        """
+        mapped = _mapping(self.pixels)
+        if mapped is not None and mapped.size() < len(mapped):
+            raise RunStopped(
+                f"{getattr(self.pixels, 'filename', self.name)} was cut short while in use: "
+                "repeat the command, the images are decoded again"
+            )
+        rows = ids if self.rows is None else self.rows[np.asarray(ids)]
+        return np.asarray(self.pixels).take(rows, axis=0)
+
+
+def subset(split: Split, rows: NDArray[np.int64]) -> Split:
+    """Some images of a split, in the order of `rows`; nothing is copied."""
+    return Split(
+        name=split.name,
+        pixels=split.pixels,
+        labels=split.labels[rows],
+        names=tuple(split.names[row] for row in rows),
+        digests=tuple(split.digests[row] for row in rows),
+        rows=rows if split.rows is None else split.rows[rows],
+    )
+
+
+def _mapping(array: Any) -> mmap.mmap | None:
+    """The mapped file that an array is a view of, None if it lies in memory."""
+    while isinstance(array, np.ndarray):
+        array = array.base
+    return array if isinstance(array, mmap.mmap) else None
 
 
 @dataclass(frozen=True)
@@ -67,6 +109,8 @@ def open_store(
 ) -> Store:
     """Opens the store of these images at these sizes, writing it if there is none that fits.
 
+    A process that finds another at work on the same store waits for it.
+
     Args:
         specs: Size and resize rule per split.
         folder: Cache folder; the store is one sub-folder of it.
@@ -76,104 +120,71 @@ def open_store(
     Raises:
         RunStopped: The disk has no room for it.
     """
+    place = folder / f"images-{_key(source, items, splits, specs)}"
+    store = _load(place, specs)
+    if store is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(folder)
+        with lock(_lock_file(place)):
+            store = _load(place, specs)
+            if store is None:
+                needed = store_bytes(splits, specs)
+                build_store(source, items, splits, specs, needed, place, workers, advance)
+                store = _load(place, specs)
+    assert store is not None, f"{place} is damaged as soon as it is written"
+    return store
+
+
+def _key(
+    source: Source, items: Sequence[Item], splits: Sequence[str], specs: dict[str, InputSpec]
+) -> str:
     described = {split: spec.model_dump() for split, spec in specs.items()}
-    members = [(item.name, item.label, split) for item, split in zip(items, splits, strict=True)]
-    key = json.dumps([source.fingerprint, described, members]).encode()
-    place = folder / f"images-{hashlib.sha256(key).hexdigest()[:16]}"
-    if not _is_complete(place):
-        _build(source, items, splits, specs, place, workers, advance)
-    return _load(place)
+    digest = hashlib.sha256(json.dumps([source.fingerprint, described]).encode())
+    for item, split in zip(items, splits, strict=True):
+        digest.update(json.dumps([item.name, item.label, split]).encode())
+    return digest.hexdigest()[:16]
 
 
-def _is_complete(place: Path) -> bool:
+def _lock_file(place: Path) -> Path:
+    return place.with_name(f"{place.name}.lock")
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Removes what killed processes left behind: half-written stores whose lock is free."""
+    for work in folder.glob("images-*.tmp"):
+        with lock(_lock_file(folder / work.name.partition(".")[0]), wait=False) as is_free:
+            if is_free:
+                shutil.rmtree(work, ignore_errors=True)
+
+
+def _load(place: Path, specs: dict[str, InputSpec]) -> Store | None:
+    """The store at a place, None if it is absent, incomplete, damaged or of another format.
+
+    The index is checked by its hash and the arrays by their headers and sizes; pixels are not read.
+    """
     try:
-        index = json.loads((place / "index.json").read_text())
-        sizes = index["files"]
-        return all((place / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return False
-
-
-def _build(
-    source: Source,
-    items: Sequence[Item],
-    splits: Sequence[str],
-    specs: dict[str, InputSpec],
-    place: Path,
-    workers: int,
-    advance: Advance,
-) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    needed, free = store_bytes(splits, specs), shutil.disk_usage(place.parent).free
-    if needed > free:
-        raise RunStopped(
-            f"the decoded images need {needed / 1e6:.0f} MB, {place.parent} has {free / 1e6:.0f} MB"
-            " free: make room and repeat the command, or choose another --out"
-        )
-    work = place.with_name(f"{place.name}.{os.getpid()}.tmp")
-    work.mkdir(exist_ok=True)
-    try:
-        index: dict[str, Any] = {"unreadable": {}, "splits": {}, "digests": []}
-        with ThreadPoolExecutor(max(1, workers)) as pool:
-            for split in SPLITS:
-                members = [item for item, at in zip(items, splits, strict=True) if at == split]
-                _write_split(source, members, split, specs[split], work, index, pool, advance)
-        digests = json.dumps(sorted(index.pop("digests")))
-        index["sha256"] = hashlib.sha256(digests.encode()).hexdigest()
-        index["files"] = {file.name: file.stat().st_size for file in work.glob("*.npy")}
-        (work / "index.json").write_text(json.dumps(index))
-        shutil.rmtree(place, ignore_errors=True)
-        work.replace(place)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-
-
-def _write_split(
-    source: Source,
-    members: Sequence[Item],
-    split: str,
-    spec: InputSpec,
-    work: Path,
-    index: dict[str, Any],
-    pool: ThreadPoolExecutor,
-    advance: Advance,
-) -> None:
-    """Decodes the members in chunks; images that fail leave no gap in the array."""
-
-    def decode(item: Item) -> tuple[Pixels | None, str]:
-        try:
-            raw = source.read(item)
-            content = raw if isinstance(raw, bytes) else raw.tobytes()
-            return resize_image(read_image(raw), spec), hashlib.sha256(content).hexdigest()
-        except (UnreadableImageError, OSError) as error:
-            return None, str(error)
-
-    file = work / f"{split}.npy"
-    shape = (len(members), spec.height, spec.width, 3)
-    array = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape)
-    kept: list[Item] = []
-    for start in range(0, len(members), CHUNK):
-        chunk = members[start : start + CHUNK]
-        for item, (pixels, note) in zip(chunk, pool.map(decode, chunk), strict=True):
-            if pixels is None:
-                index["unreadable"][item.name] = note
-                continue
-            array[len(kept)] = pixels
-            index["digests"].append([item.name, item.label, note])
-            kept.append(item)
-        advance(len(chunk))
-    array.flush()
-    index["splits"][split] = {
-        "names": [item.name for item in kept],
-        "labels": [item.label for item in kept],
-    }
-
-
-def _load(place: Path) -> Store:
-    index = json.loads((place / "index.json").read_text())
-    splits = {}
-    for name, members in index["splits"].items():
-        labels = np.asarray(members["labels"], dtype=np.int64)
-        pixels = np.load(place / f"{name}.npy", mmap_mode="r")[: len(labels)]
-        splits[name] = Split(name, pixels, labels, tuple(members["names"]))
+        content = (place / "index.json").read_bytes()
+        if hashlib.sha256(content).hexdigest() != (place / "index.sha256").read_text():
+            return None
+        index = json.loads(content)
+        if index["format"] != FORMAT:
+            return None
+        splits = {name: _load_split(place, name, index, specs[name]) for name in SPLITS}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
     return Store(splits, index["unreadable"], index["sha256"])
+
+
+def _load_split(place: Path, name: str, index: dict[str, Any], spec: InputSpec) -> Split:
+    """One split; raises `ValueError` where its array is not what the index says."""
+    members = index["splits"].pop(name)
+    labels = np.asarray(members["labels"], dtype=np.int64)
+    path, header = place / f"{name}.npy", npy_header(len(labels), spec)
+    shape = (len(labels), spec.height, spec.width, 3)
+    with path.open("rb") as file:
+        if file.read(len(header)) != header:
+            raise ValueError(f"{path} has another header")
+    if path.stat().st_size != len(header) + math.prod(shape):
+        raise ValueError(f"{path} has another size")
+    pixels = np.memmap(path, np.uint8, "r", len(header), shape)
+    return Split(name, pixels, labels, tuple(members["names"]), tuple(members["digests"]))

@@ -2,12 +2,14 @@
 
 The view of an image is a pure function of (seed, image, view number), so that a resumed epoch
 replays, every student of every strategy sees the same views, and a teacher's logits can be stored
-per view (consistent teaching: Beyer et al., 2021, arXiv:2106.05237).
+per view (consistent teaching: Beyer et al., 2021, arXiv:2106.05237). What is drawn is decided in
+`distill.data.view_draws`, on the host: no step waits for a GPU.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 import torch
@@ -16,13 +18,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from distill.config import ViewsConfig
-from distill.data.draws import Draws
+from distill.data import view_draws
+from distill.data.draws import Draws, Floats, Ints
+from distill.data.view_draws import LUMA, crop_matrices
 
-# RGB -> YIQ, in which a rotation of hue is a rotation of (I, Q).
-_YIQ = torch.tensor(
-    [[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]], dtype=torch.float64
-)
-_LUMA = torch.tensor([0.299, 0.587, 0.114])
+# Stored pixels between two samples. A checkerboard of single pixels, shrunk by any factor above
+# this one, differs from grey by at most 7 % of full range; with 1.5 it would be 13 %.
+COARSEST = 1.25
 
 
 def to_unit(pixels: NDArray[np.uint8], device: torch.device) -> Tensor:
@@ -32,7 +34,13 @@ def to_unit(pixels: NDArray[np.uint8], device: torch.device) -> Tensor:
 
 
 def make_views(
-    pixels: NDArray[np.uint8], draws: Draws, config: ViewsConfig, size: int, device: torch.device
+    pixels: NDArray[np.uint8] | Tensor,
+    draws: Draws,
+    config: ViewsConfig,
+    size: int,
+    device: torch.device,
+    labels: Ints | None = None,
+    classes: Sequence[str] = (),
 ) -> Tensor:
     """Augmented views of a batch.
 
@@ -40,88 +48,112 @@ def make_views(
         pixels: Stored images, uint8 `(batch, h, w, 3)`.
         draws: Their random numbers; `draws.step` is the view number.
         size: Height and width of a view.
+        labels: Class indices `(batch,)`, -1 for an image without one; needed where
+            `config.per_class` has entries.
+        classes: Names of the classes, by index.
 
     Returns:
         float32 `(batch, 3, size, size)` in [0, 1].
     """
-    images = to_unit(pixels, device)
-    theta = torch.from_numpy(crop_matrices(draws, config)).to(device, torch.float32)
-    grid = F.affine_grid(theta, [len(images), 3, size, size], align_corners=False)
-    views = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
-    matrix, offset = _colour_maps(draws, config, views)
-    flat = torch.baddbmm(offset[:, :, None], matrix, views.flatten(2))
-    views = flat.clamp_(0.0, 1.0).view_as(views)
-    return _erase(views, draws, config) if config.erase > 0 else views
+    strength = view_draws.strengths(config, labels, classes)
+    stored = torch.tensor(pixels) if isinstance(pixels, np.ndarray) else pixels
+    views = _resample(stored.to(device), crop_matrices(draws, config), size)
+    views = _recolour(views, *view_draws.colour_maps(draws, strength))
+    hit, sigma = view_draws.blurred(draws, strength)
+    if len(hit):  # only these pay
+        rows = torch.from_numpy(hit).to(device)
+        kernels = view_draws.blur_kernels(sigma, view_draws.blur_radius(config, size))
+        views.index_copy_(0, rows, blur(views.index_select(0, rows), kernels))
+    if config.erase > 0:
+        masks = view_draws.erase_boxes(draws, config.erase, size)
+        down, across = (torch.from_numpy(mask).to(device) for mask in masks)
+        views.masked_fill_(down[:, None, :, None] & across[:, None, None, :], 0.5)
+    return views
 
 
-def crop_matrices(draws: Draws, config: ViewsConfig) -> NDArray[np.float64]:
-    """Crop, rotation and flip as affine maps from output to input coordinates in [-1, 1].
+def _resample(stored: Tensor, theta: Floats, size: int) -> Tensor:
+    """Affine crops, in 0 to 255, of uint8 images `(batch, h, w, 3)`.
 
-    Area and aspect ratio of the crop are drawn as in Szegedy et al., 2014 (arXiv:1409.4842),
-    except that a crop larger than the image is cut back to it instead of being drawn again.
+    Bilinear samples lie at most `COARSEST` stored pixels apart: a view that shrinks more
+    has several samples per pixel and side, as many as its own crop needs, and takes their mean.
+    Images are grouped by that number, which is 1 for all of them where the margin is small.
+    """
+    height, width = stored.shape[1:3]
+    apart = np.linalg.norm(theta[:, :, :2] * np.array([[width], [height]]), axis=1) / size
+    per_side = np.ceil(apart.max(axis=1) / COARSEST - 1e-6).astype(np.int64).clip(min=1)
+    groups = np.unique(per_side)
+    if len(groups) == 1:
+        return _sample(stored, theta, size, int(groups[0]))
+    views = torch.empty(len(stored), 3, size, size, device=stored.device)
+    for samples in groups:
+        members = np.flatnonzero(per_side == samples)
+        rows = torch.from_numpy(members).to(stored.device)
+        group = _sample(stored.index_select(0, rows), theta[members], size, int(samples))
+        views.index_copy_(0, rows, group)
+    return views
+
+
+def _sample(stored: Tensor, theta: Floats, size: int, per_side: int) -> Tensor:
+    """The mean of `per_side` x `per_side` samples spread evenly over each pixel of the views."""
+    # Channels stay last: a transposed copy costs more than reading across them.
+    images = stored.to(torch.float32).permute(0, 3, 1, 2)
+    offsets = ((np.arange(per_side) + 0.5) / per_side - 0.5) * 2.0 / size
+
+    def at(right: float, below: float) -> Tensor:
+        moved = theta.copy()
+        moved[:, :, 2] += right * theta[:, :, 0] + below * theta[:, :, 1]
+        grid = affine_grid(torch.from_numpy(moved).to(stored.device, torch.float32), size)
+        return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+
+    views = at(offsets[0], offsets[0])
+    for right, below in list(product(offsets, offsets))[1:]:
+        views += at(right, below)
+    return views.div_(per_side**2) if per_side > 1 else views
+
+
+def affine_grid(theta: Tensor, size: int) -> Tensor:
+    """`torch.nn.functional.affine_grid` of square views without its matrix product.
+
+    x and y lie in planes of their own, which `grid_sample` reads fastest.
+
+    Args:
+        theta: `(batch, 2, 3)`.
 
     Returns:
-        `(batch, 2, 3)`, as `torch.nn.functional.affine_grid` takes it.
+        `(batch, size, size, 2)`.
     """
-    u = draws.uniform("crop", 6)
-    low, high = config.crop_scale
-    area = low + (high - low) * u[:, 0]
-    log_ratio = np.log(config.crop_ratio[0]) + u[:, 1] * np.log(
-        config.crop_ratio[1] / config.crop_ratio[0]
+    axis = (2.0 * torch.arange(size, device=theta.device) + 1.0) / size - 1.0
+    across = theta[:, :, 0, None] * axis  # (batch, 2, width)
+    down = theta[:, :, 1, None] * axis + theta[:, :, 2, None]  # (batch, 2, height)
+    return (across[:, :, None, :] + down[:, :, :, None]).permute(0, 2, 3, 1)
+
+
+def _recolour(views: Tensor, matrices: Floats, shifts: Floats) -> Tensor:
+    """Affine maps of RGB, from 0 to 255 to [0, 1]."""
+    matrix, shift, luma = (
+        torch.from_numpy(array).to(views.device, torch.float32)
+        for array in (matrices / 255.0, shifts / 255.0, LUMA)
     )
-    width = np.minimum(np.sqrt(area * np.exp(log_ratio)), 1.0)
-    height = np.minimum(np.sqrt(area * np.exp(-log_ratio)), 1.0)
-    centre_x = (2.0 * u[:, 2] - 1.0) * (1.0 - width)
-    centre_y = (2.0 * u[:, 3] - 1.0) * (1.0 - height)
-    angle = np.radians(config.rotate_degrees) * (2.0 * u[:, 4] - 1.0)
-    mirror = np.where(u[:, 5] < config.flip, -1.0, 1.0)
-    theta = np.empty((len(u), 2, 3))
-    theta[:, 0, 0] = mirror * width * np.cos(angle)
-    theta[:, 0, 1] = -width * np.sin(angle)
-    theta[:, 1, 0] = mirror * height * np.sin(angle)
-    theta[:, 1, 1] = height * np.cos(angle)
-    theta[:, 0, 2], theta[:, 1, 2] = centre_x, centre_y
-    return theta
+    mean = (views.mean(dim=(2, 3)) * luma).sum(dim=1)  # (batch,)
+    offset = (shift * mean)[:, None, None]
+    flat = torch.bmm(matrix, views.flatten(2))
+    return flat.add_(offset).clamp_(0.0, 1.0).view_as(views)
 
 
-def _colour_maps(draws: Draws, config: ViewsConfig, views: Tensor) -> tuple[Tensor, Tensor]:
-    """Brightness, contrast, saturation and hue as one affine map of RGB per image.
+def blur(images: Tensor, kernels: Floats) -> Tensor:
+    """Blurs each image with its own kernel, along one axis and then along the other.
 
-    Contrast keeps the mean brightness of the view.
-
-    Returns:
-        Matrices `(batch, 3, 3)` and offsets `(batch, 3)`.
+    Args:
+        images: `(batch, channels, height, width)`, more than the kernels' radius high and wide;
+            beyond its edge an image is its mirror image.
+        kernels: `(batch, 2 * radius + 1)`.
     """
-    u = 2.0 * torch.from_numpy(draws.uniform("colour", 4)) - 1.0
-    brightness = (1.0 + config.brightness * u[:, 0])[:, None, None]
-    contrast = (1.0 + config.contrast * u[:, 1])[:, None, None]
-    saturation = (1.0 + config.saturation * u[:, 2])[:, None, None]
-    angle = 2.0 * math.pi * config.hue * u[:, 3]
-    rotation = torch.zeros(len(u), 3, 3, dtype=torch.float64)
-    rotation[:, 0, 0] = 1.0
-    rotation[:, 1, 1] = rotation[:, 2, 2] = angle.cos()
-    rotation[:, 1, 2], rotation[:, 2, 1] = -angle.sin(), angle.sin()
-    hue = torch.linalg.inv(_YIQ) @ rotation @ _YIQ
-    grey = _LUMA.double().expand(3, 3)
-    colour = (saturation * torch.eye(3) + (1.0 - saturation) * grey) @ hue
-    matrix = (contrast * brightness * colour).to(views.device, torch.float32)
-    mean = torch.einsum("bc,c->b", views.mean(dim=(2, 3)), _LUMA.to(views.device))
-    shift = ((1.0 - contrast) * brightness)[:, 0, 0].to(views.device, torch.float32)
-    return matrix, (shift * mean)[:, None].expand(-1, 3)
-
-
-def _erase(views: Tensor, draws: Draws, config: ViewsConfig) -> Tensor:
-    """Random erasing (Zhong et al., 2017, arXiv:1708.04896) with mid-grey."""
-    u = torch.from_numpy(draws.uniform("erase", 5)).to(views.device, torch.float32)
-    area = 0.02 + 0.18 * u[:, 1]
-    log_ratio = math.log(3.0) * (2.0 * u[:, 2] - 1.0)
-    height, width = (area * log_ratio.exp()).sqrt(), (area / log_ratio.exp()).sqrt()
-    axis = torch.linspace(0.0, 1.0, views.shape[-1], device=views.device)
-
-    def inside(start: Tensor, length: Tensor) -> Tensor:
-        begin = (start * (1.0 - length))[:, None]
-        return (axis >= begin) & (axis <= begin + length[:, None])
-
-    box = inside(u[:, 3], height)[:, :, None] & inside(u[:, 4], width)[:, None, :]
-    hit = box & (u[:, 0] < config.erase)[:, None, None]
-    return views.masked_fill(hit[:, None], 0.5)
+    batch, channels, height, width = images.shape
+    radius = kernels.shape[1] // 2
+    weights = torch.from_numpy(kernels).to(images.device, images.dtype)
+    weights = weights.repeat_interleave(channels, dim=0)[:, None]  # (batch * channels, 1, taps)
+    planes = F.pad(images, [radius] * 4, mode="reflect")
+    planes = planes.view(1, batch * channels, height + 2 * radius, width + 2 * radius)
+    planes = F.conv2d(planes, weights[:, :, None, :], groups=batch * channels)
+    planes = F.conv2d(planes, weights[:, :, :, None], groups=batch * channels)
+    return planes.view_as(images)

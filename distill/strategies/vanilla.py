@@ -31,5 +31,9 @@ class Strategy(Base):
     ) -> dict[str, Tensor]:
         """`kd_weight * T² * KL(teacher || student) + (1 - kd_weight) * CE`."""
         assert teacher_logits is not None
-        kd = distillation_kl(student_logits, teacher_logits, self.temperature)
+        kd = self.distance(student_logits, teacher_logits)
         return blend(kd, cross_entropy(student_logits, labels, weights), self.kd_weight)
+
+    def distance(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+        """`T² * KL(teacher || student)`, the mean over the batch."""
+        return distillation_kl(student_logits, teacher_logits, self.temperature)

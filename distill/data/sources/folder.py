@@ -6,19 +6,8 @@ import hashlib
 from pathlib import Path
 
 from distill.data.decode import EXTENSIONS
-from distill.data.sources import SPLITS, Item, Source
+from distill.data.sources import SPLIT_NAMES, SPLITS, Item, Source
 from distill.errors import UserError
-
-SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "dev": "val",
-    "test": "test",
-    "testing": "test",
-}
 
 
 def open_source(location: str) -> Source:
@@ -35,21 +24,40 @@ def open_source(location: str) -> Source:
     else:
         groups = {None: root}
     classes = _class_names(root, groups)
+    places = [
+        (group / name, label, split)
+        for split, group in groups.items()
+        for label, name in enumerate(classes)
+    ]
+    return _listing(root, places, classes)
+
+
+def open_unlabelled(location: str) -> Source:
+    """Lists all images below a folder, however they lie in it; their label is -1."""
+    root = Path(location)
+    if not root.is_dir():
+        raise UserError("no such folder of unlabelled images", location)
+    return _listing(root, [(root, -1, None)], ())
+
+
+def _listing(
+    root: Path, places: list[tuple[Path, int, str | None]], classes: tuple[str, ...]
+) -> Source:
+    """The images of (folder, label, split) triples."""
     items, ignored, digest = [], [], hashlib.sha256()
-    for split, group in groups.items():
-        for label, name in enumerate(classes):
-            for file in sorted((group / name).rglob("*")):
-                relative = file.relative_to(root).as_posix()
-                if not file.is_file() or relative.startswith(".") or "/." in relative:
-                    continue
-                if file.suffix.lower() not in EXTENSIONS:
-                    ignored.append(relative)
-                    continue
-                items.append(Item(relative, label, split))
-                stat = file.stat()
-                digest.update(f"{relative}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    for folder, label, split in places:
+        for file in sorted(folder.rglob("*")):
+            relative = file.relative_to(root).as_posix()
+            if not file.is_file() or relative.startswith(".") or "/." in relative:
+                continue
+            if file.suffix.lower() not in EXTENSIONS:
+                ignored.append(relative)
+                continue
+            items.append(Item(relative, label, split))
+            stat = file.stat()
+            digest.update(f"{relative}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
     if not items:
-        raise UserError("no images", location, f"known endings: {' '.join(sorted(EXTENSIONS))}")
+        raise UserError("no images", str(root), f"known endings: {' '.join(sorted(EXTENSIONS))}")
     return Source(
         location=str(root),
         classes=classes,

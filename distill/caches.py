@@ -1,0 +1,77 @@
+"""What `distill cache` does: the teacher caches of an experiment, built, verified and listed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from distill import run
+from distill.errors import UserError
+from distill.experiment import Experiment, student_runs, taught_by
+from distill.job import Job
+from distill.models import frozen
+from distill.pipeline import begin, load_job
+from distill.teacher_cache import build_caches, open_caches, verify_cache
+
+
+def cached_jobs(experiment: Experiment) -> Iterator[Job]:
+    """The jobs that read teacher caches, their teachers loaded.
+
+    Raises:
+        UserError: No student of the recipe reads a cache, or a teacher is not trained yet.
+    """
+    found = False
+    for config in student_runs(experiment.recipe):
+        reads = config.cache.use and config.engine == "distill"
+        if reads and taught_by(experiment, config):
+            found = True
+            yield load_job(experiment, config)
+    if not found:
+        where, hint = str(experiment.out), "cache.use = false, or nobody teaches"
+        raise UserError("no student of this recipe reads a teacher cache", where, hint)
+
+
+def build_experiment(experiment: Experiment, part: int, parts: int) -> None:
+    """Computes what the caches of all students lack, or one of several parts of it."""
+    begin(experiment)
+    for job in cached_jobs(experiment):
+        build_caches(job, experiment.device, experiment.progress, part, parts)
+        missing = sum(len(c.missing(range(job.cached_views))) for c in open_caches(job))
+        state = "complete" if not missing else f"{missing} shards are left to other parts"
+        experiment.progress.say(f"{job.config.name}: teacher logits: {state}")
+
+
+def verify_experiment(experiment: Experiment, samples: int) -> list[dict[str, Any]]:
+    """Recomputes a random sample of every view of every cache that the students read.
+
+    Raises:
+        UserError: A stored logit is not what the teacher says.
+    """
+    rows = {}
+    for job in cached_jobs(experiment):
+        for cache, teacher in zip(open_caches(job), job.teachers, strict=True):
+            model = frozen(teacher, experiment.device)
+            found = verify_cache(cache, model, job.images, experiment.device, samples)
+            row = {"teacher": cache.name, "folder": str(cache.folder), **found}
+            rows[cache.folder] = row
+    return list(rows.values())
+
+
+def list_caches(out: Path) -> list[dict[str, Any]]:
+    """The caches of an experiment: teacher, images, views begun, bytes, and all they depend on."""
+    rows = []
+    for file in sorted((out / "cache").glob("logits-*/cache.json")):
+        stored, shards = run.read_json(file), list(file.parent.glob("view-*.npy"))
+        rows.append(
+            {
+                "teacher": stored["teacher"],
+                "folder": str(file.parent),
+                "images": stored["count"],
+                "views": len({shard.name.split("-")[1] for shard in shards}),
+                "shards": len(shards),
+                "size_bytes": sum(shard.stat().st_size for shard in shards),
+                "identity": stored["identity"],
+            }
+        )
+    return rows

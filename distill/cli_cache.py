@@ -1,0 +1,103 @@
+"""`distill cache`: teacher logits, computed once, read by every student."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+import typer
+
+from distill import stages
+from distill.cli_options import (
+    WORKERS,
+    DataOpt,
+    DeviceOpt,
+    ExperimentArg,
+    JsonOpt,
+    OutOpt,
+    Overrides,
+    RecipeArg,
+    SeedOpt,
+    SmokeOpt,
+    UnlabelledOpt,
+    WorkersOpt,
+)
+from distill.errors import UserError
+
+cache_app = typer.Typer(
+    help="Teacher logits, computed once and read by every student.", no_args_is_help=True
+)
+
+
+@cache_app.command("build")
+def build_command(
+    recipe: RecipeArg,
+    data: DataOpt,
+    overrides: Overrides = None,
+    out: OutOpt = None,
+    device: DeviceOpt = "auto",
+    seed: SeedOpt = None,
+    workers: WorkersOpt = WORKERS,
+    smoke: SmokeOpt = False,
+    unlabelled: UnlabelledOpt = None,
+    part: Annotated[
+        str, typer.Option("--part", help="Such as 2/4: the second of four parts of the work.")
+    ] = "1/1",
+    as_json: JsonOpt = False,
+) -> None:
+    """Compute the logits that the students of a recipe will read; the teachers must be trained.
+
+    `distill student` does the same by itself. Parts may run side by side on a shared folder, be
+    killed and be repeated.
+    """
+    match = re.fullmatch(r"(\d+)/(\d+)", part)
+    number, parts = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not 1 <= number <= parts:
+        raise UserError(f"got {part!r}", "--part", "NUMBER/PARTS such as 1/4")
+    from distill.caches import build_experiment, list_caches
+
+    settings = stages.Settings(out, device, seed, workers, False, smoke, unlabelled)
+    experiment = stages.open_experiment(recipe, overrides, data, settings)
+    build_experiment(experiment, number - 1, parts)
+    stages.emit({"caches": list_caches(experiment.out)}, as_json)
+
+
+@cache_app.command("verify")
+def verify_command(
+    experiment: ExperimentArg,
+    overrides: Overrides = None,
+    device: DeviceOpt = "auto",
+    workers: WorkersOpt = WORKERS,
+    samples: Annotated[int, typer.Option("--samples", min=1, help="Images per view.")] = 64,
+    as_json: JsonOpt = False,
+) -> None:
+    """Recompute a random sample of every view and compare it with what is stored."""
+    from distill.caches import verify_experiment
+
+    settings = stages.Settings(device=device, workers=workers)
+    opened = stages.reopen_experiment(experiment, overrides, settings)
+    rows = verify_experiment(opened, samples)
+    for row in rows:
+        print(
+            f"{row['folder']}: {row['teacher']}, {row['samples']:,} logits of {row['views']} views "
+            f"agree, largest relative difference {row['max_difference']:.1e}"
+        )
+    stages.emit({"caches": rows}, as_json)
+
+
+@cache_app.command("info")
+def info_command(experiment: ExperimentArg, as_json: JsonOpt = False) -> None:
+    """List the caches of an experiment directory."""
+    from distill.caches import list_caches
+
+    if not experiment.is_dir():
+        raise UserError("no such directory", str(experiment), "name the --out of a run")
+    rows = list_caches(experiment)
+    for row in rows:
+        print(
+            f"{row['folder']}: {row['teacher']}, {row['images']:,} images, {row['views']} views in "
+            f"{row['shards']} shards, {row['size_bytes'] / 1e6:,.1f} MB"
+        )
+    if not rows:
+        print(f"no teacher caches in {experiment}")
+    stages.emit({"caches": rows}, as_json)

@@ -1,0 +1,56 @@
+"""A lock between processes that dies with its holder: two of them do not do the same work twice."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+try:
+    import fcntl
+except ImportError:  # Windows: work may be done twice there, never wrongly
+    fcntl: Any = None  # type: ignore[no-redef]
+
+
+@contextmanager
+def lock(file: Path, wait: bool = True) -> Iterator[bool]:
+    """Holds a lock file against other processes and threads, and removes it afterwards.
+
+    Yields:
+        Whether it is held: not on systems or disks without `flock`, and without `wait` not while
+        another holds it.
+    """
+    descriptor = _acquire(file, wait)
+    try:
+        yield descriptor is not None
+    finally:
+        if descriptor is not None:
+            file.unlink(missing_ok=True)
+            os.close(descriptor)
+
+
+def _acquire(file: Path, wait: bool) -> int | None:
+    while fcntl is not None:
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_at(file, descriptor):
+                return descriptor
+        except OSError:
+            os.close(descriptor)
+            return None
+        except BaseException:  # Ctrl-C while waiting
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+    return None
+
+
+def _is_at(file: Path, descriptor: int) -> bool:
+    """Whether the locked file still has its name: the holder before us removed it at its end."""
+    try:
+        return os.path.samestat(file.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,258 @@
+"""Parquet as on the Hugging Face Hub: a struct column `image {bytes, path}` and a column `label`.
+
+`FOLDER` or `FOLDER/data` holds `train*.parquet`, `val*.parquet`, `test*.parquet` (one file or
+several shards per split), or the location is one such file. Only the labels are read for the
+listing; pictures are read a row group at a time, and at least the last two row groups are kept: a
+writer that puts a whole file into one row group makes it be held whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import threading
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from distill.data.decode import UnreadableImageError
+from distill.data.sources import SPLIT_NAMES, SPLITS, Item, Source
+from distill.errors import UserError
+
+ENDING = ".parquet"
+IMAGE_COLUMNS = ("image", "img")
+LABEL_COLUMNS = ("label", "labels")
+# Reads come nearly in order: of large row groups two are in use at a time, of small ones more.
+KEPT_BYTES = 2**22
+
+
+def recognises(location: str) -> bool:
+    """Whether a location is a Parquet file, or a folder with some at its top or in `data`."""
+    path = Path(location)
+    return bool(_files(path)) if path.is_dir() else path.suffix == ENDING
+
+
+def open_source(location: str) -> Source:
+    """Lists the rows of a folder of Parquet files or of one file, in the order of the files.
+
+    Classes are the lines of `classes.txt` beside the files, else the names of a `ClassLabel` in
+    the schema, else the sorted labels. A row's name is its file's and its number.
+    """
+    path = Path(location)
+    root = path.parent if path.is_file() else path
+    files = [path] if path.is_file() else _files(path)
+    if not files:
+        hint = f"name a folder with train*{ENDING}, or one such file"
+        raise UserError("no Parquet file", location, hint)
+    tables = [_open_table(file, root) for file in files]
+    splits = _splits_of(tables, location, alone=path.is_file())
+    listed = sorted(zip(splits, tables, strict=True), key=lambda pair: _place(pair[0]))
+    labels = [_read_labels(table) for _, table in listed]
+    classes, index = _classes(root, tables[0], labels)
+    digest = hashlib.sha256(json.dumps(classes).encode())
+    for file in files:
+        stat = file.stat()
+        name = file.relative_to(root).as_posix()
+        digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    return Source(
+        location=location,
+        classes=classes,
+        items=tuple(
+            Item(f"{table.stem}/{row:06d}", label, split)
+            for (split, table), column in zip(listed, labels, strict=True)
+            for row, label in enumerate(_class_indices(table, column, index))
+        ),
+        read=_RowReader({table.stem: table for table in tables}),
+        fingerprint=digest.hexdigest(),
+    )
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A Parquet file, opened once for its footer and its labels.
+
+    Attributes:
+        stem: Path below the root, without the ending.
+        starts: First row of each row group, and at the end the number of rows.
+    """
+
+    path: Path
+    stem: str
+    image: str
+    label: str
+    starts: tuple[int, ...]
+    schema: Any
+
+
+@dataclass(frozen=True)
+class _RowReader:
+    """Reads single pictures, keeping the row groups used last; safe to call from threads."""
+
+    tables: dict[str, _Table]
+    kept: OrderedDict[tuple[str, int], Any] = field(default_factory=OrderedDict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __call__(self, item: Item) -> bytes:
+        stem, _, number = item.name.rpartition("/")
+        table, row = self.tables[stem], int(number)
+        group = bisect_right(table.starts, row) - 1
+        content = self._row_group(table, group)[row - table.starts[group]].as_py()
+        if content is None:
+            raise UnreadableImageError(f"no picture in column {table.image!r}")
+        picture: bytes = content
+        return picture
+
+    def _row_group(self, table: _Table, group: int) -> Any:
+        key = (table.stem, group)
+        with self.lock:  # threads that need the same row group wait for one decoding of it
+            if key not in self.kept:
+                while len(self.kept) > 1 and sum(k.nbytes for k in self.kept.values()) > KEPT_BYTES:
+                    self.kept.popitem(last=False)
+                self.kept[key] = _read_row_group(table, group)
+            self.kept.move_to_end(key)
+            return self.kept[key]
+
+
+def _files(folder: Path) -> list[Path]:
+    for place in (folder, folder / "data"):
+        found = sorted(f for f in place.glob(f"*{ENDING}") if not f.name.startswith("."))
+        if found:
+            return found
+    return []
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turns what pyarrow says of a broken or vanished file into an error that names it."""
+    import pyarrow
+
+    try:
+        yield
+    except (pyarrow.ArrowException, OSError) as error:
+        what = f"not readable as Parquet: {str(error).partition(chr(10))[0]}"
+        raise UserError(what, str(path), "fetch it again") from error
+
+
+def _open_table(path: Path, root: Path) -> _Table:
+    from pyarrow import parquet, types
+
+    with _readable(path), parquet.ParquetFile(path) as file:
+        schema, footer = file.schema_arrow, file.metadata
+    sizes = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
+    image = _column(schema.names, IMAGE_COLUMNS, path)
+    kind = schema.field(image).type
+    if types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        kind = kind.field("bytes").type
+    if not (types.is_binary(kind) or types.is_large_binary(kind)):
+        what = f"column {image!r} is {schema.field(image).type}"
+        raise UserError(what, str(path), "it has to be a struct with the encoded picture in bytes")
+    stem = path.relative_to(root).with_suffix("").as_posix()
+    label = _column(schema.names, LABEL_COLUMNS, path)
+    return _Table(path, stem, image, label, (0, *accumulate(sizes)), schema)
+
+
+def _column(names: Sequence[str], known: Sequence[str], path: Path) -> str:
+    for name in known:
+        if name in names:
+            return name
+    what = f"no column {known[0]!r} among {', '.join(names) or 'no columns'}"
+    raise UserError(what, str(path), f"rename the column to {known[0]!r}")
+
+
+def _splits_of(tables: Sequence[_Table], location: str, alone: bool) -> list[str | None]:
+    """The split that the name of each file begins with: all have one, or none."""
+    words = [re.match("[a-z]*", table.path.name.lower()) for table in tables]
+    splits = [SPLIT_NAMES.get(word.group()) if word else None for word in words]
+    if any(splits) and not all(splits):
+        odd = tables[splits.index(None)].path.name
+        what = f"{odd} is of no split, other files are"
+        raise UserError(what, location, "begin its name with train, val or test, or move it away")
+    if any(splits) and "train" not in splits and not alone:
+        raise UserError(f"no train*{ENDING} beside {tables[0].path.name}", location, "add it")
+    return splits
+
+
+def _place(split: str | None) -> int:
+    return SPLITS.index(split) if split else 0
+
+
+def _read_labels(table: _Table) -> list[Any]:
+    from pyarrow import parquet, types
+
+    with _readable(table.path), parquet.ParquetFile(table.path) as file:
+        column = file.read(columns=[table.label]).column(table.label)
+        if types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
+        labels: list[Any] = column.to_pylist()
+    kind = column.type
+    if not (types.is_integer(kind) or types.is_string(kind) or types.is_large_string(kind)):
+        what = f"column {table.label!r} is {kind}"
+        raise UserError(what, str(table.path), "it has to hold class numbers or class names")
+    if None in labels:
+        what = f"no label in row {labels.index(None)} of column {table.label!r}"
+        raise UserError(what, str(table.path), "label the row or remove it")
+    return labels
+
+
+def _classes(
+    root: Path, table: _Table, labels: Sequence[Sequence[Any]]
+) -> tuple[tuple[str, ...], dict[Any, int]]:
+    """Class names, and the class index of every value that a label may have."""
+    names, place = _named_classes(root, table)
+    index: dict[Any, int] = {name: position for position, name in enumerate(names)}
+    index |= {position: position for position in range(len(names))}
+    if not names:
+        values = sorted(set().union(*labels), key=lambda value: (isinstance(value, str), value))
+        names = tuple(str(value) for value in values)
+        index = {value: position for position, value in enumerate(values)}
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"class {twice!r} is named twice", str(place), "name each class once")
+    if len(names) < 2:
+        what = f"only one class, {names[0]!r}" if names else "no rows"
+        raise UserError(what, str(place), "add images of another class")
+    return names, index
+
+
+def _named_classes(root: Path, table: _Table) -> tuple[tuple[str, ...], Path]:
+    """Class names and the file that gives them; none if no file does."""
+    listed = root / "classes.txt"
+    if listed.is_file():
+        lines = listed.read_text("utf-8").splitlines()
+        return tuple(line.strip() for line in lines if line.strip()), listed
+    text = (table.schema.metadata or {}).get(b"huggingface", b"{}")
+    try:
+        names = json.loads(text)["info"]["features"][table.label]["names"]
+        return tuple(str(name) for name in names), table.path
+    except (ValueError, KeyError, TypeError):
+        return (), table.path
+
+
+def _class_indices(table: _Table, labels: Sequence[Any], index: dict[Any, int]) -> Iterator[int]:
+    for row, label in enumerate(labels):
+        if label not in index:
+            what = f"label {label!r} in row {row} of column {table.label!r} is of no class"
+            hint = f"classes are 0 to {max(index.values())}, or their names"
+            raise UserError(what, str(table.path), f"{hint}: correct or remove the row")
+        yield index[label]
+
+
+def _read_row_group(table: _Table, group: int) -> Any:
+    """The encoded pictures of a row group, an Arrow array of binaries."""
+    from pyarrow import compute, parquet, types
+
+    with _readable(table.path), parquet.ParquetFile(table.path) as file:
+        is_struct = types.is_struct(file.schema_arrow.field(table.image).type)
+        columns = [f"{table.image}.bytes" if is_struct else table.image]
+        pictures = file.read_row_group(group, columns=columns).column(table.image)
+        if is_struct:
+            pictures = compute.struct_field(pictures, "bytes")
+    if len(pictures) != table.starts[group + 1] - table.starts[group]:
+        raise UserError("changed while it was read", str(table.path), "repeat the command")
+    return pictures

@@ -1,0 +1,117 @@
+"""Training images by number, labelled ones first: what training and the teacher cache both read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from distill.config import ViewsConfig
+from distill.data.draws import Draws
+from distill.data.store import Split
+from distill.data.views import make_views
+
+Ids = NDArray[np.int64]
+UNLABELLED = -1
+
+
+class Batch(NamedTuple):
+    """What one training step sees.
+
+    Attributes:
+        ids: Image numbers `(batch,)`.
+        view: Number of the view.
+        images: float32 `(batch, 3, size, size)` in [0, 1].
+        labels: Class indices `(batch,)` or probabilities `(batch, num_classes)`.
+        weights: Weight of each label `(batch,)`, 0 for images without one; None for all 1.
+        share: What is left of each image after MixUp with the one before it; None without MixUp.
+    """
+
+    ids: Ids
+    view: int
+    images: Tensor
+    labels: Tensor
+    weights: Tensor | None = None
+    share: float | None = None
+
+
+def split_sha256(split: Split) -> str:
+    """SHA-256 of the order, the files' contents and the stored size of a split's images."""
+    key = json.dumps([split.names, split.digests, split.pixels.shape])
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class TrainingImages:
+    """Splits joined end to end, seen through views.
+
+    Attributes:
+        splits: The training split and, if there are any, unlabelled images of the same size.
+        classes: Names of the classes, in the order of the labels.
+        size: Height and width of a view, in pixels.
+    """
+
+    splits: tuple[Split, ...]
+    classes: tuple[str, ...]
+    views: ViewsConfig
+    seed: int
+    size: int
+
+    @cached_property
+    def labels(self) -> Ids:
+        """Class index of each image, `UNLABELLED` for none."""
+        return np.concatenate([split.labels for split in self.splits])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def pixels(self, ids: Ids) -> NDArray[np.uint8]:
+        """Stored images, uint8 `(batch, h, w, 3)`.
+
+        Raises:
+            RunStopped: The store was truncated since it was opened.
+        """
+        if len(self.splits) == 1:
+            return self.splits[0].take(ids)
+        gathered: NDArray[np.uint8] | None = None
+        start = 0
+        for split in self.splits:
+            rows = np.flatnonzero((ids >= start) & (ids < start + len(split.labels)))
+            taken = split.take(ids[rows] - start)
+            if gathered is None:
+                gathered = np.empty((len(ids), *taken.shape[1:]), dtype=np.uint8)
+            gathered[rows] = taken
+            start += len(split.labels)
+        assert gathered is not None
+        return gathered
+
+    def view(self, ids: Ids, number: int, device: torch.device) -> Tensor:
+        """View `number` of these images, float32 `(batch, 3, size, size)` in [0, 1]."""
+        return self.augment(self.pixels(ids), ids, number, device)
+
+    def augment(
+        self, pixels: NDArray[np.uint8] | Tensor, ids: Ids, number: int, device: torch.device
+    ) -> Tensor:
+        """View `number` of images whose pixels are at hand."""
+        draws = Draws(self.seed, ids, number)
+        labels = self.labels[ids] if self.views.per_class else None
+        return make_views(pixels, draws, self.views, self.size, device, labels, self.classes)
+
+    def describe(self) -> dict[str, Any]:
+        """What the views of these images depend on, and nothing else."""
+        found: dict[str, Any] = {
+            "images_sha256": [split_sha256(split) for split in self.splits],
+            "views": self.views.model_dump(mode="json"),
+            "seed": self.seed,
+            "size": self.size,
+        }
+        if self.views.per_class:
+            found["labels_sha256"] = hashlib.sha256(self.labels.tobytes()).hexdigest()
+        return found

@@ -1,0 +1,73 @@
+"""What a run is made of, before there is an optimiser or a loop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from distill.config import RunConfig, ViewsConfig
+from distill.data.prepare import ImageData
+from distill.data.store import Split
+from distill.data.training import TrainingImages, split_sha256
+from distill.models import Classifier
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything a run is made of.
+
+    Attributes:
+        inputs: Hashes of what the run depends on beside its options (data, teachers, start).
+        cache: Folder of the teacher caches; None asks the teachers in every step.
+        unlabelled: Images that teachers give an opinion on and labels do not; None for none.
+    """
+
+    config: RunConfig
+    data: ImageData
+    views: ViewsConfig
+    seed: int
+    folder: Path
+    teachers: Sequence[Classifier] = ()
+    inputs: dict[str, Any] | None = None
+    cache: Path | None = None
+    unlabelled: Split | None = None
+
+    @cached_property
+    def images(self) -> TrainingImages:
+        """The training images, as views."""
+        splits = (self.data.train, *((self.unlabelled,) if self.unlabelled else ()))
+        size = self.data.spec.height
+        return TrainingImages(splits, self.data.classes, self.views, self.seed, size)
+
+    @property
+    def teacher_names(self) -> list[str]:
+        """What the teachers are called in messages."""
+        known = list((self.inputs or {}).get("teachers", {}))
+        return known or [f"teacher {number}" for number in range(1, len(self.teachers) + 1)]
+
+    @property
+    def is_cached(self) -> bool:
+        """Whether the teachers' logits are read from a cache."""
+        return bool(self.teachers) and self.config.cache.use and self.cache is not None
+
+    @property
+    def cached_views(self) -> int:
+        """Views per image whose logits are stored: never more than there are epochs."""
+        views, epochs = self.config.cache.views, self.config.train.epochs
+        return epochs if views == "all" else min(views, epochs)
+
+    def describe(self) -> dict[str, Any]:
+        """The content of `config.json`."""
+        inputs = {"data_sha256": self.data.sha256, **(self.inputs or {})}
+        if self.unlabelled is not None:
+            inputs["unlabelled_sha256"] = split_sha256(self.unlabelled)
+        return {
+            "seed": self.seed,
+            "data": {"location": self.data.location, "input_spec": self.data.spec.model_dump()},
+            "views": self.views.model_dump(mode="json"),
+            "run": self.config.model_dump(mode="json"),
+            "inputs": inputs,
+        }

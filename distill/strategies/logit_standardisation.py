@@ -1,0 +1,44 @@
+"""Distillation of standardised logits: Sun et al., 2024, arXiv:2403.01427, section 4.2.
+
+A student of few parameters need not match the size of its teacher's logits, only how they lie to
+each other: both sides are shifted to mean 0 and scaled to standard deviation 1 over the classes.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from distill.config import Fraction, Positive
+from distill.errors import UserError
+from distill.strategies.vanilla import Strategy as Vanilla
+
+SMALLEST_STD = 1e-7
+
+
+class Strategy(Vanilla):
+    """The loss of `vanilla` between standardised logits; the labels see the student's own.
+
+    Attributes:
+        temperature: Softens both standardised distributions; the paper's base temperature.
+        kd_weight: Share of the teacher's term.
+    """
+
+    temperature: Positive = 2.0
+    kd_weight: Fraction = 0.9
+
+    def distance(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+        """`T² * KL(teacher || student)` of the standardised logits.
+
+        Raises:
+            UserError: Two classes: standardised, their logits are 1 and -1 whatever they were.
+        """
+        if student_logits.shape[-1] < 3:
+            hint = "use vanilla for two classes"
+            raise UserError("logit_standardisation needs 3 classes", "strategy.name", hint)
+        return super().distance(standardised(student_logits), standardised(teacher_logits))
+
+
+def standardised(logits: Tensor) -> Tensor:
+    """Logits `(..., num_classes)` with mean 0 and standard deviation 1 over the classes."""
+    centred = logits - logits.mean(dim=-1, keepdim=True)
+    return centred / (centred.square().mean(dim=-1, keepdim=True) + SMALLEST_STD).sqrt()

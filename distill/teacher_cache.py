@@ -1,0 +1,392 @@
+"""Teacher logits on disk: computed once per view of an image, read by every student after that.
+
+Of image i the teacher sees view v, which is a pure function of (seed, i, v); so its logits can be
+kept and are exact for the same view. A cache is a folder named by the hash of all that its content
+depends on, which `cache.json` spells out, and a file per shard: one view of a range of images.
+A shard is written beside its place and renamed. So any number of workers may be killed at any
+moment, and repeating them finishes the work; a shard that is not whole does not count.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from distill import run
+from distill.data.training import TrainingImages
+from distill.errors import RunStopped, UserError
+from distill.job import Job
+from distill.models import Classifier, frozen
+from distill.progress import Progress
+
+FORMAT = 1
+SHARD_ROWS = 4096  # the most work that a kill can lose: seconds for a small teacher
+BATCH = 64
+MAX_LOGIT = 6e4  # float16 ends at 65,504
+TOLERANCE = 0.02  # of a logit, or of its size if that is larger: float16, and other kernels
+
+
+class Shard(NamedTuple):
+    """Images `start` to `stop` (exclusive) in one view."""
+
+    view: int
+    start: int
+    stop: int
+
+    @property
+    def file_name(self) -> str:
+        """Its file in the cache's folder."""
+        return f"view-{self.view:04d}-{self.start:09d}.npy"
+
+
+@dataclass(frozen=True)
+class TeacherCache:
+    """The logits of one teacher for some views of the training images.
+
+    Attributes:
+        identity: All that the logits depend on; its hash is the folder's name.
+        count: Images.
+        num_classes: Logits per image.
+        top_k: Logits kept per image, the largest ones; 0 for all.
+    """
+
+    folder: Path
+    identity: dict[str, Any]
+    name: str
+    count: int
+    num_classes: int
+    top_k: int
+
+    def empty_rows(self, rows: int) -> NDArray[Any]:
+        """What is stored of one view of this many images.
+
+        Either all logits, or the `top_k` largest with their classes and, as one more logit, what
+        each of the other classes would have if they shared their probability evenly.
+        """
+        if not self.top_k:
+            return np.empty((rows, self.num_classes), dtype=np.float16)
+        index = np.uint16 if self.num_classes <= 2**16 else np.uint32
+        fields = [("logits", np.float16, (self.top_k + 1,)), ("classes", index, (self.top_k,))]
+        return np.empty(rows, dtype=fields)
+
+    def shards(self, views: Sequence[int]) -> Iterator[Shard]:
+        """All shards of these views."""
+        for view in views:
+            for start in range(0, self.count, SHARD_ROWS):
+                yield Shard(view, start, min(start + SHARD_ROWS, self.count))
+
+    def open_shard(self, shard: Shard) -> NDArray[Any] | None:
+        """The memory-mapped rows of a shard; None if it is missing or not whole."""
+        expected = self.empty_rows(shard.stop - shard.start)
+        try:
+            found: NDArray[Any] = np.load(self.folder / shard.file_name, mmap_mode="r")
+        except (OSError, ValueError, EOFError):
+            return None
+        fits = found.shape == expected.shape and found.dtype == expected.dtype
+        return found if fits else None
+
+    def missing(self, views: Sequence[int]) -> list[Shard]:
+        """Shards of these views that are still to be computed."""
+        return [shard for shard in self.shards(views) if self.open_shard(shard) is None]
+
+    def pack(self, logits: Tensor) -> NDArray[Any]:
+        """Logits `(rows, num_classes)` as they are stored."""
+        logits = logits.float().clamp(-MAX_LOGIT, MAX_LOGIT).cpu()
+        rows = self.empty_rows(len(logits))
+        if not self.top_k:
+            rows[...] = logits.numpy()
+            return rows
+        values, classes = logits.topk(self.top_k, dim=1)
+        others = logits.scatter(1, classes, -torch.inf).logsumexp(dim=1, keepdim=True)
+        share = others - math.log(self.num_classes - self.top_k)
+        rows["logits"] = torch.cat([values, share], dim=1).numpy()
+        rows["classes"] = classes.numpy()
+        return rows
+
+    def unpack(self, rows: NDArray[Any]) -> Tensor:
+        """Stored rows as float32 logits `(rows, num_classes)`."""
+        if not self.top_k:
+            return torch.from_numpy(rows.astype(np.float32))
+        values = torch.from_numpy(rows["logits"].astype(np.float32))
+        classes = torch.from_numpy(rows["classes"].astype(np.int64))
+        logits = values[:, -1:].expand(-1, self.num_classes).clone()
+        return logits.scatter_(1, classes, values[:, :-1])
+
+
+def open_cache(
+    teacher: Classifier, name: str, images: TrainingImages, folder: Path, top_k: int
+) -> TeacherCache:
+    """The cache of a teacher on these views, whether or not anything is in it.
+
+    Args:
+        name: What the teacher is called in messages; the cache does not depend on it.
+        folder: Folder of all caches.
+
+    Raises:
+        UserError: `top_k` is not below the number of classes, or the folder of this hash holds
+            something else.
+    """
+    num_classes = len(teacher.contract.names)
+    if top_k >= num_classes:
+        what = f"got {top_k}, the teacher {name} has {num_classes} classes"
+        raise UserError(what, "cache.top_k", "use fewer, or 0 for all")
+    identity = {
+        "format": FORMAT,
+        "shard_rows": SHARD_ROWS,
+        "top_k": top_k,
+        "teacher": {
+            "weights_sha256": weights_sha256(teacher),
+            "input_size": teacher.contract.input_size,
+            "mean": list(teacher.contract.mean),
+            "std": list(teacher.contract.std),
+            "classes": list(teacher.contract.names),
+        },
+        **images.describe(),
+    }
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    place = folder / f"logits-{digest[:16]}"
+    cache = TeacherCache(place, identity, name, len(images), num_classes, top_k)
+    if (place / "cache.json").is_file():
+        stored = run.read_json(place / "cache.json")
+        if changed := run.differing_keys(stored["identity"], identity):
+            what = f"the cache was changed by hand: {', '.join(changed)}"
+            raise UserError(what, str(place), "remove this folder")
+    return cache
+
+
+def weights_sha256(teacher: Classifier) -> str:
+    """SHA-256 of the names, shapes and values of a network's weights and buffers."""
+    digest = hashlib.sha256()
+    for key, tensor in sorted(teacher.network.state_dict().items()):
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def open_caches(job: Job) -> list[TeacherCache]:
+    """The caches of a job's teachers, in their order."""
+    assert job.cache is not None
+    return [
+        open_cache(teacher, name, job.images, job.cache, job.config.cache.top_k)
+        for teacher, name in zip(job.teachers, job.teacher_names, strict=True)
+    ]
+
+
+def build_caches(
+    job: Job, device: torch.device, progress: Progress, part: int = 0, parts: int = 1
+) -> list[TeacherCache]:
+    """Computes what a job's caches lack; says first what that will take.
+
+    Args:
+        part, parts: Do each `parts`-th shard only, beginning with number `part`. Workers that do
+            the same shard write the same file.
+
+    Raises:
+        RunStopped: The disk has no room for it.
+    """
+    caches = open_caches(job)
+    for cache, teacher in zip(caches, job.teachers, strict=True):
+        mine = list(cache.shards(range(job.cached_views)))[part::parts]
+        todo = [shard for shard in mine if cache.open_shard(shard) is None]
+        if todo:
+            _announce_others(cache, progress)
+            _check_room(cache, todo)
+            _build(cache, todo, teacher, job.images, device, progress)
+    return caches
+
+
+def _build(
+    cache: TeacherCache,
+    todo: Sequence[Shard],
+    teacher: Classifier,
+    images: TrainingImages,
+    device: torch.device,
+    progress: Progress,
+) -> None:
+    run.write_json(
+        cache.folder / "cache.json",
+        {"identity": cache.identity, "teacher": cache.name, "count": cache.count},
+    )
+    model = frozen(teacher, device)
+    total = sum(shard.stop - shard.start for shard in todo)
+    seconds = total * _seconds_per_image(model, images, device)
+    progress.say(
+        f"{cache.name}: logits of {cache.count:,} images in {len({s.view for s in todo})} views, "
+        f"{stored_bytes(cache, todo) / 1e6:,.1f} MB, about {_duration(seconds)}"
+    )
+    with progress.task(f"{cache.name}: logits", total, "images") as task:
+        for shard in todo:
+            build_shard(cache, shard, model, images, device, task.advance)
+
+
+def build_shard(
+    cache: TeacherCache,
+    shard: Shard,
+    model: Classifier,
+    images: TrainingImages,
+    device: torch.device,
+    advance: Callable[[int], None] = lambda count: None,
+) -> None:
+    """Computes one shard and puts it in its place.
+
+    Args:
+        model: The frozen teacher.
+        advance: Told how many more images are done.
+    """
+    chunks = []
+    for start in range(shard.start, shard.stop, BATCH):
+        ids = np.arange(start, min(start + BATCH, shard.stop))
+        chunks.append(cache.pack(teacher_logits(model, images, ids, shard.view, device)))
+        advance(len(ids))
+    with run.atomic(cache.folder / shard.file_name) as temporary, temporary.open("wb") as file:
+        np.save(file, np.concatenate(chunks))
+
+
+@torch.no_grad()
+def teacher_logits(
+    model: Classifier,
+    images: TrainingImages,
+    ids: NDArray[np.int64],
+    view: int,
+    device: torch.device,
+) -> Tensor:
+    """Logits `(batch, num_classes)` of a frozen teacher for one view of these images, float32."""
+    seen = images.view(ids, view, device).contiguous(memory_format=torch.channels_last)
+    logits: Tensor = model(seen).logits.float()
+    return logits
+
+
+def _seconds_per_image(model: Classifier, images: TrainingImages, device: torch.device) -> float:
+    """Time of the teacher on one view of one image, its batch and its views included."""
+    ids = np.arange(min(BATCH, len(images)))
+    teacher_logits(model, images, ids, 0, device).cpu()  # the first call allocates
+    start = time.perf_counter()
+    teacher_logits(model, images, ids, 0, device).cpu()
+    return (time.perf_counter() - start) / len(ids)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
+
+def stored_bytes(cache: TeacherCache, shards: Sequence[Shard]) -> int:
+    """Size of these shards on disk, less their headers."""
+    return sum(shard.stop - shard.start for shard in shards) * cache.empty_rows(1).nbytes
+
+
+def _check_room(cache: TeacherCache, todo: Sequence[Shard]) -> None:
+    cache.folder.mkdir(parents=True, exist_ok=True)
+    needed, free = stored_bytes(cache, todo), shutil.disk_usage(cache.folder).free
+    if needed > free:
+        raise RunStopped(
+            f"the logits of {cache.name} need {needed / 1e6:,.1f} MB, {cache.folder} has "
+            f"{free / 1e6:,.1f} MB free: make room, lower cache.views or set cache.top_k"
+        )
+
+
+def _announce_others(cache: TeacherCache, progress: Progress) -> None:
+    """Says why caches of the same teacher's name are of no use here."""
+    for file in sorted(cache.folder.parent.glob("logits-*/cache.json")):
+        stored = run.read_json(file)
+        changed = run.differing_keys(stored["identity"], cache.identity)
+        if changed and stored["teacher"] == cache.name:
+            progress.say(f"{cache.name}: {file.parent} is of other {', '.join(changed)}: not used")
+
+
+def verify_cache(
+    cache: TeacherCache,
+    model: Classifier,
+    images: TrainingImages,
+    device: torch.device,
+    samples: int = 64,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Recomputes a random sample of every stored view and compares.
+
+    Args:
+        model: The frozen teacher.
+        samples: Images per view, drawn by `seed`.
+
+    Returns:
+        `views` that are complete, `samples` compared, and `max_difference` of their logits.
+
+    Raises:
+        UserError: A stored logit is not what the teacher says: off by more than `TOLERANCE`.
+    """
+    rng = np.random.default_rng(seed)
+    views = complete_views(cache)
+    worst, compared = 0.0, 0
+    for view in views:
+        ids = np.sort(rng.choice(cache.count, min(samples, cache.count), replace=False))
+        stored = CacheReader(cache).logits(ids, view)
+        fresh = cache.unpack(cache.pack(teacher_logits(model, images, ids, view, device)))
+        difference = (stored - fresh).abs() / (1.0 + fresh.abs())
+        worst, compared = max(worst, float(difference.max())), compared + len(ids)
+        if worst > TOLERANCE:
+            row = int(difference.amax(dim=1).argmax())
+            what = f"view {view} of image {ids[row]} is off by {worst:.3g}"
+            raise UserError(what, str(cache.folder), "remove this folder and build it again")
+    return {"views": len(views), "samples": compared, "max_difference": worst}
+
+
+def complete_views(cache: TeacherCache) -> list[int]:
+    """Numbers of the views of which every shard is there."""
+    numbers = {int(file.name.split("-")[1]) for file in cache.folder.glob("view-*.npy")}
+    return [view for view in sorted(numbers) if not cache.missing([view])]
+
+
+class CacheReader:
+    """Reads a cache by image and view, keeping the shards of one view open."""
+
+    def __init__(self, cache: TeacherCache) -> None:
+        self._cache = cache
+        self._view = -1
+        self._shards: list[NDArray[Any]] = []
+        self._sizes: list[tuple[Path, int]] = []
+
+    def logits(self, ids: NDArray[np.int64], view: int) -> Tensor:
+        """Float32 logits `(batch, num_classes)`.
+
+        Raises:
+            RunStopped: A shard is missing or was cut short.
+        """
+        if view != self._view:
+            self._open(view)
+        owners = ids // SHARD_ROWS
+        rows = self._cache.empty_rows(len(ids))
+        for owner in np.unique(owners):
+            path, size = self._sizes[owner]
+            # A page beyond the end of a mapped file would kill the process, so ask every time.
+            if path.exists() and path.stat().st_size != size:
+                raise self._lost(path)
+            mine = owners == owner
+            rows[mine] = self._shards[owner][ids[mine] - owner * SHARD_ROWS]
+        return self._cache.unpack(rows)
+
+    def _open(self, view: int) -> None:
+        self._shards, self._sizes = [], []
+        for shard in self._cache.shards([view]):
+            path, rows = self._cache.folder / shard.file_name, self._cache.open_shard(shard)
+            if rows is None:
+                raise self._lost(path)
+            self._shards.append(rows)
+            self._sizes.append((path, path.stat().st_size))
+        self._view = view
+
+    def _lost(self, path: Path) -> RunStopped:
+        return RunStopped(
+            f"the teacher's logits in {path} are missing or cut short: repeat the command, which "
+            "computes them again and continues"
+        )

@@ -1,0 +1,420 @@
+"""Stored teacher logits: exact, never joined to other images or views, restartable, refused."""
+
+import errno
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import distill.teacher_cache as module
+from distill.config import (
+    CacheConfig,
+    DataConfig,
+    ModelConfig,
+    RunConfig,
+    StrategyConfig,
+    TrainConfig,
+    ViewsConfig,
+)
+from distill.data.prepare import prepare_data
+from distill.data.training import Batch, TrainingImages
+from distill.errors import RunStopped, UserError
+from distill.job import Job
+from distill.models import build_classifier, frozen
+from distill.progress import Progress
+from distill.teacher import CachedTeachers, LiveTeachers, mix_logits
+from distill.teacher_cache import (
+    CacheReader,
+    Shard,
+    build_caches,
+    build_shard,
+    complete_views,
+    open_cache,
+    verify_cache,
+)
+from distill.train import fit
+
+CPU = torch.device("cpu")
+QUIET = Progress(quiet=True)
+TINY = ModelConfig(
+    name="compact", options={"width": [8, 16], "depth": [1, 1], "head_width": 0, "dropout": 0.2}
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    cache = tmp_path_factory.mktemp("cache")
+    return prepare_data(
+        "demo:90", DataConfig(size=32), ViewsConfig(), 0, cache, 1, Progress(quiet=True)
+    )
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch):
+    """Several shards per view, the last one shorter."""
+    monkeypatch.setattr(module, "SHARD_ROWS", 25)
+
+
+def tiny(data, seed=0):
+    torch.manual_seed(seed)
+    return build_classifier(TINY, data.classes, data.spec)
+
+
+def opinionated(data, seed):
+    """A teacher whose logits differ from image to image, unlike those of untrained networks."""
+    teacher = tiny(data, seed)
+    with torch.no_grad():
+        teacher.network.classifier.weight.mul_(30.0)
+    return teacher
+
+
+def make_job(data, tmp_path: Path, num_teachers=1, epochs=3, **cache) -> Job:
+    config = RunConfig(
+        name="tiny",
+        model=TINY,
+        strategy=StrategyConfig(name="vanilla"),
+        train=TrainConfig(epochs=epochs, batch_size=16, lr=2e-3),
+        cache=CacheConfig(**cache),
+    )
+    teachers = [opinionated(data, seed + 1) for seed in range(num_teachers)]
+    return Job(config, data, ViewsConfig(), 0, tmp_path / "run", teachers, cache=tmp_path / "cache")
+
+
+def batch_of(job: Job, ids, view: int, share=None) -> Batch:
+    ids = np.asarray(ids)
+    images = job.images.view(ids, view, CPU)
+    if share is not None:
+        images = share * images + (1 - share) * images.roll(1, 0)
+    return Batch(ids, view, images, torch.from_numpy(job.images.labels[ids]), share=share)
+
+
+def test_what_is_cached_is_what_the_teachers_say_of_the_same_view(data, tmp_path):
+    """Of shuffled images, of several teachers, across the borders of shards."""
+    job = make_job(data, tmp_path, num_teachers=2, views=3)
+    cached = CachedTeachers(build_caches(job, CPU, QUIET), 3, CPU)
+    live = LiveTeachers(job.teachers, CPU)
+    for view in range(3):
+        batch = batch_of(job, [40, 3, 24, 25, 62, 0], view)
+        torch.testing.assert_close(cached(batch), live(batch), rtol=2e-3, atol=2e-3)
+
+
+def test_other_views_and_other_images_have_other_logits(data, tmp_path):
+    """What the test above would miss if the teacher said the same of everything."""
+    job = make_job(data, tmp_path, views=2)
+    (cache,) = build_caches(job, CPU, QUIET)
+    reader, ids = CacheReader(cache), np.arange(20)
+    first, second = reader.logits(ids, 0), reader.logits(ids, 1)
+    assert (first - second).abs().amax(dim=1).min() > 1e-3
+    assert (first - first.roll(1, 0)).abs().amax(dim=1).min() > 1e-3
+
+
+def test_a_view_per_epoch_trains_what_live_teachers_train(data, tmp_path):
+    """K = epochs is exact but for the rounding of logits to float16."""
+
+    def losses(name: str, **cache):
+        job = replace(make_job(data, tmp_path, **cache), folder=tmp_path / name)
+        fit(tiny(data), job, CPU, QUIET)
+        lines = (job.folder / "metrics.jsonl").read_text().splitlines()
+        return [json.loads(line)["train/kd"] for line in lines]
+
+    live, cached = losses("live", use=False), losses("cached", views="all")
+    assert cached == pytest.approx(live, rel=1e-3)
+    fewer = losses("fewer", views=1)
+    assert fewer[0] == cached[0]
+    assert fewer[2] != pytest.approx(live[2], rel=5e-3)
+
+
+def test_views_cycle_over_the_epochs(data, tmp_path):
+    job = make_job(data, tmp_path, views=2)
+    teachers = CachedTeachers(build_caches(job, CPU, QUIET), 2, CPU)
+    assert [teachers.view(epoch) for epoch in range(5)] == [0, 1, 0, 1, 0]
+    assert [LiveTeachers(job.teachers, CPU).view(epoch) for epoch in range(3)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("views", "epochs", "expected"), [(8, 3, 3), ("all", 5, 5), (2, 5, 2)])
+def test_there_are_never_more_views_than_epochs(data, tmp_path, views, epochs, expected):
+    assert make_job(data, tmp_path, epochs=epochs, views=views).cached_views == expected
+
+
+def test_no_views_is_an_error_before_anything_is_done():
+    with pytest.raises(ValueError, match="views"):
+        CacheConfig(views=0)
+
+
+def files(folder: Path) -> dict[str, int]:
+    return {p.name: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
+
+
+def test_workers_share_the_work_and_repeating_them_does_nothing(data, tmp_path):
+    job = make_job(data, tmp_path, views=2)
+    build_caches(job, CPU, QUIET, part=0, parts=2)
+    (half,) = module.open_caches(job)
+    assert len(half.missing(range(2))) == 3  # 6 shards: 66 images in 3 shards, 2 views
+    (cache,) = build_caches(job, CPU, QUIET, part=1, parts=2)
+    assert not cache.missing(range(2))
+    before = files(cache.folder)
+    build_caches(job, CPU, QUIET)
+    assert files(cache.folder) == before
+    assert sorted(before) == ["cache.json", *sorted(s.file_name for s in cache.shards([0, 1]))]
+
+
+def test_killed_while_writing_leaves_nothing_that_counts(data, tmp_path, monkeypatch):
+    """A shard is in its place whole or not at all; the next call computes only what is left."""
+    job, saved = make_job(data, tmp_path, views=2), np.save
+    calls = {"left": 2}
+
+    def dying(file, rows):
+        calls["left"] -= 1
+        if calls["left"] < 0:
+            file.write(b"\x93NUMPY half of it")
+            raise KeyboardInterrupt
+        saved(file, rows)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "save", dying)
+        with pytest.raises(KeyboardInterrupt):
+            build_caches(job, CPU, QUIET)
+    (cache,) = module.open_caches(job)
+    assert len(cache.missing(range(2))) == 4
+    assert not list(cache.folder.glob("*.tmp"))
+    kept = files(cache.folder)
+    build_caches(job, CPU, QUIET)
+    after = files(cache.folder)
+    assert not cache.missing(range(2))
+    assert all(after[n] == kept[n] for n in kept if n != "cache.json")
+
+
+def test_more_views_are_added_to_those_there_are(data, tmp_path):
+    (cache,) = build_caches(make_job(data, tmp_path, views=1), CPU, QUIET)
+    before = files(cache.folder)
+    (same,) = build_caches(make_job(data, tmp_path, views=3), CPU, QUIET)
+    assert same.folder == cache.folder
+    assert complete_views(same) == [0, 1, 2]
+    assert {n: t for n, t in files(same.folder).items() if n in before and n != "cache.json"} == {
+        n: t for n, t in before.items() if n != "cache.json"
+    }
+
+
+@pytest.mark.parametrize("damage", ["truncated", "deleted", "other shape"])
+def test_a_shard_that_is_not_whole_is_computed_again(data, tmp_path, damage):
+    job = make_job(data, tmp_path, views=1)
+    (cache,) = build_caches(job, CPU, QUIET)
+    file = cache.folder / Shard(0, 25, 50).file_name
+    whole = file.read_bytes()
+    if damage == "truncated":
+        file.write_bytes(whole[:-10])
+    elif damage == "deleted":
+        file.unlink()
+    else:
+        np.save(file, np.zeros((25, 7), dtype=np.float16))
+    assert [shard.start for shard in cache.missing([0])] == [25]
+    build_caches(job, CPU, QUIET)
+    assert file.read_bytes() == whole
+
+
+@pytest.mark.parametrize("damage", ["truncated", "deleted"])
+def test_a_cache_damaged_under_a_running_job_stops_it_resumably(
+    data, tmp_path, monkeypatch, damage
+):
+    """A mapped file that shrinks would kill the process with SIGBUS."""
+    whole_run = replace(make_job(data, tmp_path, views=2), folder=tmp_path / "whole")
+    fit(tiny(data), whole_run, CPU, QUIET)
+    job = make_job(data, tmp_path, views=2)
+    (cache,) = module.open_caches(job)
+    file = cache.folder / Shard(1, 0, 25).file_name
+
+    import distill.train as loop
+
+    begin_epoch = loop.Trainer.begin_epoch
+
+    def harmful(self, epoch):
+        if epoch == 1 and damage == "deleted":
+            file.unlink()
+        elif epoch == 1:
+            file.write_bytes(file.read_bytes()[:100])
+        begin_epoch(self, epoch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Trainer, "begin_epoch", harmful)
+        with pytest.raises(RunStopped, match="repeat the command"):
+            fit(tiny(data), job, CPU, QUIET)
+    fit(tiny(data, seed=7), job, CPU, QUIET)
+    resumed = load_file(job.folder / "best.safetensors")
+    whole = load_file(whole_run.folder / "best.safetensors")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_shard_cut_short_between_two_batches_is_noticed(data, tmp_path):
+    (cache,) = build_caches(make_job(data, tmp_path, views=1), CPU, QUIET)
+    reader = CacheReader(cache)
+    reader.logits(np.arange(4), 0)
+    with (cache.folder / Shard(0, 0, 25).file_name).open("r+b") as file:
+        file.truncate(100)
+    with pytest.raises(RunStopped, match="cut short"):
+        reader.logits(np.arange(4), 0)
+
+
+def other(job: Job, **changes) -> Job:
+    return replace(job, **changes)
+
+
+@pytest.mark.parametrize("what", ["views", "seed", "weights", "images", "normalisation", "top_k"])
+def test_whatever_logits_depend_on_makes_another_cache(data, tmp_path, what):
+    job = make_job(data, tmp_path)
+    train = data.train
+    fewer = replace(
+        train,
+        pixels=train.pixels[::-1],
+        labels=train.labels[::-1],
+        names=train.names[::-1],
+        digests=train.digests[::-1],
+    )
+    teacher = opinionated(data, 1)
+    teacher.contract = teacher.contract.model_copy(update={"mean": (0.5, 0.5, 0.5)})
+    changed = {
+        "views": other(job, views=ViewsConfig(flip=0.0)),
+        "seed": other(job, seed=1),
+        "weights": other(job, teachers=[opinionated(data, 2)]),
+        "images": other(job, data=replace(data, splits={**data.splits, "train": fewer})),
+        "normalisation": other(job, teachers=[teacher]),
+        "top_k": make_job(data, tmp_path, top_k=2),
+    }[what]
+    (one,), (two,) = module.open_caches(job), module.open_caches(changed)
+    assert one.folder != two.folder
+    assert one.folder == module.open_caches(make_job(data, tmp_path))[0].folder
+
+
+def test_options_of_the_student_leave_the_cache_as_it_is(data, tmp_path):
+    job = make_job(data, tmp_path)
+    train = job.config.train.model_copy(update={"lr": 0.5, "mixup": 0.2, "batch_size": 8})
+    changed = other(job, config=job.config.model_copy(update={"train": train, "name": "b"}))
+    assert module.open_caches(job)[0].folder == module.open_caches(changed)[0].folder
+
+
+def test_a_cache_moved_to_the_place_of_another_is_refused_with_the_reason(data, tmp_path):
+    (cache,) = build_caches(make_job(data, tmp_path, views=1), CPU, QUIET)
+    job = other(make_job(data, tmp_path, views=1), views=ViewsConfig(flip=0.0))
+    (wanted,) = module.open_caches(job)
+    shutil.move(cache.folder, wanted.folder)
+    with pytest.raises(UserError, match=r"views\.flip"):
+        build_caches(job, CPU, QUIET)
+
+
+def test_verify_finds_logits_that_the_teacher_did_not_say(data, tmp_path):
+    job = make_job(data, tmp_path, views=2)
+    (cache,) = build_caches(job, CPU, QUIET)
+    model = frozen(job.teachers[0], CPU)
+    found = verify_cache(cache, model, job.images, CPU)
+    assert found["views"] == 2
+    assert found["samples"] == 2 * 64
+    assert found["max_difference"] < 0.01
+    file = cache.folder / Shard(1, 0, 25).file_name
+    np.save(file, np.roll(np.load(file), 1, axis=0))  # joined to the wrong images
+    with pytest.raises(UserError, match="view 1 of image"):
+        verify_cache(cache, model, job.images, CPU)
+
+
+def test_no_room_is_said_before_anything_is_computed(data, tmp_path, monkeypatch):
+    job = make_job(data, tmp_path, views=2)
+    free = shutil.disk_usage(tmp_path)._replace(free=100)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
+    with pytest.raises(RunStopped, match="make room"):
+        build_caches(job, CPU, QUIET)
+    assert not list(job.cache.rglob("*.npy"))
+
+
+def test_a_disk_that_fills_up_stops_and_leaves_no_half_shard(data, tmp_path, monkeypatch):
+    job = make_job(data, tmp_path, views=1)
+
+    def full(file, rows):
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(RunStopped, match="no space left"):
+        build_caches(job, CPU, QUIET)
+    assert not [p for p in job.cache.rglob("*") if p.suffix in (".npy", ".tmp")]
+
+
+class TestTopK:
+    """Storage of many classes: the largest logits and one for all others."""
+
+    def cache(self, data, tmp_path, top_k, classes=200):
+        images = TrainingImages((data.train,), data.classes, ViewsConfig(), 0, 32)
+        names = tuple(f"c{i}" for i in range(classes))
+        teacher = build_classifier(TINY, names, data.spec)
+        return open_cache(teacher, "t", images, tmp_path, top_k)
+
+    def test_kept_probabilities_are_exact_and_the_rest_is_even(self, data, tmp_path):
+        cache = self.cache(data, tmp_path, 5)
+        logits = 4 * torch.randn(10, 200, generator=torch.Generator().manual_seed(0))
+        found = cache.unpack(cache.pack(logits)).softmax(dim=1)
+        probs = logits.softmax(dim=1)
+        values, classes = probs.topk(5, dim=1)
+        torch.testing.assert_close(found.gather(1, classes), values, rtol=0.02, atol=1e-4)
+        rest = found.scatter(1, classes, 0.0)
+        even = (1 - values.sum(1, keepdim=True)) / 195
+        expected = even.expand(-1, 200).scatter(1, classes, 0.0)
+        torch.testing.assert_close(rest, expected, rtol=0.02, atol=1e-5)
+
+    def test_a_row_is_smaller(self, data, tmp_path):
+        # 6 float16 logits and 5 uint16 classes against 200 float16 logits
+        assert self.cache(data, tmp_path, 5).empty_rows(1).nbytes == 6 * 2 + 5 * 2
+        assert self.cache(data, tmp_path, 0).empty_rows(1).nbytes == 400
+
+    def test_it_survives_the_disk(self, data, tmp_path):
+        cache = self.cache(data, tmp_path, 5)
+        images = TrainingImages((data.train,), data.classes, ViewsConfig(), 0, 32)
+        names = tuple(f"c{i}" for i in range(200))
+        torch.manual_seed(0)
+        model = frozen(build_classifier(TINY, names, data.spec), CPU)
+        cache.folder.mkdir(parents=True)
+        build_shard(cache, Shard(0, 0, 25), model, images, CPU)
+        ids = np.array([7, 3])
+        rows = cache.open_shard(Shard(0, 0, 25))[ids]
+        fresh = module.teacher_logits(model, images, ids, 0, CPU)
+        assert torch.equal(rows_classes(rows), fresh.topk(5, dim=1).indices)
+
+    def test_as_many_as_classes_is_an_error(self, data, tmp_path):
+        with pytest.raises(UserError, match=r"cache\.top_k"):
+            self.cache(data, tmp_path, 200)
+
+
+def rows_classes(rows) -> torch.Tensor:
+    return torch.from_numpy(rows["classes"].astype(np.int64))
+
+
+def test_logits_beyond_float16_stay_finite(data, tmp_path):
+    (cache,) = module.open_caches(make_job(data, tmp_path))
+    logits = torch.tensor([[1e6, -1e6, 0.0]])
+    assert torch.isfinite(cache.unpack(cache.pack(logits))).all()
+
+
+def test_mixed_logits_are_mixed_probabilities():
+    logits = torch.randn(2, 5, 3, dtype=torch.float64)
+    found = mix_logits(logits, 0.3).softmax(dim=-1)
+    probs = logits.softmax(dim=-1)
+    expected = 0.3 * probs + 0.7 * probs[:, [4, 0, 1, 2, 3]]
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_mixed_batch_gets_the_mixture_of_what_was_said_of_each(data, tmp_path):
+    job = make_job(data, tmp_path, views=1)
+    cached = CachedTeachers(build_caches(job, CPU, QUIET), 1, CPU)
+    plain = cached(batch_of(job, [5, 6, 7], 0)).softmax(dim=-1)
+    mixed = cached(batch_of(job, [5, 6, 7], 0, share=0.25)).softmax(dim=-1)
+    expected = 0.25 * plain + 0.75 * plain[:, [2, 0, 1]]
+    torch.testing.assert_close(mixed, expected)
+
+
+def test_the_cache_says_what_it_is(data, tmp_path):
+    (cache,) = build_caches(make_job(data, tmp_path, views=1), CPU, QUIET)
+    stored = json.loads((cache.folder / "cache.json").read_text())
+    assert stored["identity"]["views"] == ViewsConfig().model_dump(mode="json")
+    assert stored["identity"]["teacher"]["classes"] == list(data.classes)
+    assert stored["count"] == 66
