@@ -123,7 +123,9 @@ def build_classifier(
     library = load and config.pretrained is True
     network = family.build(variant, len(names), size, library, options)
     if load and isinstance(config.pretrained, str):
-        transfer_weights(network, read_weights(config.pretrained), head_prefixes(network))
+        # A network that is part of another says what of a file it has no place for.
+        spared = [*head_prefixes(network), *getattr(network, "left_out", [])]
+        transfer_weights(network, read_weights(config.pretrained), spared)
     mean, std = family.normalisation(variant)
     contract = Contract(
         input_spec=spec,

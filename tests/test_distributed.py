@@ -6,13 +6,14 @@ import sys
 import textwrap
 from pathlib import Path
 
-import torch
+import pytest
 from safetensors.torch import load_file
 
 SCRIPT = """
     import sys
     from pathlib import Path
     import torch
+    from distill import teacher_cache
     from distill.config import (
         DataConfig, ModelConfig, RunConfig, StrategyConfig, TrainConfig, ViewsConfig,
     )
@@ -22,8 +23,9 @@ SCRIPT = """
     from distill.train import fit
     from distill.job import Job
 
-    folder, batch_size = Path(sys.argv[1]), int(sys.argv[2])
+    folder, batch_size, cached = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "cached"
     torch.set_num_threads(1)
+    teacher_cache.SHARD_ROWS = 20  # several shards of a view, so that both ranks compute some
     views, quiet = ViewsConfig(), Progress(quiet=True)
     data = prepare_data("demo:90", DataConfig(size=32), views, 0, folder.parent / "cache", 1, quiet)
     model = ModelConfig(name="baseline_cnn", options={"width": [8, 8], "dropout": 0.0})
@@ -34,28 +36,34 @@ SCRIPT = """
     torch.manual_seed(0)
     student = build_classifier(model, data.classes, data.spec)
     teacher = build_classifier(model, data.classes, data.spec)
-    fit(student, Job(config, data, views, 0, folder, [teacher]), torch.device("cpu"), quiet)
+    cache = folder.with_name(folder.name + "-cache") if cached else None
+    job = Job(config, data, views, 0, folder, [teacher], cache=cache)
+    fit(student, job, torch.device("cpu"), quiet)
 """
 
 
-def run_processes(script: Path, folder: Path, processes: int, batch_size: int) -> None:
+def run_processes(script: Path, folder: Path, processes: int, batch_size: int, source: str) -> None:
     """Trains with a global batch of `processes * batch_size`."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     command = [sys.executable, *(launcher if processes > 1 else []), script, folder]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*map(str, command), str(batch_size)], capture_output=True, text=True, env=environment
+        [*map(str, command), str(batch_size), source],
+        capture_output=True,
+        text=True,
+        env=environment,
     )
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-def test_two_processes_train_what_one_does(tmp_path):
+@pytest.mark.parametrize("source", ["live", "cached"])
+def test_two_processes_train_what_one_does(tmp_path, source):
     script = tmp_path / "script.py"
     script.write_text(textwrap.dedent(SCRIPT))
-    run_processes(script, tmp_path / "one", 1, 16)
-    run_processes(script, tmp_path / "two", 2, 8)
+    run_processes(script, tmp_path / "one", 1, 16, source)
+    run_processes(script, tmp_path / "two", 2, 8, source)
     one = load_file(tmp_path / "one" / "best.safetensors")
     two = load_file(tmp_path / "two" / "best.safetensors")
-    assert all(torch.allclose(one[name], two[name], atol=1e-5) for name in one)
+    assert all(one[name].allclose(two[name], atol=1e-5) for name in one)
     logs = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("one", "two")]
     assert [len(log.splitlines()) for log in logs] == [2, 2]

@@ -1,0 +1,76 @@
+"""The first fire modules of SqueezeNet 1.1: a student that starts from features, not from noise.
+
+Where published weights of a network exist, those of its lower part are worth more to a student
+than a long schedule. SqueezeNet: Iandola et al., 2016, arXiv:1602.07360.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, cast
+
+from pydantic import Field
+from torch import Tensor, nn
+from torchvision import models
+
+from distill.config import Fraction
+from distill.config import Options as BaseOptions
+from distill.models import IMAGENET_MEAN, IMAGENET_STD, Channels
+from distill.weights import download
+
+LAYERS = 13  # of SqueezeNet 1.1's `features`
+ENDS = (4, 5, 7, 8, 10, 11, 12, 13)  # how many of them end with fire module 1, 2, ...
+
+
+class Options(BaseOptions):
+    """Attributes:
+    fires: Fire modules kept, of eight: 7 are 0.53 million parameters, 6 are 0.34.
+    dropout: Before the linear head.
+    """
+
+    fires: Annotated[int, Field(ge=1, le=8)] = 7
+    dropout: Fraction = 0.1
+
+
+class Squeeze(nn.Module):
+    """Fire modules, global average pooling and a linear head.
+
+    Attributes:
+        left_out: Prefixes of what a file of SqueezeNet's weights has and this network has not.
+    """
+
+    def __init__(self, num_classes: int, options: Options) -> None:
+        super().__init__()
+        whole = models.squeezenet1_1(weights=None)
+        end = ENDS[options.fires - 1]
+        self.features = whole.features[:end]
+        self.left_out = [*(f"features.{layer}" for layer in range(end, LAYERS)), "classifier"]
+        last = self.features[-1]
+        channels = last.expand1x1.out_channels + last.expand3x3.out_channels
+        self.dropout = nn.Dropout(options.dropout)
+        self.classifier = nn.Linear(channels, num_classes)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Features before pooling `(batch, channels, h, w)`."""
+        return cast(Tensor, self.features(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of normalised images."""
+        pooled = self.forward_features(x).mean(dim=(2, 3))
+        return cast(Tensor, self.classifier(self.dropout(pooled)))
+
+
+def build(
+    variant: str, num_classes: int, size: int, pretrained: bool, options: Options
+) -> nn.Module:
+    """The network; `pretrained` are torchvision's weights of the layers that are kept."""
+    network = Squeeze(num_classes, options)
+    if pretrained:
+        name = "torchvision/squeezenet1_1"
+        source = download(name, lambda: models.squeezenet1_1(weights="DEFAULT"))
+        network.features.load_state_dict(source.features[: len(network.features)].state_dict())
+    return network
+
+
+def normalisation(variant: str) -> tuple[Channels, Channels]:
+    """ImageNet's."""
+    return IMAGENET_MEAN, IMAGENET_STD

@@ -1,0 +1,95 @@
+"""What the students' own files promise beyond the contract of every model."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torchvision.models import squeezenet1_1
+
+from distill.config import ModelConfig
+from distill.data.decode import InputSpec
+from distill.errors import UserError
+from distill.models import Classifier, build_classifier, deployed
+
+NAMES = ("cat", "dog", "eel")
+IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+def build(name: str, pretrained: bool | str = False, **options) -> Classifier:
+    config = ModelConfig(name=name, pretrained=pretrained, options=options)
+    return build_classifier(config, NAMES, InputSpec(height=64, width=64))
+
+
+@pytest.fixture
+def weights(tmp_path) -> Path:
+    """A file of SqueezeNet's weights, with its head of 1,000 classes."""
+    torch.manual_seed(0)
+    save_file(squeezenet1_1(weights=None).state_dict(), tmp_path / "whole.safetensors")
+    return tmp_path / "whole.safetensors"
+
+
+@pytest.mark.parametrize("fires", range(1, 9))
+def test_squeeze_starts_as_the_lower_part_of_squeezenet(weights, fires):
+    torch.manual_seed(0)
+    whole = squeezenet1_1(weights=None).eval()
+    student = build("squeeze", str(weights), fires=fires).eval().network
+    layers = whole.features[: len(student.features)]
+    with torch.no_grad():
+        assert torch.equal(student.forward_features(IMAGES), layers(IMAGES))
+    following = whole.features[len(student.features) :]
+    kinds = [type(layer).__name__ for layer in (*layers, *following)]
+    assert kinds[: len(layers)].count("Fire") == fires
+    assert kinds[len(layers) - 1] == "Fire"
+
+
+@pytest.mark.parametrize(("fires", "expected"), [(7, 525_312), (6, 336_320)])
+def test_squeeze_is_as_small_as_it_says(fires, expected):
+    """All of SqueezeNet 1.1 but its last convolution are 722,496 parameters; less its last fires:
+
+    Fire 8 (512 in, 64, 256 + 256 out): 64 * 513 + 256 * 65 + 256 * 577 = 197,184; fire 7 (384 in,
+    64, 256 + 256 out): 64 * 385 + 256 * 65 + 256 * 577 = 188,992.
+    """
+    found = sum(p.numel() for p in build("squeeze", fires=fires).network.features.parameters())
+    assert found == expected
+
+
+def test_squeeze_refuses_weights_of_another_network(tmp_path):
+    torch.manual_seed(0)
+    state = squeezenet1_1(weights=None).state_dict()
+    state["layer1.weight"] = torch.zeros(3)
+    save_file(state, tmp_path / "other.safetensors")
+    with pytest.raises(UserError, match="another network"):
+        build("squeeze", str(tmp_path / "other.safetensors"))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"branches": False},
+        {"stride": [1, 2], "width": [8, 16], "depth": [2, 2]},
+        {"stride": [4, 2], "width": [8, 16], "depth": [1, 2], "branches": False},
+        {"stride": [4, 2], "width": [8, 16], "depth": [1, 2]},
+    ],
+)
+def test_every_shape_of_compact_deploys_to_the_same_function(options):
+    torch.manual_seed(0)
+    student = build("compact", **options)
+    student.train()
+    with torch.no_grad():
+        for _ in range(3):  # gives BatchNorm statistics to fold
+            student(torch.rand(8, 3, 64, 64))
+        expected = student.eval()(IMAGES).logits
+        shipped = deployed(student)
+        torch.testing.assert_close(shipped(IMAGES).logits, expected, rtol=1e-4, atol=1e-5)
+    assert not [m for m in shipped.network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+
+
+def test_strides_of_compact_lower_the_resolution():
+    student = build("compact", width=[8, 16, 16], depth=[1, 1, 1], stride=[4, 2, 1], head_width=0)
+    assert student.network.forward_features(IMAGES).shape == (2, 16, 8, 8)
+
+
+def test_strides_that_fit_no_stages_are_refused():
+    with pytest.raises(UserError, match="stride"):
+        build("compact", width=[8, 16, 16], depth=[1, 1, 1], stride=[2, 2])
