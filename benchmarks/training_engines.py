@@ -38,7 +38,7 @@ from distill.models import Classifier
 from distill.optim import Schedule, make_optimizer, set_lr
 from distill.progress import Progress
 from distill.strategies import make_strategy
-from distill.teacher_cache import build_caches
+from distill.teacher_cache_build import build_caches
 from distill.train import fit, load_weights, predict_logits
 
 Engine = Literal["kd_lib", "timm", "textbook", "live", "cached", "student_only"]

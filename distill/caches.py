@@ -12,7 +12,8 @@ from distill.experiment import Experiment, student_runs, taught_by
 from distill.job import Job
 from distill.models import frozen
 from distill.pipeline import begin, load_job
-from distill.teacher_cache import build_caches, open_caches, verify_cache
+from distill.teacher_cache import open_caches
+from distill.teacher_cache_build import build_caches, verify_cache
 
 
 def cached_jobs(experiment: Experiment) -> Iterator[Job]:

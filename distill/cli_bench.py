@@ -83,13 +83,27 @@ def bench_command(
     stages.emit({"rows": rows, "env": environment()}, as_json)
 
 
+def student_model(name: str) -> dict[str, Any]:
+    """The `student` of the benchmark's settings: a model's name, or the first one of a recipe."""
+    if not name.endswith(".toml"):
+        return {"name": name}
+    from distill.recipe import load_recipe
+
+    students = load_recipe(name).students
+    if not students:
+        raise UserError("the recipe has no students", name, "name one of students/*.toml")
+    return students[0].model.model_dump()
+
+
 @bench_app.command("training")
 def bench_training_command(
     data: Annotated[str, typer.Argument(help="Folder of class folders, or demo.")] = "demo:732",
     teacher: Annotated[
         str, typer.Option("--teacher", help="Run directory, or a model such as timm/resnet50.")
     ] = "timm/resnet50",
-    student: Annotated[str, typer.Option("--student", help="A file in students/.")] = "compact",
+    student: Annotated[
+        str, typer.Option("--student", help="A file in students/, or a recipe whose first it is.")
+    ] = "compact",
     size: Annotated[int, typer.Option("--size", help="Height and width, pixels.")] = 128,
     images: Annotated[int, typer.Option("--images", min=0, help="To train on; 0: all.")] = 0,
     batch_size: Annotated[int, typer.Option("--batch-size")] = 64,
@@ -119,7 +133,7 @@ def bench_training_command(
     from distill.report.table import show
 
     table: dict[str, Any] = {"location": data, "data": {"size": size}, "num_images": images}
-    table |= {"teacher": teacher, "student": {"name": student}, "rounds": rounds}
+    table |= {"teacher": teacher, "student": student_model(student), "rounds": rounds}
     train = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "precision": precision}
     table |= {"train": train, "timed_epochs": timed_epochs, "seed": seed}
     table |= {"cache": {"views": cache_views}} if cache_views else {}

@@ -32,7 +32,7 @@ from distill.models import Classifier
 from distill.optim import set_lr
 from distill.progress import Progress, Task
 from distill.teacher import CachedTeachers, LiveTeachers, Teachers
-from distill.teacher_cache import build_caches
+from distill.teacher_cache_build import build_caches
 from distill.trainer import Trainer, make_accelerator
 
 CHECK_EVERY = 50  # steps between looks at the loss, each of which waits for the device

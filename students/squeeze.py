@@ -12,10 +12,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torchvision import models
 
-from distill.config import Fraction
+from distill.config import Count, Fraction
 from distill.config import Options as BaseOptions
 from distill.models import IMAGENET_MEAN, IMAGENET_STD, Channels
-from distill.weights import download
+from distill.weights import download, transfer_weights
 
 LAYERS = 13  # of SqueezeNet 1.1's `features`
 ENDS = (4, 5, 7, 8, 10, 11, 12, 13)  # how many of them end with fire module 1, 2, ...
@@ -23,10 +23,12 @@ ENDS = (4, 5, 7, 8, 10, 11, 12, 13)  # how many of them end with fire module 1, 
 
 class Options(BaseOptions):
     """Attributes:
+    shrink: Factor of an average pooling of the image; 2 makes the network four times as fast.
     fires: Fire modules kept, of eight: 7 are 0.53 million parameters, 6 are 0.34.
     dropout: Before the linear head.
     """
 
+    shrink: Count = 1
     fires: Annotated[int, Field(ge=1, le=8)] = 7
     dropout: Fraction = 0.1
 
@@ -42,6 +44,7 @@ class Squeeze(nn.Module):
         super().__init__()
         whole = models.squeezenet1_1(weights=None)
         end = ENDS[options.fires - 1]
+        self.shrink = nn.AvgPool2d(options.shrink) if options.shrink > 1 else nn.Identity()
         self.features = whole.features[:end]
         self.left_out = [*(f"features.{layer}" for layer in range(end, LAYERS)), "classifier"]
         last = self.features[-1]
@@ -51,7 +54,7 @@ class Squeeze(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Features before pooling `(batch, channels, h, w)`."""
-        return cast(Tensor, self.features(x))
+        return cast(Tensor, self.features(self.shrink(x)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of normalised images."""
@@ -67,7 +70,7 @@ def build(
     if pretrained:
         name = "torchvision/squeezenet1_1"
         source = download(name, lambda: models.squeezenet1_1(weights="DEFAULT"))
-        network.features.load_state_dict(source.features[: len(network.features)].state_dict())
+        transfer_weights(network, source.state_dict(), network.left_out)
     return network
 
 

@@ -19,6 +19,7 @@ from distill.benchmarks import training, training_engines, training_run
 from distill.benchmarks.training import bench_training, choose_engines, ratios, summarise
 from distill.benchmarks.training_engines import ENGINES, Engine, Workload, timm_task, train_with
 from distill.benchmarks.training_run import TrainingBench, load_data, make_workload, measure
+from distill.cli_bench import student_model
 from distill.config import DataConfig, ModelConfig, StrategyConfig, TrainConfig
 from distill.data.draws import Draws
 from distill.data.prepare import ImageData
@@ -426,3 +427,12 @@ def test_a_mistake_is_one_line(arguments: list[str], named: str, distill: Any) -
     assert len(err.strip().splitlines()) == 1
     assert err.startswith("error: ")
     assert named in err
+
+
+def test_a_student_may_come_from_a_recipe(repository):
+    found = student_model(str(repository / "students" / "squeeze_masks.toml"))
+    assert found["name"] == "squeeze"
+    assert Path(found["pretrained"]).is_absolute()
+    assert student_model("compact") == {"name": "compact"}
+    with pytest.raises(UserError, match="no students"):
+        student_model(str(repository / "teachers" / "squeezenet1_1.toml"))

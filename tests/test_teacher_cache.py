@@ -28,15 +28,8 @@ from distill.job import Job
 from distill.models import build_classifier, frozen
 from distill.progress import Progress
 from distill.teacher import CachedTeachers, LiveTeachers, mix_logits
-from distill.teacher_cache import (
-    CacheReader,
-    Shard,
-    build_caches,
-    build_shard,
-    complete_views,
-    open_cache,
-    verify_cache,
-)
+from distill.teacher_cache import CacheReader, Shard, complete_views, open_cache
+from distill.teacher_cache_build import build_caches, build_shard, teacher_logits, verify_cache
 from distill.train import fit
 
 CPU = torch.device("cpu")
@@ -377,7 +370,7 @@ class TestTopK:
         build_shard(cache, Shard(0, 0, 25), model, images, CPU)
         ids = np.array([7, 3])
         rows = cache.open_shard(Shard(0, 0, 25))[ids]
-        fresh = module.teacher_logits(model, images, ids, 0, CPU)
+        fresh = teacher_logits(model, images, ids, 0, CPU)
         assert torch.equal(rows_classes(rows), fresh.topk(5, dim=1).indices)
 
     def test_as_many_as_classes_is_an_error(self, data, tmp_path):
@@ -418,3 +411,12 @@ def test_the_cache_says_what_it_is(data, tmp_path):
     assert stored["identity"]["views"] == ViewsConfig().model_dump(mode="json")
     assert stored["identity"]["teacher"]["classes"] == list(data.classes)
     assert stored["count"] == 66
+
+
+def test_a_teacher_that_says_nothing_finite_is_refused(data, tmp_path):
+    job = make_job(data, tmp_path, views=1)
+    with torch.no_grad():
+        job.teachers[0].network.classifier.bias.fill_(float("nan"))
+    with pytest.raises(RunStopped, match="not finite"):
+        build_caches(job, CPU, QUIET)
+    assert not list(job.cache.rglob("*.npy"))

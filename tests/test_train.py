@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -259,6 +260,22 @@ def test_several_teachers_give_one_row_of_logits_each(data):
     logits = teachers(Batch(ids, 0, images, torch.from_numpy(data.train.labels[ids])))
     assert logits.shape == (2, 4, 3)
     assert not torch.allclose(logits[0], logits[1])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_training_is_training(data, tmp_path):
+    """Without dropout, whose random numbers a compiled graph draws in another way."""
+    model = TINY.model_copy(update={"options": {**TINY.options, "dropout": 0.0}})
+    losses = []
+    for compiles in (False, True):
+        job = make_job(data, tmp_path / str(compiles), epochs=2, compile=compiles)
+        job = replace(job, config=job.config.model_copy(update={"model": model}))
+        torch.manual_seed(0)
+        fit(build_classifier(model, data.classes, data.spec), job, CPU, Progress(quiet=True))
+        assert not [k for k in load_file(job.folder / "best.safetensors") if "_orig_mod" in k]
+        losses.append([row["train/loss"] for row in rows(job.folder)])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

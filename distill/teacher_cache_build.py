@@ -1,0 +1,196 @@
+"""Filling teacher caches, and checking what is in them.
+
+A shard is written beside its place and renamed. So any number of workers may be killed at any
+moment, and repeating them finishes the work.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from distill import run
+from distill.data.training import TrainingImages
+from distill.errors import RunStopped, UserError
+from distill.job import Job
+from distill.models import Classifier, frozen
+from distill.progress import Progress
+from distill.teacher_cache import CacheReader, Shard, TeacherCache, complete_views, open_caches
+
+TOLERANCE = 0.02  # of a logit, or of its size if that is larger: float16, and other kernels
+
+
+def build_caches(
+    job: Job, device: torch.device, progress: Progress, part: int = 0, parts: int = 1
+) -> list[TeacherCache]:
+    """Computes what a job's caches lack; says first what that will take.
+
+    Args:
+        part, parts: Do each `parts`-th shard only, beginning with number `part`. Workers that do
+            the same shard write the same file.
+
+    Raises:
+        RunStopped: The disk has no room for it.
+    """
+    caches = open_caches(job)
+    for cache, teacher in zip(caches, job.teachers, strict=True):
+        mine = list(cache.shards(range(job.cached_views)))[part::parts]
+        todo = [shard for shard in mine if cache.open_shard(shard) is None]
+        if todo:
+            _announce_others(cache, progress)
+            _check_room(cache, todo)
+            _build(cache, todo, teacher, job.images, device, progress)
+    return caches
+
+
+def _build(
+    cache: TeacherCache,
+    todo: Sequence[Shard],
+    teacher: Classifier,
+    images: TrainingImages,
+    device: torch.device,
+    progress: Progress,
+) -> None:
+    run.write_json(
+        cache.folder / "cache.json",
+        {"identity": cache.identity, "teacher": cache.name, "count": cache.count},
+    )
+    model = frozen(teacher, device)
+    total = sum(shard.stop - shard.start for shard in todo)
+    seconds = total * _seconds_per_image(model, images, device)
+    progress.say(
+        f"{cache.name}: logits of {cache.count:,} images in {len({s.view for s in todo})} views, "
+        f"{stored_bytes(cache, todo) / 1e6:,.1f} MB, about {_duration(seconds)}"
+    )
+    with progress.task(f"{cache.name}: logits", total, "images") as task:
+        for shard in todo:
+            build_shard(cache, shard, model, images, device, task.advance)
+
+
+def build_shard(
+    cache: TeacherCache,
+    shard: Shard,
+    model: Classifier,
+    images: TrainingImages,
+    device: torch.device,
+    advance: Callable[[int], None] = lambda count: None,
+) -> None:
+    """Computes one shard and puts it in its place.
+
+    Args:
+        model: The frozen teacher.
+        advance: Told how many more images are done.
+
+    Raises:
+        RunStopped: The teacher's logits are not finite, or the disk is full.
+    """
+    chunks = []
+    size = batch_size(device)
+    for start in range(shard.start, shard.stop, size):
+        ids = np.arange(start, min(start + size, shard.stop))
+        logits = teacher_logits(model, images, ids, shard.view, device)
+        if not torch.isfinite(logits).all():
+            raise RunStopped(f"{cache.name} gives logits that are not finite: train it again")
+        chunks.append(cache.pack(logits))
+        advance(len(ids))
+    with run.atomic(cache.folder / shard.file_name) as temporary, temporary.open("wb") as file:
+        np.save(file, np.concatenate(chunks))
+
+
+def batch_size(device: torch.device) -> int:
+    """Images that a teacher is asked about at a time; more are no faster on a CPU."""
+    return 64 if device.type == "cpu" else 512
+
+
+@torch.no_grad()
+def teacher_logits(
+    model: Classifier,
+    images: TrainingImages,
+    ids: NDArray[np.int64],
+    view: int,
+    device: torch.device,
+) -> Tensor:
+    """Logits `(batch, num_classes)` of a frozen teacher for one view of these images, float32."""
+    seen = images.view(ids, view, device).contiguous(memory_format=torch.channels_last)
+    logits: Tensor = model(seen).logits.float()
+    return logits
+
+
+def _seconds_per_image(model: Classifier, images: TrainingImages, device: torch.device) -> float:
+    """Time of the teacher on one view of one image, its batch and its views included."""
+    ids = np.arange(min(batch_size(device), len(images)))
+    teacher_logits(model, images, ids, 0, device).cpu()  # the first call allocates
+    start = time.perf_counter()
+    teacher_logits(model, images, ids, 0, device).cpu()
+    return (time.perf_counter() - start) / len(ids)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
+
+def stored_bytes(cache: TeacherCache, shards: Sequence[Shard]) -> int:
+    """Size of these shards on disk, less their headers."""
+    return sum(shard.stop - shard.start for shard in shards) * cache.empty_rows(1).nbytes
+
+
+def _check_room(cache: TeacherCache, todo: Sequence[Shard]) -> None:
+    cache.folder.mkdir(parents=True, exist_ok=True)
+    needed, free = stored_bytes(cache, todo), shutil.disk_usage(cache.folder).free
+    if needed > free:
+        raise RunStopped(
+            f"the logits of {cache.name} need {needed / 1e6:,.1f} MB, {cache.folder} has "
+            f"{free / 1e6:,.1f} MB free: make room, lower cache.views or set cache.top_k"
+        )
+
+
+def _announce_others(cache: TeacherCache, progress: Progress) -> None:
+    """Says why caches of the same teacher's name are of no use here."""
+    for file in sorted(cache.folder.parent.glob("logits-*/cache.json")):
+        stored = run.read_json(file)
+        changed = run.differing_keys(stored["identity"], cache.identity)
+        if changed and stored["teacher"] == cache.name:
+            progress.say(f"{cache.name}: {file.parent} is of other {', '.join(changed)}: not used")
+
+
+def verify_cache(
+    cache: TeacherCache,
+    model: Classifier,
+    images: TrainingImages,
+    device: torch.device,
+    samples: int = 64,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Recomputes a random sample of every stored view and compares.
+
+    Args:
+        model: The frozen teacher.
+        samples: Images per view, drawn by `seed`.
+
+    Returns:
+        `views` that are complete, `samples` compared, and `max_difference` of their logits.
+
+    Raises:
+        UserError: A stored logit is not what the teacher says: off by more than `TOLERANCE`.
+    """
+    rng = np.random.default_rng(seed)
+    views = complete_views(cache)
+    worst, compared = 0.0, 0
+    for view in views:
+        ids = np.sort(rng.choice(cache.count, min(samples, cache.count), replace=False))
+        stored = CacheReader(cache).logits(ids, view)
+        fresh = cache.unpack(cache.pack(teacher_logits(model, images, ids, view, device)))
+        difference = (stored - fresh).abs() / (1.0 + fresh.abs())
+        worst, compared = max(worst, float(difference.max())), compared + len(ids)
+        if worst > TOLERANCE:
+            row = int(difference.amax(dim=1).argmax())
+            what = f"view {view} of image {ids[row]} is off by {worst:.3g}"
+            raise UserError(what, str(cache.folder), "remove this folder and build it again")
+    return {"views": len(views), "samples": compared, "max_difference": worst}
