@@ -146,7 +146,7 @@ def test_a_deployed_student_gives_the_same_probabilities(name: str) -> None:
     assert all(torch.equal(tensor, state[key]) for key, tensor in classifier.state_dict().items())
 
 
-@pytest.mark.parametrize("name", STUDENTS)
+@pytest.mark.parametrize("name", [name for name in STUDENTS if name != "squeeze"])
 def test_students_have_no_published_weights(name: str) -> None:
     with pytest.raises(UserError, match="no published weights"):
         build(name, pretrained=True)
