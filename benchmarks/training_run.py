@@ -40,6 +40,7 @@ from distill.config import (
 )
 from distill.data.draws import permutation
 from distill.data.prepare import ImageData, num_batches, prepare_data
+from distill.data.store import subset
 from distill.errors import DistillError, UserError
 from distill.job import Job
 from distill.models import Classifier, build_classifier
@@ -69,7 +70,7 @@ class TrainingBench(Options):
     student: ModelConfig = ModelConfig(name="compact")
     strategy: StrategyConfig = StrategyConfig(name="vanilla")
     train: TrainConfig = TrainConfig()
-    cache: CacheConfig = CacheConfig(use=True)
+    cache: CacheConfig = CacheConfig()
     rounds: Count = 3
     timed_epochs: Annotated[int, Field(ge=0)] = 0
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
@@ -109,16 +110,9 @@ def load_data(config: TrainingBench, cache: Path, workers: int, progress: Progre
 
 
 def limit_images(data: ImageData, count: int, seed: int) -> ImageData:
-    """Data with `count` of its training images, held in memory and in their order."""
-    train = data.train
-    chosen = np.sort(permutation(seed, "bench", 0, len(train.labels))[:count])
-    fewer = replace(
-        train,
-        pixels=train.take(chosen),
-        labels=train.labels[chosen],
-        names=tuple(train.names[i] for i in chosen),
-        digests=tuple(train.digests[i] for i in chosen),
-    )
+    """Data with `count` of its training images, in their order."""
+    chosen = np.sort(permutation(seed, "bench", 0, len(data.train.labels))[:count])
+    fewer = subset(data.train, chosen)
     sha256 = hashlib.sha256(f"{data.sha256} {seed} {count}".encode()).hexdigest()
     return replace(data, splits={**data.splits, "train": fewer}, sha256=sha256)
 

@@ -25,9 +25,8 @@ from torch import Tensor, nn
 
 from distill import run
 from distill.config import RunConfig, TrainConfig, TransferConfig
-from distill.data.draws import Draws
 from distill.data.prepare import epoch_batches, num_batches
-from distill.data.views import make_views, to_unit
+from distill.data.views import to_unit
 from distill.errors import DistillError, RunStopped, UserError
 from distill.job import Job
 from distill.metrics import score, softmax
@@ -134,15 +133,12 @@ class TrainViews:
         return num_batches(len(self.dataset), self._job.config.train.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        job, split, config = self._job, self._job.data.train, self._job.config.train
+        job, config = self._job, self._job.config.train
         epoch = self.passes % config.epochs
         self.passes, self.started = self.passes + 1, time.perf_counter()
         for ids in epoch_batches(len(self.dataset), config.batch_size, job.seed, epoch):
-            draws = Draws(job.seed, ids, epoch)
-            size = job.data.spec.height
-            pixels, labels, classes = split.pixels[ids], split.labels[ids], job.data.classes
-            images = make_views(pixels, draws, job.views, size, self._device, labels, classes)
-            yield images, torch.from_numpy(labels).to(self._device)
+            labels = torch.from_numpy(self.dataset[ids]).to(self._device)
+            yield job.images.view(ids, epoch, self._device), labels
             self._bar.advance(len(ids))
 
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from distill import run
+from distill.data.store import is_cut_short
 from distill.data.training import TrainingImages
 from distill.errors import RunStopped, UserError
 from distill.job import Job
@@ -191,7 +192,6 @@ class CacheReader:
         self._cache = cache
         self._view = -1
         self._shards: list[NDArray[Any]] = []
-        self._sizes: list[tuple[Path, int]] = []
 
     def logits(self, ids: NDArray[np.int64], view: int) -> Tensor:
         """Float32 logits `(batch, num_classes)`.
@@ -204,26 +204,23 @@ class CacheReader:
         owners = ids // SHARD_ROWS
         rows = self._cache.empty_rows(len(ids))
         for owner in np.unique(owners):
-            path, size = self._sizes[owner]
-            # A page beyond the end of a mapped file would kill the process, so ask every time.
-            if path.exists() and path.stat().st_size != size:
-                raise self._lost(path)
+            if is_cut_short(self._shards[owner]):
+                raise self._lost(list(self._cache.shards([view]))[owner])
             mine = owners == owner
             rows[mine] = self._shards[owner][ids[mine] - owner * SHARD_ROWS]
         return self._cache.unpack(rows)
 
     def _open(self, view: int) -> None:
-        self._shards, self._sizes = [], []
+        self._shards = []
         for shard in self._cache.shards([view]):
-            path, rows = self._cache.folder / shard.file_name, self._cache.open_shard(shard)
+            rows = self._cache.open_shard(shard)
             if rows is None:
-                raise self._lost(path)
+                raise self._lost(shard)
             self._shards.append(rows)
-            self._sizes.append((path, path.stat().st_size))
         self._view = view
 
-    def _lost(self, path: Path) -> RunStopped:
+    def _lost(self, shard: Shard) -> RunStopped:
         return RunStopped(
-            f"the teacher's logits in {path} are missing or cut short: repeat the command, which "
-            "computes them again and continues"
+            f"the teacher's logits in {self._cache.folder / shard.file_name} are missing or cut "
+            "short: repeat the command, which computes them again and continues"
         )

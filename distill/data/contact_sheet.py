@@ -8,12 +8,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 
 from distill.config import ViewsConfig
 from distill.data.decode import Pixels
-from distill.data.draws import Draws, Ints
 from distill.data.prepare import ImageData
-from distill.data.views import make_views
+from distill.data.training import Ids, TrainingImages
 
 VIEWS = 6  # per image
 ROWS = 24  # of images in the picture, as far as every class may have one
@@ -32,7 +32,8 @@ def contact_sheet(data: ImageData, config: ViewsConfig, seed: int) -> Image.Imag
     num_classes = len(data.classes)
     per_class = min(3, max(1, ROWS // num_classes))
     side = min(data.spec.height, LARGEST if num_classes <= ROWS else SMALLEST)
-    blocks = [_class_block(data, config, seed, label, per_class) for label in range(num_classes)]
+    images = TrainingImages((data.train,), data.classes, config, seed, data.spec.height)
+    blocks = [_class_block(images, label, per_class) for label in range(num_classes)]
     width = (1 + VIEWS) * (side + GAP) + GAP
     height = sum(LINE + len(block) * (side + GAP) for block in blocks) + LINE + GAP
     sheet = Image.new("RGB", (width, height), "white")
@@ -53,21 +54,15 @@ def contact_sheet(data: ImageData, config: ViewsConfig, seed: int) -> Image.Imag
     return sheet
 
 
-def _class_block(
-    data: ImageData, config: ViewsConfig, seed: int, label: int, most: int
-) -> list[list[Pixels]]:
+def _class_block(images: TrainingImages, label: int, most: int) -> list[list[Pixels]]:
     """Rows of images of a class: the stored one, then its views."""
-    members = np.flatnonzero(data.train.labels == label)
+    members = np.flatnonzero(images.labels == label)
     spread = np.linspace(0, len(members) - 1, min(most, len(members)))
-    ids: Ints = members[spread.round().astype(np.int64)]
-    stored = data.train.pixels[ids]
-    columns = [_views(data, config, Draws(seed, ids, number)) for number in range(VIEWS)]
-    return [list(row) for row in zip(stored, *columns, strict=True)]
+    ids: Ids = members[spread.round().astype(np.int64)]
+    columns = [_to_pixels(images.view(ids, number, CPU)) for number in range(VIEWS)]
+    return [list(row) for row in zip(images.pixels(ids), *columns, strict=True)]
 
 
-def _views(data: ImageData, config: ViewsConfig, draws: Draws) -> Pixels:
-    pixels, labels = data.train.pixels[draws.ids], data.train.labels[draws.ids]
-    size = data.spec.height
-    views = make_views(pixels, draws, config, size, CPU, labels, data.classes)
-    images: Pixels = views.mul(255.0).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-    return images
+def _to_pixels(views: Tensor) -> Pixels:
+    pixels: Pixels = views.mul(255.0).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    return pixels

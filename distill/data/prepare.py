@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from distill.config import DataConfig, ViewsConfig
 from distill.data.decode import InputSpec
 from distill.data.draws import permutation
-from distill.data.sources import SPLITS, open_source
+from distill.data.sources import SPLITS, Item, Source, open_source
 from distill.data.splits import assign_splits, check_no_class_is_empty, limit_per_class
 from distill.data.store import Split, Store, open_store, store_bytes
 from distill.data.view_draws import check_views
@@ -101,14 +101,27 @@ def prepare_data(
     splits = assign_splits(items, source.classes, data, seed)
     spec = input_spec(data)
     specs = {"train": stored_spec(data, views), "val": spec, "test": spec}
-    megabytes = store_bytes(splits, specs) / 1e6
-    title = f"decode {len(items):,} images to {megabytes:,.0f} MB"
-    with progress.task(title, len(items), "images") as task:
-        store = open_store(source, items, splits, specs, cache, workers, task.advance)
+    store = decode(source, items, splits, specs, cache, workers, progress)
     kept = [(name, label) for name, s in store.splits.items() for label in s.labels]
     check_no_class_is_empty([k[0] for k in kept], [int(k[1]) for k in kept], source.classes)
     findings = _findings(store, source.ignored, source.classes)
     return ImageData(source.location, source.classes, spec, store.splits, findings, store.sha256)
+
+
+def decode(
+    source: Source,
+    items: Sequence[Item],
+    splits: Sequence[str],
+    specs: dict[str, InputSpec],
+    cache: Path,
+    workers: int,
+    progress: Progress,
+) -> Store:
+    """The store of these images, its size announced before it is written."""
+    megabytes = store_bytes(splits, specs) / 1e6
+    title = f"decode {len(items):,} images to {megabytes:,.0f} MB"
+    with progress.task(title, len(items), "images") as task:
+        return open_store(source, items, splits, specs, cache, workers, task.advance)
 
 
 def stored_spec(data: DataConfig, views: ViewsConfig) -> InputSpec:

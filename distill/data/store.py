@@ -49,14 +49,10 @@ class Split:
     def take(self, ids: Sequence[int] | NDArray[np.integer[Any]]) -> Pixels:
         """Copies images out of the mapped file, uint8 `(len(ids), height, width, 3)`.
 
-        Reading a mapped page that its file no longer has kills the process (SIGBUS), so the size
-        is looked at first: a microsecond per call. A file that was deleted stays readable.
-
         Raises:
             RunStopped: The file was cut short since it was opened.
         """
-        mapped = _mapping(self.pixels)
-        if mapped is not None and mapped.size() < len(mapped):
+        if is_cut_short(self.pixels):
             raise RunStopped(
                 f"{getattr(self.pixels, 'filename', self.name)} was cut short while in use: "
                 "repeat the command, the images are decoded again"
@@ -77,11 +73,15 @@ def subset(split: Split, rows: NDArray[np.int64]) -> Split:
     )
 
 
-def _mapping(array: Any) -> mmap.mmap | None:
-    """The mapped file that an array is a view of, None if it lies in memory."""
+def is_cut_short(array: Any) -> bool:
+    """Whether an array is a view of a mapped file that has shrunk since.
+
+    Reading a mapped page that its file no longer has kills the process (SIGBUS), so whoever reads
+    asks first: a microsecond. A file that was deleted stays readable.
+    """
     while isinstance(array, np.ndarray):
         array = array.base
-    return array if isinstance(array, mmap.mmap) else None
+    return isinstance(array, mmap.mmap) and array.size() < len(array)
 
 
 @dataclass(frozen=True)

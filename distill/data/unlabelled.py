@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from distill.config import DataConfig, ViewsConfig
-from distill.data.prepare import ImageData, stored_spec
+from distill.data.prepare import ImageData, decode, stored_spec
 from distill.data.sources import open_unlabelled
 from distill.data.splits import limit_per_class
-from distill.data.store import Split, open_store, store_bytes, subset
+from distill.data.store import Split, subset
 from distill.errors import UserError
 from distill.progress import Progress
 
@@ -42,10 +42,7 @@ def prepare_unlabelled(
     source = open_unlabelled(location)
     items = limit_per_class(source.items, SMOKE_IMAGES) if smoke else list(source.items)
     specs = dict.fromkeys(("train", "val", "test"), stored_spec(data, views))
-    splits = ["train"] * len(items)
-    title = f"decode {len(items):,} unlabelled images to {store_bytes(splits, specs) / 1e6:,.0f} MB"
-    with progress.task(title, len(items), "images") as task:
-        store = open_store(source, items, splits, specs, cache, workers, task.advance)
+    store = decode(source, items, ["train"] * len(items), specs, cache, workers, progress)
     found = store.splits["train"]
     taken = {digest for split in known.splits.values() for digest in split.digests}
     rows = []
