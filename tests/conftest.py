@@ -1,11 +1,24 @@
 """Fixtures that several test files share."""
 
+from __future__ import annotations
+
+import sys
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from distill import cli
+from distill.config import DataConfig, ViewsConfig
+from distill.progress import Progress
+
+if TYPE_CHECKING:
+    from distill.data.prepare import ImageData
+    from distill.data.store import Split
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -46,3 +59,76 @@ def image_folder(tmp_path: Path, write_images: Callable[..., Path]) -> Path:
     """Two classes of eight images each, without splits."""
     names = [f"{label}/{i}.jpg" for label in ("cat", "dog") for i in range(8)]
     return write_images(tmp_path / "images", names)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> ImageData:
+    """90 painted faces of 32 px, decoded once for all tests: read them, change nothing."""
+    from distill.data.prepare import prepare_data
+
+    cache, quiet = tmp_path_factory.mktemp("cache"), Progress(quiet=True)
+    return prepare_data("demo:90", DataConfig(size=32), ViewsConfig(), 0, cache, 1, quiet)
+
+
+@pytest.fixture(scope="session")
+def skewed(data: ImageData) -> ImageData:
+    """The painted faces with 22, 11 and 3 training images of the classes."""
+    from distill.data.store import subset
+
+    labels = data.train.labels
+    rows = [np.flatnonzero(labels == label)[:most] for label, most in enumerate((22, 11, 3))]
+    train = subset(data.train, np.sort(np.concatenate(rows)))
+    return replace(data, splits={**data.splits, "train": train})
+
+
+@pytest.fixture(scope="session")
+def multi_data(data: ImageData) -> ImageData:
+    """The painted faces, labelled by what is on them: a mask, chin or nose bare, a bright image.
+
+    Some have none of these.
+    """
+
+    def several(split: Split) -> Split:
+        bright = split.pixels.mean(axis=(1, 2, 3)) > 110
+        labels = np.stack([split.labels < 2, split.labels == 1, bright], axis=1)
+        return replace(split, labels=labels.astype(np.int64))
+
+    splits = {name: several(split) for name, split in data.splits.items()}
+    return replace(data, splits=splits, classes=("mask", "wrong", "bright"), task="multi")
+
+
+@pytest.fixture(scope="session")
+def only() -> Callable[..., ViewsConfig]:
+    """Options of the views that change nothing but what is named."""
+    nothing: dict[str, Any] = {
+        "margin": 0.0,
+        "crop_scale": (1.0, 1.0),
+        "crop_ratio": (1.0, 1.0),
+        "flip": 0.0,
+        "rotate_degrees": 0.0,
+        "brightness": 0.0,
+        "contrast": 0.0,
+        "saturation": 0.0,
+        "hue": 0.0,
+        "erase": 0.0,
+    }
+    return lambda **options: ViewsConfig(**{**nothing, **options})
+
+
+@pytest.fixture
+def distill(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Runs a command line in this process; returns exit status, stdout and stderr."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["distill", *map(str, arguments)])
+        status = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return call

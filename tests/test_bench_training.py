@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from distill import cli
 from distill.benchmarks import training, training_engines, training_run
 from distill.benchmarks.training import bench_training, choose_engines, ratios, summarise
 from distill.benchmarks.training_engines import ENGINES, Engine, Workload, timm_task, train_with
@@ -347,23 +346,6 @@ def test_results_are_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="choose another"):
         bench_training(settings(), ["live"], 1, tmp_path, QUIET)
     assert (tmp_path / "training.json").read_text() == "{}"
-
-
-@pytest.fixture
-def distill(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Runs a command line; returns exit status, stdout and stderr."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["distill", *map(str, arguments)])
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        out, err = capsys.readouterr()
-        return status, out, err
-
-    return call
 
 
 def test_the_command_writes_rows_with_exactly_the_promised_keys(

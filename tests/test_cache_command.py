@@ -1,13 +1,10 @@
 """`distill cache` as a user meets it, and students that read what it wrote."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-from distill import cli
 
 RECIPE = """
 random_forest.trees = 0
@@ -31,17 +28,11 @@ strategy.name = "noisy_teacher"
 
 
 @pytest.fixture
-def distill(monkeypatch, capsys):
+def distill_json(distill):
     """Runs a command line; returns exit status, the last line of stdout as JSON, and stderr."""
 
     def call(*arguments: object) -> tuple[int, dict, str]:
-        monkeypatch.setattr(sys, "argv", ["distill", *map(str, arguments), "--json"])
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        out, err = capsys.readouterr()
+        status, out, err = distill(*arguments, "--json")
         return status, json.loads(out.splitlines()[-1]) if out else {}, err
 
     return call
@@ -54,104 +45,104 @@ def recipe(tmp_path) -> Path:
 
 
 @pytest.fixture
-def trained(distill, recipe, tmp_path) -> Path:
+def trained(distill_json, recipe, tmp_path) -> Path:
     """An experiment directory with its teacher trained."""
     out = tmp_path / "out"
-    status, _, err = distill("teacher", recipe, "--data", "demo:60", "--out", out)
+    status, _, err = distill_json("teacher", recipe, "--data", "demo:60", "--out", out)
     assert status == 0, err
     return out
 
 
-def build(distill, recipe, out, *more):
-    return distill("cache", "build", recipe, "--data", "demo:60", "--out", out, *more)
+def build(distill_json, recipe, out, *more):
+    return distill_json("cache", "build", recipe, "--data", "demo:60", "--out", out, *more)
 
 
-def test_build_info_verify_and_then_the_students(distill, recipe, trained):
+def test_build_info_verify_and_then_the_students(distill_json, recipe, trained):
     """The two students share a cache: the logits do not depend on what is done with them."""
-    status, found, err = build(distill, recipe, trained, "--part", "2/2")
+    status, found, err = build(distill_json, recipe, trained, "--part", "2/2")
     assert status == 0, err
     assert [row["views"] for row in found["caches"]] == [1]
-    status, found, _ = build(distill, recipe, trained)
+    status, found, _ = build(distill_json, recipe, trained)
     (row,) = found["caches"]
     assert (row["teacher"], row["views"], row["shards"]) == ("teacher", 2, 2)
     assert row["size_bytes"] == sum(f.stat().st_size for f in Path(row["folder"]).glob("*.npy"))
-    status, found, _ = distill("cache", "verify", trained)
+    status, found, _ = distill_json("cache", "verify", trained)
     assert (status, found["caches"][0]["views"]) == (0, 2)
     before = {f: f.stat().st_mtime_ns for f in Path(row["folder"]).glob("*.npy")}
-    status, _, err = distill("student", recipe, "--data", "demo:60", "--out", trained)
+    status, _, err = distill_json("student", recipe, "--data", "demo:60", "--out", trained)
     assert status == 0, err
     assert {f: f.stat().st_mtime_ns for f in Path(row["folder"]).glob("*.npy")} == before
-    status, found, _ = distill("cache", "info", trained)
+    status, found, _ = distill_json("cache", "info", trained)
     assert (status, len(found["caches"])) == (0, 1)
 
 
-def test_verify_refuses_what_the_teacher_did_not_say(distill, recipe, trained):
-    _, found, _ = build(distill, recipe, trained)
+def test_verify_refuses_what_the_teacher_did_not_say(distill_json, recipe, trained):
+    _, found, _ = build(distill_json, recipe, trained)
     file = sorted(Path(found["caches"][0]["folder"]).glob("view-0001-*.npy"))[0]
     np.save(file, np.load(file)[::-1] + np.float16(1))
-    status, _, err = distill("cache", "verify", trained)
+    status, _, err = distill_json("cache", "verify", trained)
     assert status == 2
     assert "view 1" in err
 
 
-def test_other_views_get_a_cache_of_their_own(distill, recipe, trained, tmp_path):
-    build(distill, recipe, trained)
+def test_other_views_get_a_cache_of_their_own(distill_json, recipe, trained, tmp_path):
+    build(distill_json, recipe, trained)
     with recipe.open("a") as file:
         file.write("[views]\nflip = 0.25\n")
     other = tmp_path / "other"
-    distill("teacher", recipe, "--data", "demo:60", "--out", other)
+    distill_json("teacher", recipe, "--data", "demo:60", "--out", other)
     (trained / "cache").rename(other / "old")
     for folder in (other / "old").glob("logits-*"):
         folder.rename(other / "cache" / folder.name)
-    status, found, err = build(distill, recipe, other)
+    status, found, err = build(distill_json, recipe, other)
     assert status == 0
     assert len(found["caches"]) == 2
     assert "views.flip" in err  # why the one that is there is not used
 
 
 @pytest.mark.parametrize("part", ["3/2", "0/2", "2", "a/b", "1/0"])
-def test_a_part_that_is_none_is_an_error(distill, recipe, tmp_path, part):
-    status, _, err = build(distill, recipe, tmp_path / "out", "--part", part)
+def test_a_part_that_is_none_is_an_error(distill_json, recipe, tmp_path, part):
+    status, _, err = build(distill_json, recipe, tmp_path / "out", "--part", part)
     assert status == 2
     assert "--part" in err
 
 
-def test_without_a_teacher_the_missing_command_is_named(distill, recipe, tmp_path):
-    status, _, err = build(distill, recipe, tmp_path / "out")
+def test_without_a_teacher_the_missing_command_is_named(distill_json, recipe, tmp_path):
+    status, _, err = build(distill_json, recipe, tmp_path / "out")
     assert status == 2
     assert "distill teacher" in err
 
 
-def test_students_without_a_cache_have_nothing_to_build(distill, recipe, trained):
-    status, _, err = build(distill, recipe, trained, "student.cache.use=false")
+def test_students_without_a_cache_have_nothing_to_build(distill_json, recipe, trained):
+    status, _, err = build(distill_json, recipe, trained, "student.cache.use=false")
     assert status == 2
     assert "cache.use" in err
 
 
-def test_info_of_nothing(distill, tmp_path):
-    assert distill("cache", "info", tmp_path)[:2] == (0, {"caches": []})
-    assert distill("cache", "info", tmp_path / "nowhere")[0] == 2
+def test_info_of_nothing(distill_json, tmp_path):
+    assert distill_json("cache", "info", tmp_path)[:2] == (0, {"caches": []})
+    assert distill_json("cache", "info", tmp_path / "nowhere")[0] == 2
 
 
-def test_no_views_is_an_error_that_names_the_option(distill, recipe, tmp_path):
-    status, _, err = build(distill, recipe, tmp_path / "out", "student.cache.views=0")
+def test_no_views_is_an_error_that_names_the_option(distill_json, recipe, tmp_path):
+    status, _, err = build(distill_json, recipe, tmp_path / "out", "student.cache.views=0")
     assert status == 2
     assert "cache.views" in err
     assert not (tmp_path / "out").exists()
 
 
-def test_unlabelled_images_are_seen_by_the_students_alone(distill, recipe, trained):
+def test_unlabelled_images_are_seen_by_the_students_alone(distill_json, recipe, trained):
     common = ("--data", "demo:60", "--out", trained)
-    status, _, err = distill("student", recipe, *common, "--unlabelled", "demo:90")
+    status, _, err = distill_json("student", recipe, *common, "--unlabelled", "demo:90")
     assert status == 0, err
     described = json.loads((trained / "data.json").read_text())
     # The first 60 of its 90 pictures are the labelled ones.
     assert described["unlabelled"]["count"] == 30
     assert described["unlabelled"]["left_out_as_known"] == 60
-    _, found, _ = distill("cache", "info", trained)
+    _, found, _ = distill_json("cache", "info", trained)
     assert found["caches"][0]["images"] == sum(described["counts"]["train"].values()) + 30
     teacher = json.loads((trained / "teachers" / "teacher" / "config.json").read_text())
     assert "unlabelled_sha256" not in teacher["inputs"]
-    status, _, err = distill("student", recipe, *common)
+    status, _, err = distill_json("student", recipe, *common)
     assert status == 2
     assert "unlabelled" in err

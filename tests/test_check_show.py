@@ -1,7 +1,6 @@
 """`distill check --show`: one picture of the views, from the command line to the pixels."""
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import pytest
 import torch
 from PIL import Image
 
-from distill import cli
 from distill.config import DataConfig, ViewsConfig
 from distill.data.contact_sheet import GAP, LINE, VIEWS, contact_sheet
 from distill.data.draws import Draws
@@ -20,18 +18,12 @@ from distill.progress import Progress
 
 
 @pytest.fixture
-def check(monkeypatch, capsys, tmp_path) -> Callable[..., tuple[int, list[str], str]]:
+def check(distill, monkeypatch, tmp_path) -> Callable[..., tuple[int, list[str], str]]:
     """Runs `distill check` in an empty directory; returns exit status, lines of stdout, stderr."""
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments: object) -> tuple[int, list[str], str]:
-        monkeypatch.setattr(sys, "argv", ["distill", "check", *map(str, arguments)])
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        out, err = capsys.readouterr()
+        status, out, err = distill("check", *arguments)
         return status, out.splitlines(), err
 
     return call

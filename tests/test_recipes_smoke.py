@@ -1,12 +1,10 @@
 """Every shipped recipe runs on real photographs, a few of them, for two epochs."""
 
 import json
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from distill import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICK = "students/compact_masks.toml"
@@ -17,21 +15,23 @@ RECIPES = sorted(
 )
 
 
-def distill(monkeypatch, *arguments: object) -> None:
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(sys, "argv", ["distill", *map(str, arguments)])
-    cli.main()
-
-
 @pytest.fixture
-def masks(real_data) -> Path:
+def smoke(distill, real_data, tmp_path, monkeypatch) -> Callable[[str, str], None]:
+    """Runs a command on a recipe and a few photographs, from the root of the checkout."""
     if not (ROOT.parent / "shared" / "weights").is_dir():
         pytest.skip("no local weights: ../shared/weights is missing")
-    return real_data / "masks"
+    monkeypatch.chdir(ROOT)
+
+    def run(command: str, recipe: str) -> None:
+        options = ("--data", real_data / "masks", "--out", tmp_path, "--smoke")
+        status, _, err = distill(command, recipe, *options)
+        assert status == 0, err
+
+    return run
 
 
-def test_the_whole_pipeline_on_real_photographs(masks, tmp_path, monkeypatch):
-    distill(monkeypatch, "run", QUICK, "--data", masks, "--out", tmp_path, "--smoke")
+def test_the_whole_pipeline_on_real_photographs(smoke, tmp_path):
+    smoke("run", QUICK)
     results = json.loads((tmp_path / "results.json").read_text())
     kinds = [row["kind"] for row in results["rows"]]
     assert sorted(set(kinds)) == ["control", "onnx", "student", "teacher"]
@@ -41,7 +41,6 @@ def test_the_whole_pipeline_on_real_photographs(masks, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", [name for name in RECIPES if name != QUICK])
-def test_every_recipe(recipe, masks, tmp_path, monkeypatch):
-    stage = "run" if recipe.startswith("students") else "teacher"
-    distill(monkeypatch, stage, recipe, "--data", masks, "--out", tmp_path, "--smoke")
+def test_every_recipe(recipe, smoke, tmp_path):
+    smoke("run" if recipe.startswith("students") else "teacher", recipe)
     assert list(tmp_path.rglob("best.safetensors"))

@@ -14,14 +14,12 @@ from safetensors.torch import load_file
 import distill.teacher_cache as module
 from distill.config import (
     CacheConfig,
-    DataConfig,
     ModelConfig,
     RunConfig,
     StrategyConfig,
     TrainConfig,
     ViewsConfig,
 )
-from distill.data.prepare import prepare_data
 from distill.data.training import Batch, TrainingImages
 from distill.errors import RunStopped, UserError
 from distill.job import Job
@@ -37,14 +35,6 @@ QUIET = Progress(quiet=True)
 TINY = ModelConfig(
     name="compact", options={"width": [8, 16], "depth": [1, 1], "head_width": 0, "dropout": 0.2}
 )
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    cache = tmp_path_factory.mktemp("cache")
-    return prepare_data(
-        "demo:90", DataConfig(size=32), ViewsConfig(), 0, cache, 1, Progress(quiet=True)
-    )
 
 
 @pytest.fixture(autouse=True)

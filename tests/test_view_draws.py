@@ -1,7 +1,7 @@
 """What is drawn for views: geometry by hand, a class's own strengths, options that do not fit."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,27 +14,12 @@ from distill.data.views import make_views, to_unit
 from distill.errors import UserError
 from distill.recipe import load_recipe, recipe_of, write_toml
 
+Only = Callable[..., ViewsConfig]
 CPU = torch.device("cpu")
-NOTHING: dict[str, Any] = {
-    "margin": 0.0,
-    "crop_scale": (1.0, 1.0),
-    "crop_ratio": (1.0, 1.0),
-    "flip": 0.0,
-    "rotate_degrees": 0.0,
-    "brightness": 0.0,
-    "contrast": 0.0,
-    "saturation": 0.0,
-    "hue": 0.0,
-    "erase": 0.0,
-}
 CLASSES = ("right", "wrong")
 
 
-def only(**options: Any) -> ViewsConfig:
-    return ViewsConfig(**{**NOTHING, **options})
-
-
-def test_a_half_turn_range_rotates_by_up_to_the_angle() -> None:
+def test_a_half_turn_range_rotates_by_up_to_the_angle(only: Only) -> None:
     theta = crop_matrices(Draws(0, np.arange(2000), 0), only(rotate_degrees=30.0))
     angles = np.degrees(np.arctan2(theta[:, 1, 0], theta[:, 0, 0]))
     assert np.abs(angles).max() <= 30.0
@@ -44,7 +29,7 @@ def test_a_half_turn_range_rotates_by_up_to_the_angle() -> None:
     assert determinants == pytest.approx(np.ones(2000))
 
 
-def test_crops_have_the_area_and_ratio_of_the_options_and_lie_inside() -> None:
+def test_crops_have_the_area_and_ratio_of_the_options_and_lie_inside(only: Only) -> None:
     config = only(crop_scale=(0.25, 0.5), crop_ratio=(0.8, 1.25))
     theta = crop_matrices(Draws(0, np.arange(2000), 0), config)
     width, height = theta[:, 0, 0], theta[:, 1, 1]  # as shares of the image's sides
@@ -61,7 +46,7 @@ def test_crops_have_the_area_and_ratio_of_the_options_and_lie_inside() -> None:
         assert (np.abs(centre) + half).max() > 0.99
 
 
-def test_a_crop_that_does_not_fit_is_cut_back() -> None:
+def test_a_crop_that_does_not_fit_is_cut_back(only: Only) -> None:
     # Area 1 at width : height 4 would be 2 wide and 0.5 high.
     config = only(crop_ratio=(4.0, 4.0))
     theta = crop_matrices(Draws(0, np.arange(50), 0), config)
@@ -81,7 +66,7 @@ class Fixed:
         return np.array([row])
 
 
-def test_rotation_shear_and_shift_by_hand() -> None:
+def test_rotation_shear_and_shift_by_hand(only: Only) -> None:
     config = only(rotate_degrees=60.0, shear_degrees=45.0, translate=0.4)
     # 0.75 is half way from the middle to the largest: 30 degrees, 0.2 of the width to the right;
     # 0 is the largest to the other side: 0.4 of the height upwards; 1 a shear by tan 45 = 1.
@@ -95,7 +80,7 @@ def test_rotation_shear_and_shift_by_hand() -> None:
     assert theta[:, 2] == pytest.approx([-0.4 * cos + 0.8 * (cos - sin), -0.2 + 0.8 * (sin + cos)])
 
 
-def test_a_quarter_turn_and_a_mirror_image_by_hand() -> None:
+def test_a_quarter_turn_and_a_mirror_image_by_hand(only: Only) -> None:
     # 90 degrees: x of the input is -y of the output, y of the input is x of the output.
     config, quarter = only(rotate_degrees=90.0), [0.5, 0.5, 0.5, 0.5, 1.0, 0.5]
     theta = crop_matrices(Fixed(crop=quarter), config)[0]  # type: ignore[arg-type]
@@ -104,7 +89,7 @@ def test_a_quarter_turn_and_a_mirror_image_by_hand() -> None:
     assert mirrored[0] == pytest.approx(np.array([[0.0, -1.0, 0.0], [-1.0, 0.0, 0.0]]))
 
 
-def test_a_shift_moves_the_content_by_its_share_of_the_size() -> None:
+def test_a_shift_moves_the_content_by_its_share_of_the_size(only: Only) -> None:
     ramp = np.tile((4 * np.arange(32, dtype=np.uint8))[None, :, None], (32, 1, 3))
     views = make_views(
         np.stack([ramp] * 8), Draws(0, np.arange(8), 0), only(translate=0.25), 32, CPU
@@ -115,7 +100,7 @@ def test_a_shift_moves_the_content_by_its_share_of_the_size() -> None:
     assert np.abs(right).max() > 3.0
 
 
-def test_what_a_shift_brings_in_is_the_mirror_image() -> None:
+def test_what_a_shift_brings_in_is_the_mirror_image(only: Only) -> None:
     pixels = np.arange(16, dtype=np.uint8)[None, None, :, None].repeat(16, 1).repeat(3, 3)
     # 1.0 is the largest shift: a quarter of 16 pixels to the right, mirrored at the edge.
     config = only(translate=0.25)
@@ -124,7 +109,7 @@ def test_what_a_shift_brings_in_is_the_mirror_image() -> None:
     assert view[0, 0, 0].numpy() * 255 == pytest.approx(row, abs=1e-3)
 
 
-def test_the_kernel_reaches_three_of_the_largest_sigma() -> None:
+def test_the_kernel_reaches_three_of_the_largest_sigma(only: Only) -> None:
     own = {"wrong": ClassViews(blur_sigma=(1.0, 3.0))}
     assert blur_radius(only(blur_sigma=(0.1, 0.5)), 64) == 2
     assert blur_radius(only(per_class=own), 64) == 9
@@ -132,7 +117,7 @@ def test_the_kernel_reaches_three_of_the_largest_sigma() -> None:
     assert blur_radius(only(per_class=own), 4) == 3
 
 
-def test_an_image_without_a_label_is_as_all_classes_are() -> None:
+def test_an_image_without_a_label_is_as_all_classes_are(only: Only) -> None:
     config = only(contrast=0.1, per_class={"wrong": ClassViews(contrast=0.9, blur=1.0)})
     found = strengths(config, np.array([1, -1, 0]), CLASSES)
     assert found["contrast"].tolist() == [0.9, 0.1, 0.1]
@@ -182,7 +167,7 @@ def test_options_that_do_not_fit_are_named(override: str, named: str) -> None:
     assert Recipe().views == ViewsConfig()
 
 
-def test_a_crop_of_a_large_image_is_sharp() -> None:
+def test_a_crop_of_a_large_image_is_sharp(only: Only) -> None:
     """Where a crop does not shrink, presizing samples once: pixels arrive as they are stored."""
     pixels = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
     draws = Fixed(crop=[0.5, 0.5, 0.0, 0.0, 0.5, 0.5])  # the upper left corner

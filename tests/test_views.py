@@ -1,6 +1,6 @@
 """Views: pure functions of (seed, image, view number) whose parts can be checked one by one."""
 
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -14,20 +14,9 @@ from distill.data.draws import Draws
 from distill.data.view_draws import blur_kernels, blurred, strengths
 from distill.data.views import affine_grid, blur, make_views, to_unit
 
+Only = Callable[..., ViewsConfig]
 CPU = torch.device("cpu")
 LUMA = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
-NOTHING: dict[str, Any] = {
-    "margin": 0.0,
-    "crop_scale": (1.0, 1.0),
-    "crop_ratio": (1.0, 1.0),
-    "flip": 0.0,
-    "rotate_degrees": 0.0,
-    "brightness": 0.0,
-    "contrast": 0.0,
-    "saturation": 0.0,
-    "hue": 0.0,
-    "erase": 0.0,
-}
 CLASSES = ("right", "wrong")
 EVERYTHING = ViewsConfig(
     rotate_degrees=30.0,
@@ -39,10 +28,6 @@ EVERYTHING = ViewsConfig(
     erase=0.5,
     per_class={"wrong": ClassViews(contrast=0.6, blur=0.9)},
 )
-
-
-def only(**options: Any) -> ViewsConfig:
-    return ViewsConfig(**{**NOTHING, **options})
 
 
 def noise(count: int, size: int = 16, low: int = 0, high: int = 256) -> np.ndarray:
@@ -68,7 +53,7 @@ def test_to_unit_is_channels_first_in_0_to_1() -> None:
     assert images.flatten().tolist() == pytest.approx([0.0, 0.2, 1.0])
 
 
-def test_without_any_change_a_view_is_the_image() -> None:
+def test_without_any_change_a_view_is_the_image(only: Only) -> None:
     pixels = noise(4)
     torch.testing.assert_close(views_of(pixels, only()), to_unit(pixels, CPU), atol=2e-6, rtol=0)
 
@@ -115,13 +100,13 @@ def test_the_stored_pixels_are_not_changed() -> None:
     assert np.array_equal(pixels, before)
 
 
-def test_flip_mirrors_left_and_right() -> None:
+def test_flip_mirrors_left_and_right(only: Only) -> None:
     pixels = noise(3)
     mirrored = to_unit(pixels[:, :, ::-1].copy(), CPU)
     torch.testing.assert_close(views_of(pixels, only(flip=1.0)), mirrored, atol=2e-6, rtol=0)
 
 
-def test_flip_is_a_probability() -> None:
+def test_flip_is_a_probability(only: Only) -> None:
     pixels = np.repeat(noise(1), 400, axis=0)
     views = views_of(pixels, only(flip=0.25))
     mirrored = (views - to_unit(pixels[:, :, ::-1].copy(), CPU)).abs().amax(dim=(1, 2, 3)) < 1e-5
@@ -130,7 +115,7 @@ def test_flip_is_a_probability() -> None:
     assert abs(int(mirrored.sum()) - 100) < 40  # standard deviation sqrt(400 * 3/16) = 8.7
 
 
-def test_a_crop_is_a_piece_of_the_image() -> None:
+def test_a_crop_is_a_piece_of_the_image(only: Only) -> None:
     """A horizontal ramp stays a ramp whose slope is the crop's width, undistorted in y."""
     ramp = np.tile((4 * np.arange(64, dtype=np.uint8))[None, :, None], (64, 1, 3))
     config = only(crop_scale=(0.25, 0.25))  # half the width and half the height
@@ -141,7 +126,7 @@ def test_a_crop_is_a_piece_of_the_image() -> None:
     assert float((view - view[:1]).abs().max()) < 1e-4
 
 
-def test_brightness_is_a_factor() -> None:
+def test_brightness_is_a_factor(only: Only) -> None:
     pixels = noise(200, size=4, low=20, high=150)
     views = views_of(pixels, only(brightness=0.3), size=4)
     ratios = (views / to_unit(pixels, CPU)).flatten(1)
@@ -151,7 +136,7 @@ def test_brightness_is_a_factor() -> None:
     assert 1.27 < float(factors.max()) <= 1.3
 
 
-def test_contrast_keeps_the_mean_brightness() -> None:
+def test_contrast_keeps_the_mean_brightness(only: Only) -> None:
     pixels = noise(64, low=90, high=160)  # far enough from 0 and 1 not to be clamped
     images, views = to_unit(pixels, CPU), views_of(pixels, only(contrast=0.5))
     torch.testing.assert_close(
@@ -163,21 +148,23 @@ def test_contrast_keeps_the_mean_brightness() -> None:
 
 
 @pytest.mark.parametrize("options", [{"saturation": 0.9}, {"hue": 0.5}])
-def test_saturation_and_hue_keep_grey_grey(options: dict[str, float]) -> None:
+def test_saturation_and_hue_keep_grey_grey(only: Only, options: dict[str, float]) -> None:
     grey = np.repeat(noise(16)[:, :, :, :1], 3, axis=3)
     views = views_of(grey, only(**options))
     torch.testing.assert_close(views, to_unit(grey, CPU), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("options", [{"saturation": 0.5}, {"hue": 0.1}])
-def test_saturation_and_hue_keep_brightness_but_not_colours(options: dict[str, float]) -> None:
+def test_saturation_and_hue_keep_brightness_but_not_colours(
+    only: Only, options: dict[str, float]
+) -> None:
     pixels = noise(16, low=100, high=150)
     images, views = to_unit(pixels, CPU), views_of(pixels, only(**options))
     torch.testing.assert_close(luma(views), luma(images), atol=1e-5, rtol=0)
     assert ((views - images).abs().amax(dim=(1, 2, 3)) > 1e-3).sum() >= 14
 
 
-def test_saturation_is_a_share_of_the_distance_to_grey() -> None:
+def test_saturation_is_a_share_of_the_distance_to_grey(only: Only) -> None:
     pixels = noise(100, size=4, low=90, high=160)
     images, views = to_unit(pixels, CPU), views_of(pixels, only(saturation=0.4), size=4)
     away = (views - luma(views)[:, None]).flatten(1).norm(dim=1)
@@ -186,7 +173,7 @@ def test_saturation_is_a_share_of_the_distance_to_grey() -> None:
     assert 1.35 < float(factors.max()) <= 1.4 + 1e-4
 
 
-def test_hue_turns_colours_by_up_to_the_angle_and_keeps_their_strength() -> None:
+def test_hue_turns_colours_by_up_to_the_angle_and_keeps_their_strength(only: Only) -> None:
     to_iq = torch.tensor([[0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
     pixels = noise(300, size=2, low=100, high=150)
     images, views = to_unit(pixels, CPU), views_of(pixels, only(hue=0.1), size=2)
@@ -198,7 +185,7 @@ def test_hue_turns_colours_by_up_to_the_angle_and_keeps_their_strength() -> None
     assert -0.1 - 1e-3 < float(turn.min()) < -0.09
 
 
-def test_a_half_turn_of_hue_takes_red_towards_cyan() -> None:
+def test_a_half_turn_of_hue_takes_red_towards_cyan(only: Only) -> None:
     """Rotating by half a circle negates both colour axes: c becomes 2 * luma - c, within [0, 1]."""
     red = np.tile(np.array([120, 60, 60], dtype=np.uint8), (300, 2, 2, 1))
     views = views_of(red, only(hue=0.5), size=2)[:, :, 0, 0]
@@ -207,7 +194,7 @@ def test_a_half_turn_of_hue_takes_red_towards_cyan() -> None:
     assert float((views - opposite).norm(dim=1).min()) < 0.01
 
 
-def test_erase_paints_grey_boxes_into_a_share_of_the_images() -> None:
+def test_erase_paints_grey_boxes_into_a_share_of_the_images(only: Only) -> None:
     white = np.full((400, 32, 32, 3), 255, dtype=np.uint8)
     views = views_of(white, only(erase=0.3), size=32)
     grey = views == 0.5
@@ -226,7 +213,7 @@ def test_erase_paints_grey_boxes_into_a_share_of_the_images() -> None:
         assert torch.equal(box, rows[:, None] & columns[None, :])
 
 
-def test_erase_off_leaves_the_image_alone() -> None:
+def test_erase_off_leaves_the_image_alone(only: Only) -> None:
     white = np.full((50, 8, 8, 3), 255, dtype=np.uint8)
     assert bool((views_of(white, only(erase=0.0), size=8) > 0.999).all())
 
@@ -246,7 +233,7 @@ def test_blur_is_torchvisions(radius: int, sigma: tuple[float, float]) -> None:
         torch.testing.assert_close(one, expected, atol=1e-5, rtol=0)
 
 
-def test_a_share_of_the_views_is_blurred_with_sigmas_of_the_range() -> None:
+def test_a_share_of_the_views_is_blurred_with_sigmas_of_the_range(only: Only) -> None:
     pixels, config = noise(60), only(blur=0.5, blur_sigma=(0.5, 1.5))
     rows, sigma = blurred(Draws(0, np.arange(60), 0), strengths(config, None, ()))
     assert 15 < len(rows) < 45  # standard deviation sqrt(60 / 4) = 3.9
@@ -277,7 +264,7 @@ def test_a_class_has_strengths_of_its_own_and_the_others_do_not_notice() -> None
     assert ((views - plain)[1::2].abs().amax(dim=(1, 2, 3)) > 0.05).all()
 
 
-def test_twice_the_size_is_the_mean_of_two_by_two_pixels() -> None:
+def test_twice_the_size_is_the_mean_of_two_by_two_pixels(only: Only) -> None:
     """At half the size two samples a side fall on the centres of the stored pixels."""
     pixels = noise(3, size=32)
     expected = F.avg_pool2d(to_unit(pixels, CPU), 2)
@@ -285,7 +272,7 @@ def test_twice_the_size_is_the_mean_of_two_by_two_pixels() -> None:
 
 
 @pytest.mark.parametrize("side", [24, 28, 32, 40, 48, 64])  # to 16: up to the largest margin
-def test_a_fine_checkerboard_shrinks_to_grey(side: int) -> None:
+def test_a_fine_checkerboard_shrinks_to_grey(only: Only, side: int) -> None:
     board = 255 * (np.indices((side, side)).sum(axis=0) % 2).astype(np.uint8)
     pixels = board[None, :, :, None].repeat(3, axis=3)
     view = views_of(pixels, only(), size=16)
