@@ -66,6 +66,7 @@ def write_subset(location: str, count: int, file: Path) -> None:
     from pyarrow import parquet
 
     from distill.data.sources import open_source
+    from distill.data.splits import labels_of
 
     source = open_source(location)
     image = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
@@ -74,7 +75,7 @@ def write_subset(location: str, count: int, file: Path) -> None:
         for start in range(0, count, ROWS_PER_GROUP):
             items = source.items[start : min(start + ROWS_PER_GROUP, count)]
             pictures = [{"bytes": source.read(item), "path": None} for item in items]
-            labels = [source.classes[item.label] for item in items]
+            labels = [source.classes[labels_of(item)[0]] for item in items]
             writer.write_table(pyarrow.table({"image": pictures, "label": labels}, schema=schema))
 
 

@@ -32,7 +32,8 @@ from distill.config import StrategyConfig
 from distill.data.prepare import epoch_batches, num_batches
 from distill.errors import RunStopped, UserError
 from distill.job import Job
-from distill.kd_lib import Logits, TrainViews, ValImages, import_kd_lib, make_learner
+from distill.kd_lib import import_kd_lib, make_learner
+from distill.kd_lib_loaders import Logits, TrainViews, ValImages
 from distill.metrics import score, softmax
 from distill.models import Classifier
 from distill.optim import Schedule, make_optimizer, set_lr

@@ -13,13 +13,24 @@ from distill.data.store import Split
 def random_forest_probs(data: ImageData, config: ForestConfig, seed: int) -> NDArray[np.float64]:
     """Probabilities `(n, classes)` of a random forest on the test split.
 
-    It is trained on the training split's pixels, averaged down to `config.size` per side.
+    It is trained on the training split's pixels, averaged down to `config.size` per side. Where
+    labels are many, each leaf answers for all of them.
     """
     from sklearn.ensemble import RandomForestClassifier
 
     forest = RandomForestClassifier(config.trees, n_jobs=-1, random_state=seed)
     forest.fit(small_pixels(data.train, config.size), data.train.labels)
-    result: NDArray[np.float64] = forest.predict_proba(small_pixels(data.test, config.size))
+    found = forest.predict_proba(small_pixels(data.test, config.size))
+    if data.task == "multi":
+        # One array per label, a column for each of 0 and 1 that the training labels have.
+        found = np.stack(
+            [
+                (probs * (values == 1)).sum(axis=1)
+                for probs, values in zip(found, forest.classes_, strict=True)
+            ],
+            axis=1,
+        )
+    result: NDArray[np.float64] = found
     return result
 
 

@@ -17,6 +17,7 @@ import typer
 from distill import stages
 from distill.cli_bench import bench_app
 from distill.cli_cache import cache_app
+from distill.cli_check import check_command
 from distill.cli_options import (
     WORKERS,
     DataOpt,
@@ -91,46 +92,7 @@ app.command("student", help="Train the recipe's students, taught by the teachers
 )
 
 
-@app.command("check")
-def check_command(
-    data: Annotated[str, typer.Argument(help="Folder of class folders, or demo.")],
-    overrides: Overrides = None,
-    out: OutOpt = None,
-    seed: SeedOpt = None,
-    workers: WorkersOpt = WORKERS,
-    show: Annotated[
-        bool, typer.Option("--show", help="Draw training views as views.png, in --out if given.")
-    ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a views.png.")] = False,
-    as_json: JsonOpt = False,
-) -> None:
-    """Decode every image once; list what cannot be used, the classes and the splits."""
-    import tempfile
-
-    from distill.data.prepare import prepare_data
-    from distill.recipe import recipe_of
-    from distill.run import atomic, write_json
-
-    recipe = recipe_of(stages.with_seed(overrides, seed))
-    picture = (out or Path()) / "views.png"
-    if show and picture.exists() and not overwrite:
-        raise UserError("the picture exists", str(picture), "remove it or add --overwrite")
-    with tempfile.TemporaryDirectory() as scratch:
-        cache = out / "cache" if out else Path(scratch)
-        prepared = prepare_data(
-            data, recipe.data, recipe.views, recipe.seed, cache, workers, Progress()
-        )
-        stages.show_data(prepared)
-        if out:
-            write_json(out / "data.json", prepared.describe())
-        if show:
-            from distill.data.contact_sheet import contact_sheet
-
-            sheet = contact_sheet(prepared, recipe.views, recipe.seed)
-            with atomic(picture) as temporary:
-                sheet.save(temporary, format="PNG")
-            print(picture)
-        stages.emit(prepared.describe(), as_json)
+app.command("check")(check_command)
 
 
 def later_command(stage: str) -> Callable[..., None]:
@@ -170,16 +132,13 @@ def evaluate_command(
     workers: WorkersOpt = WORKERS,
     as_json: JsonOpt = False,
 ) -> None:
-    """Score a model on a labelled folder."""
+    """Score a model on labelled images, with the thresholds that its file has."""
     from distill.evaluate import evaluate
-    from distill.report.table import confusion_table, show
+    from distill.report.table import confusion_table, label_table, scores_line, show
 
     found = evaluate(model, data, split, device, workers, Progress())
-    show(confusion_table(found))
-    print(
-        f"top1 {found['top1']:.2f} %, macro F1 {found['macro_f1']:.2f} %, "
-        f"nll {found['nll']:.4f}, ECE {found['ece']:.2f} % on {found['n']:,} images"
-    )
+    show(confusion_table(found) if "confusion" in found else label_table(found))
+    print(scores_line(found))
     for path, reason in found["unreadable"].items():
         print(f"left out, unreadable: {path}: {reason}", file=sys.stderr)
     stages.emit(found, as_json)
@@ -206,8 +165,7 @@ def predict_command(
         if as_json:
             print(json.dumps(prediction.__dict__, ensure_ascii=False))
         else:
-            labels = ", ".join(prediction.labels) or "not sure"
-            print(f"{path}: {labels} {100 * prediction.prob:.1f} %")
+            print(f"{path}: {prediction}")
     if failed:
         raise UserError(f"{failed} of the pictures could not be read", str(images[0]))
 

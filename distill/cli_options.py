@@ -14,7 +14,9 @@ RecipeArg = Annotated[str, typer.Argument(help="TOML recipe, such as students/co
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Such as student.train.lr=1e-3")
 ]
-DataOpt = Annotated[str, typer.Option("--data", help="Folder of class folders, or demo.")]
+DATA_HELP = "Folder of class folders, manifest, or demo; more kinds in docs/data.md."
+DataOpt = Annotated[str, typer.Option("--data", help=DATA_HELP)]
+DataArg = Annotated[str, typer.Argument(help=DATA_HELP)]
 OutOpt = Annotated[Path | None, typer.Option("--out", help="Directory; by default runs/RECIPE.")]
 DeviceOpt = Annotated[str, typer.Option("--device", help="auto, cpu, cuda[:n] or mps.")]
 SeedOpt = Annotated[int | None, typer.Option("--seed", help="Seed; by default the recipe's.")]

@@ -36,7 +36,14 @@ class Options(BaseModel):
 
 
 class DataConfig(Options):
-    """What an image is to every model: size and resize rule, and how missing splits are made."""
+    """What an image is to every model: size and resize rule, what its labels are, and the splits.
+
+    Attributes:
+        task: `single`, one label per image, or `multi`, any number of them.
+        split: Who decides on the splits. `given`: the source; a split that it does not give is
+            taken out of `train`, near-duplicates together. `grouped`: made anew in the same way,
+            whatever the source gives. `random`: as `given`, but image by image.
+    """
 
     size: Annotated[int, Field(ge=16, le=1024)] = 128
     resize: Literal["shortest", "squash"] = "squash"
@@ -44,6 +51,8 @@ class DataConfig(Options):
     interpolation: Literal["bilinear", "bicubic", "lanczos", "box", "hamming"] = "bilinear"
     val_fraction: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.15
     test_fraction: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.15
+    task: Literal["single", "multi"] = "single"
+    split: Literal["given", "grouped", "random"] = "given"
 
 
 class ClassViews(Options):
@@ -147,7 +156,16 @@ class TrainConfig(Options):
         weight_decay: Not applied to biases, norms and other one-dimensional parameters.
         schedule: Shape after warm-up; `step` multiplies by `step_factor` every `step_epochs`,
             `plateau` by `step_factor` after `plateau_epochs` without a better validation loss.
-        class_weights: `balanced` (inverse frequency, mean 1) or one weight per class by name.
+        class_weights: `balanced` (inverse frequency), `effective` (inverse effective number), or
+            one weight per class by name. They weigh labels, not what a teacher says; where images
+            may have several labels, those that are there against those that are not.
+        effective_beta: Of `effective`: 0 is no weights, towards 1 it becomes `balanced`.
+        sampling: `balanced` draws every class equally often in an epoch of the usual length; an
+            image that is drawn again is shown in the view of the next epoch.
+        focal_gamma: Exponent of the focal factor on the labels' loss; 0 is off.
+        logit_adjustment: Share of the classes' log-prior that student and teachers are judged
+            with in training, so that without it the student is fair to rare classes; 1 is usual,
+            0 is off. Class weights or balanced sampling beside it correct for the same twice.
         mixup: Beta parameter; 0 is off. Teachers see the mixed image.
         ema_decay: Decay per step of averaged weights, which then are the ones validated and kept;
             0 is off.
@@ -156,7 +174,9 @@ class TrainConfig(Options):
         compile: Train through `torch.compile`: worth its minute of start-up on a GPU.
         validate_every: Epochs between validations; the last epoch is always validated.
         patience: Epochs without a better validation score after which training stops; 0 is off.
-        select: Validation score that chooses `best`.
+        select: Validation score that chooses `best`; `auto` is top-1 accuracy or, where images may
+            have several labels, mean average precision. Recall is a class's share of images that
+            are found: `worst_recall` is that of the worst class.
     """
 
     epochs: Count = 30
@@ -170,7 +190,11 @@ class TrainConfig(Options):
     step_epochs: Count = 7
     step_factor: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
     plateau_epochs: Count = 3
-    class_weights: Literal["none", "balanced"] | dict[str, Positive] = "none"
+    class_weights: Literal["none", "balanced", "effective"] | dict[str, Positive] = "none"
+    effective_beta: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.999
+    sampling: Literal["natural", "balanced"] = "natural"
+    focal_gamma: Annotated[float, Field(ge=0.0)] = 0.0
+    logit_adjustment: Annotated[float, Field(ge=0.0)] = 0.0
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     mixup: Annotated[float, Field(ge=0.0)] = 0.0
     ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
@@ -179,7 +203,17 @@ class TrainConfig(Options):
     compile: bool = False
     validate_every: Count = 1
     patience: Annotated[int, Field(ge=0)] = 0
-    select: Literal["top1", "macro_f1", "loss"] = "top1"
+    select: Literal[
+        "auto",
+        "top1",
+        "macro_f1",
+        "macro_recall",
+        "worst_recall",
+        "map",
+        "micro_f1",
+        "exact_match",
+        "loss",
+    ] = "auto"
 
 
 class CacheConfig(Options):
@@ -248,11 +282,36 @@ class ExportConfig(Options):
         path: Exporter: `dynamo`, `dynamo-unoptimized`, `legacy`, or `auto`, the first of them
             whose file agrees with torch.
         license: Licence of the shipped file, as an SPDX identifier, written into its metadata.
+        thresholds: What an answer has to reach, tuned on validation. `f1` and `fpr` are for many
+            labels, one threshold each: of the best F1, or of at most `max_fpr` false positives.
+            `accuracy` is for one label: the lowest confidence whose answers are at least
+            `min_accuracy` accurate. `none` is 0.5 for many labels and always an answer for one.
+            `auto`: `f1` for many labels, `none` for one.
+        max_fpr: Largest share of a label's negatives that are given it.
+        min_accuracy: Smallest accuracy of the images that are answered, in percent.
     """
 
     student: Name = "best"
     license: str = ""
     path: Literal["auto", "dynamo", "dynamo-unoptimized", "legacy"] = "auto"
+    thresholds: Literal["auto", "none", "f1", "fpr", "accuracy"] = "auto"
+    max_fpr: Fraction = 0.05
+    min_accuracy: Annotated[float, Field(ge=0.0, le=100.0)] = 99.0
+
+    def rule(self, task: Literal["single", "multi"]) -> Literal["none", "f1", "fpr", "accuracy"]:
+        """The rule that `thresholds` stands for.
+
+        Raises:
+            ValueError: It is not for this task.
+        """
+        if self.thresholds == "auto":
+            return "f1" if task == "multi" else "none"
+        if self.thresholds in (("accuracy",) if task == "multi" else ("f1", "fpr")):
+            allowed = "auto, none, f1 or fpr" if task == "multi" else "auto, none or accuracy"
+            raise ValueError(
+                f"export.thresholds = {self.thresholds!r} with data.task = {task!r}: take {allowed}"
+            )
+        return self.thresholds
 
 
 class BenchConfig(Options):
@@ -291,4 +350,5 @@ class Recipe(Options):
             known.append(run.name)
         if self.export.student not in {"best", *(run.name for run in self.students)}:
             raise ValueError(f"export.student = {self.export.student!r} is no student: {known}")
+        self.export.rule(self.data.task)
         return self

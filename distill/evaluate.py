@@ -1,9 +1,10 @@
-"""Scores a run directory or a shipped ONNX file on any labelled folder."""
+"""Scores a run directory or a shipped ONNX file on any labelled data source."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill.data.decode import InputSpec, Pixels, UnreadableImageError, to_pixels
-from distill.data.sources import Item, Source, open_source
+from distill.data.sources import Item, Source, Task, open_source
 from distill.errors import UserError
 from distill.metrics import confusion_matrix, score
 from distill.predict import Predictor
@@ -19,6 +20,22 @@ from distill.progress import Progress
 
 BATCH = 64
 Probabilities = Callable[[Pixels], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is scored.
+
+    Attributes:
+        probabilities: Of pixels, uint8 `(batch, height, width, 3)`.
+        thresholds: `(classes,)`, what an answer has to reach; None where the model has none.
+    """
+
+    names: tuple[str, ...]
+    task: Task
+    spec: InputSpec
+    probabilities: Probabilities
+    thresholds: NDArray[np.float32] | None = None
 
 
 def evaluate(
@@ -29,25 +46,29 @@ def evaluate(
     workers: int,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Top-1, macro-F1, calibration, per-class recall and confusion matrix.
+    """The scores of `distill.metrics` with the model's thresholds, and what was left out.
+
+    Also the confusion matrix or, where labels are many, the `positives` of each; and `thresholds`
+    by class if there are any.
 
     Args:
         model: An `.onnx` file, which needs no torch, or a run directory.
-        split: `train`, `val` or `test` where the folder has splits; None for the test split if
+        split: `train`, `val` or `test` where the source has splits; None for the test split if
             there is one, else for every image.
 
     Raises:
-        UserError: A class folder that the model does not know, or no readable image.
+        UserError: A class that the model does not know, images of several labels for a model of
+            one, or no readable image.
     """
-    names, spec, probabilities = open_model(model, device)
-    source = open_source(location)
-    unknown = sorted({*source.classes} - {*names})
+    opened = open_model(model, device)
+    source = open_source(location, opened.task)
+    unknown = sorted({*source.classes} - {*opened.names})
     if unknown:
         what = f"the model has no class {unknown[0]!r}"
-        raise UserError(what, location, f"it knows {', '.join(names)}")
+        raise UserError(what, location, f"it knows {', '.join(opened.names)}")
     items = _of_split(source, split)
     rows: list[NDArray[np.float32]] = []
-    labels: list[int] = []
+    kept: list[Item] = []
     unreadable: dict[str, str] = {}
     with (
         progress.task(f"evaluate {model.name}", len(items), "images") as task,
@@ -55,40 +76,60 @@ def evaluate(
     ):
         for start in range(0, len(items), BATCH):
             chunk = items[start : start + BATCH]
-            decoded = list(pool.map(lambda item: _decode(source, item, spec), chunk))
+            decoded = list(pool.map(lambda item: _decode(source, item, opened.spec), chunk))
             good = [(i, p) for i, p in zip(chunk, decoded, strict=True) if not isinstance(p, str)]
             bad = [(i, p) for i, p in zip(chunk, decoded, strict=True) if isinstance(p, str)]
             unreadable |= {item.name: reason for item, reason in bad}
             if good:
-                rows.append(probabilities(np.stack([pixels for _, pixels in good])))
-                labels += [names.index(source.classes[item.label]) for item, _ in good]
+                rows.append(opened.probabilities(np.stack([pixels for _, pixels in good])))
+                kept += [item for item, _ in good]
             task.advance(len(chunk))
     if not rows:
         raise UserError("no readable image", location)
-    probs, truth = np.concatenate(rows), np.asarray(labels, dtype=np.int64)
-    matrix = confusion_matrix(probs.argmax(axis=1), truth, len(names))
-    return {
-        "model": str(model),
-        "data": location,
-        **score(probs, truth, names),
-        "confusion": {"names": list(names), "rows_true_columns_predicted": matrix.tolist()},
-        "unreadable": unreadable,
-    }
+    probs, truth = np.concatenate(rows), true_labels(kept, source.classes, opened.names)
+    found = score(probs, truth, opened.names, opened.thresholds)
+    if opened.task == "multi":
+        found["positives"] = dict(zip(opened.names, truth.sum(axis=0).tolist(), strict=True))
+    else:
+        matrix = confusion_matrix(probs.argmax(axis=1), truth, len(opened.names))
+        named = {"names": list(opened.names), "rows_true_columns_predicted": matrix.tolist()}
+        found["confusion"] = named
+    if opened.thresholds is not None:
+        found["thresholds"] = dict(zip(opened.names, opened.thresholds.tolist(), strict=True))
+    return {"model": str(model), "data": location, **found, "unreadable": unreadable}
 
 
-def open_model(model: Path, device: str) -> tuple[tuple[str, ...], InputSpec, Probabilities]:
-    """Class names, preprocessing and the function from pixels to probabilities.
+def true_labels(
+    items: list[Item], classes: tuple[str, ...], names: tuple[str, ...]
+) -> NDArray[np.int64]:
+    """Labels of items in the order of a model's names, as `distill.metrics.score` takes them.
+
+    A class of the model's that the source does not have is on none of its images.
+    """
+    column = [names.index(name) for name in classes]
+    if not isinstance(items[0].label, tuple):
+        plain = [column[item.label] for item in items if isinstance(item.label, int)]
+        return np.asarray(plain, dtype=np.int64)
+    matrix = np.zeros((len(items), len(names)), dtype=np.int64)
+    for row, item in zip(matrix, items, strict=True):
+        if isinstance(item.label, tuple):
+            row[[column[index] for index in item.label]] = 1
+    return matrix
+
+
+def open_model(model: Path, device: str) -> Model:
+    """A shipped file or a run directory, ready to answer.
 
     Raises:
         UserError: Neither an ONNX file of ours nor a finished run directory.
     """
     if model.is_dir():
         return _open_run(model, device)
-    predictor = Predictor(model)
-    return predictor.names, predictor.spec, predictor.probs
+    shipped = Predictor(model)
+    return Model(shipped.names, shipped.task, shipped.spec, shipped.probs, shipped.tuned)
 
 
-def _open_run(folder: Path, device: str) -> tuple[tuple[str, ...], InputSpec, Probabilities]:
+def _open_run(folder: Path, device: str) -> Model:
     import torch
 
     from distill.data.views import to_unit
@@ -97,14 +138,16 @@ def _open_run(folder: Path, device: str) -> tuple[tuple[str, ...], InputSpec, Pr
 
     chosen = resolve_device(device)
     classifier = load_run(folder).to(chosen)
+    contract = classifier.contract
 
     def probabilities(pixels: Pixels) -> NDArray[np.float32]:
         with torch.no_grad():
-            probs = classifier(to_unit(pixels, chosen)).logits.float().softmax(dim=1)
+            logits = classifier(to_unit(pixels, chosen)).logits.float()
+        probs = logits.sigmoid() if contract.task == "multi" else logits.softmax(dim=1)
         result: NDArray[np.float32] = probs.cpu().numpy()
         return result
 
-    return classifier.contract.names, classifier.contract.input_spec, probabilities
+    return Model(contract.names, contract.task, contract.input_spec, probabilities)
 
 
 def _of_split(source: Source, split: str | None) -> list[Item]:

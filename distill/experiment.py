@@ -12,14 +12,20 @@ import torch
 
 from distill import run
 from distill.config import Recipe, RunConfig, StrategyConfig
-from distill.data.prepare import ImageData, input_spec, prepare_data
+from distill.data.listing import Listing, list_data
+from distill.data.prepare import ImageData, decode_listing, input_spec
+from distill.data.sources import open_source
 from distill.data.store import Split
 from distill.data.unlabelled import prepare_unlabelled
+from distill.data.view_draws import check_views
 from distill.errors import UserError
+from distill.imbalance import check_class_weights
+from distill.metrics import main_score
 from distill.models import build_classifier
 from distill.progress import Progress
 from distill.recipe import write_toml
 from distill.strategies import make_strategy
+from distill.task import check_task, worth
 from distill.weights import check_weights_file
 
 
@@ -42,19 +48,22 @@ class Experiment:
     progress: Progress = field(default_factory=Progress)
 
     @cached_property
+    def listing(self) -> Listing:
+        """The data as it was found; checking it is the first stage."""
+        recipe, cache = self.recipe, self.out / "cache"
+        source = open_source(self.location, recipe.data.task)
+        check_views(recipe.views, source.classes, recipe.data.task)
+        for config in (*recipe.teachers, *recipe.students):
+            check_class_weights(config.train, source.classes, f"{config.name}.train.class_weights")
+        options = (recipe.seed, cache, self.workers, self.progress, self.smoke)
+        return list_data(source, recipe.data, *options)
+
+    @cached_property
     def data(self) -> ImageData:
-        """The decoded data; checking it is the first stage."""
-        recipe = self.recipe
-        return prepare_data(
-            self.location,
-            recipe.data,
-            recipe.views,
-            recipe.seed,
-            self.out / "cache",
-            self.workers,
-            self.progress,
-            self.smoke,
-        )
+        """The decoded data."""
+        recipe, cache = self.recipe, self.out / "cache"
+        options = (recipe.data, recipe.views, cache, self.workers, self.progress)
+        return decode_listing(self.listing, *options)
 
     @cached_property
     def extra(self) -> tuple[Split, dict[str, Any]] | None:
@@ -84,10 +93,11 @@ def check_plugins(recipe: Recipe) -> None:
         if taught_by == "teachers" and config.teachers == ("best",) and not recipe.teachers:
             where = f"students.{config.name}.teachers"
             raise UserError("nobody to teach it: the recipe has no teachers", where, "add one")
+        check_task(config, recipe.data.task)
         if config.engine == "kd_lib":
             from distill.kd_lib import check_kd_lib
 
-            check_kd_lib(config)
+            check_kd_lib(config, recipe.data.task)
         build_classifier(config.model, ("first", "second"), spec, load=False)
         if isinstance(config.model.pretrained, str):
             check_weights_file(config.model.pretrained)
@@ -144,20 +154,21 @@ def taught_by(experiment: Experiment, config: RunConfig) -> tuple[str, ...]:
 
 
 def best_run(experiment: Experiment, names: list[str]) -> str:
-    """The run of highest validation accuracy, the first of equals."""
+    """The run of the highest main score on validation, the first of equals."""
     return max(names, key=lambda name: best_validation(experiment.folder(name)))
 
 
 def best_validation(folder: Path) -> float:
-    """Validation top-1 of the kept epoch of a complete run, in percent."""
+    """The task's main validation score of the kept epoch of a complete run, in percent."""
     if not run.is_complete(folder):
         stage = folder.parent.name.removesuffix("s")
         raise UserError("this run is not finished", str(folder), f"run `distill {stage}` first")
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     select = run.read_json(folder / "config.json")["run"]["train"]["select"]
-    key, sign = ("val/loss", -1) if select == "loss" else (f"val/{select}", 1)
-    validated = [row for row in rows if key in row]
-    return float(max(validated, key=lambda row: sign * row[key])["val/top1"])
+    task = run.read_json(folder / "contract.json")["task"]
+    validated = [row for row in rows if "val/loss" in row]
+    kept = max(validated, key=lambda row: worth(row, select, task))
+    return float(kept[f"val/{main_score(task)}"])
 
 
 def plan(experiment: Experiment, stages: tuple[str, ...]) -> list[str]:

@@ -8,10 +8,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from distill.config import RunConfig, ViewsConfig
 from distill.data.prepare import ImageData
 from distill.data.store import Split
 from distill.data.training import TrainingImages, split_sha256
+from distill.imbalance import log_prior
 from distill.models import Classifier
 
 
@@ -23,6 +27,8 @@ class Job:
         inputs: Hashes of what the run depends on beside its options (data, teachers, start).
         cache: Folder of the teacher caches; None asks the teachers in every step.
         unlabelled: Images that teachers give an opinion on and labels do not; None for none.
+        teacher_adjustments: The `train.logit_adjustment` that each teacher was trained with, on
+            the same data; () where none was.
     """
 
     config: RunConfig
@@ -34,6 +40,7 @@ class Job:
     inputs: dict[str, Any] | None = None
     cache: Path | None = None
     unlabelled: Split | None = None
+    teacher_adjustments: Sequence[float] = ()
 
     @cached_property
     def images(self) -> TrainingImages:
@@ -58,6 +65,23 @@ class Job:
         """Views per image whose logits are stored: never more than there are epochs."""
         views, epochs = self.config.cache.views, self.config.train.epochs
         return epochs if views == "all" else min(views, epochs)
+
+    @property
+    def num_views(self) -> int:
+        """Views per image that the epochs cycle over."""
+        return self.cached_views if self.is_cached else self.config.train.epochs
+
+    @property
+    def teacher_offsets(self) -> NDArray[np.float32] | None:
+        """What turns the teachers' logits into posteriors of the training distribution.
+
+        `(teachers, 1, num_classes)`; None where they are that already.
+        """
+        if not any(self.teacher_adjustments):
+            return None
+        prior = log_prior(self.data)
+        rows = [adjustment * prior for adjustment in self.teacher_adjustments]
+        return np.stack(rows)[:, None].astype(np.float32)
 
     def describe(self) -> dict[str, Any]:
         """The content of `config.json`."""

@@ -15,26 +15,28 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
 import torch
 from accelerate.utils import set_seed
-from torch import Tensor, nn
+from torch import Tensor
 
 from distill import run
 from distill.config import RunConfig, TrainConfig, TransferConfig
-from distill.data.prepare import epoch_batches, num_batches
-from distill.data.views import to_unit
+from distill.data.prepare import num_batches
 from distill.errors import DistillError, RunStopped, UserError
 from distill.job import Job
-from distill.metrics import score, softmax
+from distill.kd_lib_loaders import Logits, TrainViews, ValImages
+from distill.metrics import Task, probabilities, score
 from distill.models import Classifier
 from distill.optim import make_optimizer, set_lr
-from distill.progress import Progress, Task
+from distill.progress import Progress
+from distill.progress import Task as Bar
 from distill.strategies import make_strategy
-from distill.train import EVAL_BATCH, predict_logits, save_weights
+from distill.task import validation_row, worth
+from distill.train import predict_logits, save_weights
 
 STRATEGIES = {
     "vanilla": "VanillaKD",
@@ -42,7 +44,10 @@ STRATEGIES = {
     "self_training": "SelfTraining",
     "messy_collaboration": "MessyCollab",
 }
-NO_TRAIN = ("mixup", "ema_decay", "label_smoothing", "clip_norm", "class_weights", "patience")
+NO_TRAIN = (
+    *("mixup", "ema_decay", "label_smoothing", "clip_norm", "class_weights", "patience"),
+    *("sampling", "focal_gamma", "logit_adjustment"),
+)
 NO_TRANSFER = ("mode", "freeze_epochs")
 TEXT = "KD_Lib.KD.text"
 
@@ -68,12 +73,16 @@ def import_kd_lib() -> Any:
         raise UserError(what, 'engine = "kd_lib"', "make kd-lib") from None
 
 
-def check_kd_lib(config: RunConfig) -> None:
+def check_kd_lib(config: RunConfig, task: Task = "single") -> None:
     """Checks that KD_Lib has the means for a run, before any training starts.
 
     Raises:
-        UserError: A strategy without a counterpart there, or an option it would not look at.
+        UserError: A strategy without a counterpart there, an option it would not look at, or
+            several labels per image.
     """
+    if task == "multi":
+        what = "KD_Lib knows one label per image, data.task is 'multi'"
+        raise UserError(what, f"{config.name}.engine", 'engine = "distill"')
     if config.strategy.name not in STRATEGIES:
         what = f"KD_Lib has no counterpart of strategy {config.strategy.name!r}"
         raise UserError(what, f"{config.name}.engine", f"it has {', '.join(STRATEGIES)}")
@@ -98,72 +107,6 @@ def _refuse(config: RunConfig, key: str, value: Any, allowed: Any) -> None:
     raise UserError(f"KD_Lib cannot do it, got {value!r}", f"{config.name}.{key}", hint)
 
 
-class Logits(nn.Module):
-    """A classifier as KD_Lib wants models: images in, one tensor `(batch, num_classes)` out.
-
-    An auxiliary head gets no loss, as KD_Lib has none for it.
-    """
-
-    def __init__(self, classifier: Classifier) -> None:
-        super().__init__()
-        self.classifier = classifier
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits of images `(batch, 3, height, width)` in [0, 1]."""
-        logits: Tensor = self.classifier(images).logits
-        return logits
-
-
-class TrainViews:
-    """Training batches as KD_Lib's `train_loader`: the views that `fit` shows in the same epoch.
-
-    Attributes:
-        dataset: Something of the data's length, all that KD_Lib asks of it.
-        passes: Passes begun so far. The self-teacher of `SelfTraining` takes `train.epochs` of
-            them, after which the student begins with epoch 0 again.
-        started: When the last pass began, by `time.perf_counter`.
-    """
-
-    def __init__(self, job: Job, device: torch.device, bar: Task) -> None:
-        self.dataset = job.data.train.labels
-        self.passes, self.started = 0, 0.0
-        self._job, self._device, self._bar = job, device, bar
-
-    def __len__(self) -> int:
-        return num_batches(len(self.dataset), self._job.config.train.batch_size)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        job, config = self._job, self._job.config.train
-        epoch = self.passes % config.epochs
-        self.passes, self.started = self.passes + 1, time.perf_counter()
-        for ids in epoch_batches(len(self.dataset), config.batch_size, job.seed, epoch):
-            labels = torch.from_numpy(self.dataset[ids]).to(self._device)
-            yield job.images.view(ids, epoch, self._device), labels
-            self._bar.advance(len(ids))
-
-
-class ValImages:
-    """The validation split as KD_Lib's `val_loader`.
-
-    KD_Lib reads it once after each epoch and reports to nobody, so this is where an epoch is known
-    to have ended.
-    """
-
-    def __init__(self, job: Job, device: torch.device, epoch_ended: Callable[[], None]) -> None:
-        self.dataset = job.data.val.labels
-        self._split, self._device, self._epoch_ended = job.data.val, device, epoch_ended
-
-    def __len__(self) -> int:
-        return math.ceil(len(self.dataset) / EVAL_BATCH)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        self._epoch_ended()
-        for start in range(0, len(self.dataset), EVAL_BATCH):
-            labels = torch.from_numpy(self.dataset[start : start + EVAL_BATCH])
-            pixels = self._split.pixels[start : start + EVAL_BATCH]
-            yield to_unit(pixels, self._device), labels.to(self._device)
-
-
 class Journal:
     """`metrics.jsonl` and `best.safetensors` of a student that KD_Lib trains.
 
@@ -172,7 +115,7 @@ class Journal:
     """
 
     def __init__(
-        self, classifier: Classifier, job: Job, device: torch.device, train: TrainViews, bar: Task
+        self, classifier: Classifier, job: Job, device: torch.device, train: TrainViews, bar: Bar
     ) -> None:
         self._classifier, self._job, self._device = classifier, job, device
         self._train, self._bar = train, bar
@@ -202,10 +145,10 @@ class Journal:
         seen = len(self._losses) * min(config.batch_size, len(data.train.labels))
         self._losses = []
         self._check_finite(loss)
-        probs = softmax(predict_logits(self._classifier, data.val, self._device))
-        scores = score(probs, data.val.labels, data.classes)
-        self._check_finite(scores["nll"])
-        value = -scores["nll"] if config.select == "loss" else scores[config.select]
+        probs = probabilities(predict_logits(self._classifier, data.val, self._device), data.task)
+        scores = validation_row(score(probs, data.val.labels, data.classes), data.task)
+        self._check_finite(scores["val/loss"])
+        value = worth(scores, config.select, data.task)
         if value > self._best:
             self._best = value
             save_weights(self._classifier, self._job.folder / "best.safetensors")
@@ -215,14 +158,12 @@ class Journal:
             "seconds": round(seconds, 3),
             "images_per_s": round(seen / seconds, 1),
             "train/loss": loss,
-            "val/top1": scores["top1"],
-            "val/loss": scores["nll"],
-            "val/macro_f1": scores["macro_f1"],
+            **scores,
         }
         run.append_line(self._job.folder / "metrics.jsonl", row)
         self._epoch += 1
         done = f"epoch {self._epoch}/{config.epochs} loss {loss:.4f}"
-        self._bar.note(f"{done} val {scores['top1']:.2f} % {row['images_per_s']:.0f}/s")
+        self._bar.note(f"{done} val {scores['val/top1']:.2f} % {row['images_per_s']:.0f}/s")
 
     def _check_finite(self, loss: float) -> None:
         if not math.isfinite(loss):
@@ -241,7 +182,10 @@ def fit_with_kd_lib(
         UserError: KD_Lib is missing or cannot do what is asked; nothing was written.
         RunStopped: KD_Lib failed; what was begun is not resumed.
     """
-    check_kd_lib(job.config)
+    check_kd_lib(job.config, job.data.task)
+    if any(job.teacher_adjustments):
+        what = "KD_Lib would take a logit-adjusted teacher's logits as they are"
+        raise UserError(what, f"{job.config.name}.teachers", 'engine = "distill", or another')
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"KD_Lib knows no device {device.type!r}", "--device", "use cpu or cuda")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:

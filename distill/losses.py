@@ -1,7 +1,8 @@
-"""Pure tensor functions that strategies are made of; results are means over the batch, in nats.
+"""Pure tensor functions that objectives are made of; results are means over the batch, in nats.
 
 Logits are `(batch, num_classes)`; labels are class indices `(batch,)` or probabilities
-`(batch, num_classes)`; sample weights are `(batch,)`.
+`(batch, num_classes)`; weights are `(batch,)`, or of cells, where each class is a question of its
+own, `(batch, num_classes)`.
 """
 
 from __future__ import annotations
@@ -17,15 +18,52 @@ from distill.data.draws import Draws
 
 
 def weighted_mean(values: Tensor, weights: Tensor | None) -> Tensor:
-    """Mean of per-sample values `(batch,)`, weighted if there are weights; 0 if all weigh 0."""
+    """Mean of values, weighted if there are weights of their shape; 0 if all weigh 0."""
     if weights is None:
         return values.mean()
     return (values * weights).sum() / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Cross-entropy with class indices or probabilities as labels."""
-    return weighted_mean(F.cross_entropy(logits, labels, reduction="none"), weights)
+def cross_entropy(
+    logits: Tensor, labels: Tensor, weights: Tensor | None = None, focal_gamma: float = 0.0
+) -> Tensor:
+    """Cross-entropy with class indices or probabilities as labels.
+
+    Args:
+        focal_gamma: Exponent γ of the focal factor (1 - p)^γ (Lin et al., 2017, arXiv:1708.02002,
+            eq. 4). A soft label's loss is the mean of its classes' losses, as without the factor.
+    """
+    if focal_gamma == 0:
+        return weighted_mean(F.cross_entropy(logits, labels, reduction="none"), weights)
+    log_probs = F.log_softmax(logits, dim=-1)
+    # The floor keeps the gradient of a small power finite where a class is certain.
+    missed = (-torch.expm1(log_probs)).clamp(min=torch.finfo(logits.dtype).tiny)
+    losses = -missed.pow(focal_gamma) * log_probs
+    if labels.ndim == 1:
+        return weighted_mean(losses.gather(1, labels[:, None])[:, 0], weights)
+    return weighted_mean((labels * losses).sum(dim=1), weights)
+
+
+def binary_cross_entropy(
+    logits: Tensor, labels: Tensor, weights: Tensor | None = None, focal_gamma: float = 0.0
+) -> Tensor:
+    """Negative log-likelihood of independent labels: the sum over an image's labels.
+
+    Args:
+        labels: Probabilities `(batch, num_classes)`, of each label on its own.
+        weights: Of samples or of cells; the mean over the samples is weighted by them.
+        focal_gamma: Exponent of the focal factor, as in `cross_entropy`.
+    """
+    present, absent = F.logsigmoid(logits), F.logsigmoid(-logits)
+    if focal_gamma > 0:
+        present, absent = (
+            (focal_gamma * absent).exp() * present,
+            (focal_gamma * present).exp() * absent,
+        )
+    cells = -(labels * present + (1.0 - labels) * absent)
+    if weights is not None and weights.ndim == 1:
+        weights = weights[:, None].expand_as(cells)
+    return weighted_mean(cells, weights) * cells.shape[1]
 
 
 def distillation_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
@@ -45,6 +83,20 @@ def distillation_kl(student_logits: Tensor, teacher_logits: Tensor, temperature:
         each = F.log_softmax(teacher_logits / temperature, dim=-1)
         teacher = each.logsumexp(dim=0) - math.log(len(each))
     return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
+
+
+def bernoulli_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    """`distillation_kl` where each label is a question of its own: summed over an image's labels.
+
+    In logarithms of both answers throughout, so that it is finite for any logits.
+    """
+    total = student_logits.new_zeros(())
+    for sign in (1.0, -1.0):  # the label is there, or it is not
+        student = F.logsigmoid(sign * student_logits / temperature)
+        each = F.logsigmoid(sign * teacher_logits / temperature)
+        teacher = each[0] if len(each) == 1 else each.logsumexp(dim=0) - math.log(len(each))
+        total = total + F.kl_div(student, teacher, reduction="sum", log_target=True)
+    return total / len(student_logits) * temperature**2
 
 
 def blend(kd: Tensor, ce: Tensor, kd_weight: float) -> dict[str, Tensor]:
@@ -72,6 +124,12 @@ def corrupt_labels(labels: Tensor, num_classes: int, rate: float, draws: Draws) 
     return torch.where(hit[:, None], F.one_hot(other, num_classes).to(labels.dtype), labels)
 
 
+def corrupt_cells(labels: Tensor, rate: float, draws: Draws) -> Tensor:
+    """Replaces each cell of `(batch, num_classes)` by its complement, with probability `rate`."""
+    hit = torch.from_numpy(draws.uniform("label_noise", labels.shape[1]) < rate)
+    return torch.where(hit.to(labels.device), 1.0 - labels, labels)
+
+
 def mix(values: Tensor, partner: Tensor, share: Tensor | float) -> Tensor:
     """MixUp: `share` of each, the rest its partner (Zhang et al., 2017, arXiv:1710.09412)."""
     return values * share + partner * (1.0 - share)
@@ -86,14 +144,15 @@ def mix_labels(
 
     Args:
         labels: Probabilities `(batch, num_classes)`.
-        weights: `(batch,)`, or None for all 1.
+        weights: `(batch,)` or `(batch, num_classes)`; None for all 1.
 
     Returns:
         Labels and weights of the mixtures.
     """
     if weights is None:
         return mix(labels, labels.roll(1, 0), share), None
-    mass = labels * weights[:, None]
     total = mix(weights, weights.roll(1, 0), share)
-    tiny = torch.finfo(total.dtype).tiny
-    return mix(mass, mass.roll(1, 0), share) / total.clamp(min=tiny)[:, None], total
+    cells = weights if weights.ndim == 2 else weights[:, None]
+    mass, whole = labels * cells, mix(cells, cells.roll(1, 0), share)
+    tiny = torch.finfo(whole.dtype).tiny
+    return mix(mass, mass.roll(1, 0), share) / whole.clamp(min=tiny), total

@@ -19,7 +19,7 @@ from distill.data.training import Batch
 from distill.experiment import Experiment
 from distill.optim import set_lr
 from distill.pipeline import prepare_run
-from distill.teacher import LiveTeachers
+from distill.teacher import live_teachers
 from distill.trainer import Trainer, make_accelerator
 
 LOWEST, HIGHEST = 1e-6, 1.0
@@ -36,8 +36,7 @@ def find_lr(experiment: Experiment, config: RunConfig) -> dict[str, Any]:
     """
     classifier, job = prepare_run(experiment, config)
     accelerator = make_accelerator(experiment.device, config.train.precision)
-    teachers = LiveTeachers(job.teachers, accelerator.device) if job.teachers else None
-    trainer = Trainer(classifier, job, accelerator, teachers)
+    trainer = Trainer(classifier, job, accelerator, live_teachers(job, accelerator.device))
     trainer.begin_epoch(config.transfer.freeze_epochs)
     rates, losses, smooth, lowest = [], [], 0.0, math.inf
     with experiment.progress.task(f"{config.name}: learning rates", STEPS, "steps") as bar:

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from distill.metrics_multi import label_sets, score_multi
+
+Task = Literal["single", "multi"]
 Probs = NDArray[np.floating[Any]]
 Labels = NDArray[np.int64]
+
+
+def main_score(task: Task) -> str:
+    """The score that a table leads with: mean average precision where labels are many."""
+    return "map" if task == "multi" else "top1"
+
+
+def probabilities(logits: NDArray[np.floating[Any]], task: Task) -> NDArray[np.float64]:
+    """Probabilities of logits `(n, num_classes)`: softmax, or a sigmoid each in `multi`."""
+    return sigmoid(logits) if task == "multi" else softmax(logits)
 
 
 def confusion_matrix(predicted: Labels, labels: Labels, num_classes: int) -> NDArray[np.int64]:
@@ -17,32 +30,57 @@ def confusion_matrix(predicted: Labels, labels: Labels, num_classes: int) -> NDA
     return cells.reshape(num_classes, num_classes).astype(np.int64)
 
 
-def score(probs: Probs, labels: Labels, names: tuple[str, ...]) -> dict[str, Any]:
+def score(
+    probs: Probs, labels: Labels, names: tuple[str, ...], thresholds: ArrayLike | None = None
+) -> dict[str, Any]:
     """The scores of a table's row: percentages in [0, 100], losses in nats.
 
     Args:
         probs: `(n, num_classes)`.
-        labels: `(n,)`.
+        labels: `(n,)`; or `(n, num_classes)` of 0 and 1, scored as `score_multi` says.
+        thresholds: `(num_classes,)`, what a label's probability must reach to be an answer; None
+            for no threshold, or 0.5 throughout where labels are many.
 
     Returns:
-        `n`, `top1`, `macro_f1`, `nll`, `ece`, `per_class_recall` by name; a class without images
-        has no recall and takes no part in the macro average.
+        `n`, `top1`, `macro_f1`, `macro_recall`, `worst_recall`, `nll`, `ece`, `per_class_recall`
+        by name; a class without images has no recall and takes no part in the macro averages.
+        With thresholds also `answered`: its `coverage` is the share of images with an answer,
+        its `accuracy`, absent where nothing was answered, the share of right ones among them.
+        All but `answered` are of the likeliest class, answered or not.
     """
-    matrix = confusion_matrix(probs.argmax(axis=1), labels, len(names))
+    if labels.ndim == 2:
+        return score_multi(probs, labels, names, thresholds)
+    chosen = probs.argmax(axis=1)
+    matrix = confusion_matrix(chosen, labels, len(names))
     hits, actual, predicted = np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
     present = actual > 0
-    f1 = 2.0 * hits / np.maximum(actual + predicted, 1)
+    f1, recall = 2.0 * hits / np.maximum(actual + predicted, 1), hits / np.maximum(actual, 1)
     picked = probs[np.arange(len(labels)), labels].astype(np.float64)
-    return {
+    found = {
         "n": len(labels),
         "top1": 100.0 * float(hits.sum() / len(labels)),
         "macro_f1": 100.0 * float(f1[present].mean()),
+        "macro_recall": 100.0 * float(recall[present].mean()),
+        "worst_recall": 100.0 * float(recall[present].min()),
         "nll": float(-np.log(np.maximum(picked, 1e-12)).mean()),
         "ece": expected_calibration_error(probs, labels),
         "per_class_recall": {
-            name: 100.0 * float(hits[i] / actual[i]) for i, name in enumerate(names) if present[i]
+            name: 100.0 * float(recall[i]) for i, name in enumerate(names) if present[i]
         },
     }
+    if thresholds is not None:
+        confident = probs.max(axis=1) >= np.asarray(thresholds)[chosen]
+        found["answered"] = answered(confident, chosen == labels)
+    return found
+
+
+def answered(confident: NDArray[np.bool_], correct: NDArray[np.bool_]) -> dict[str, float]:
+    """`coverage` and `accuracy` of the images that are answered, in percent, from flags `(n,)`."""
+    count = int(confident.sum())
+    found = {"coverage": 100.0 * count / len(confident)}
+    if count:
+        found["accuracy"] = 100.0 * int(correct[confident].sum()) / count
+    return found
 
 
 def expected_calibration_error(probs: Probs, labels: Labels, bins: int = 15) -> float:
@@ -57,14 +95,30 @@ def expected_calibration_error(probs: Probs, labels: Labels, bins: int = 15) -> 
     return 100.0 * float(np.abs(gap).sum() / len(labels))
 
 
-def agreement(probs: Probs, other: Probs) -> float:
-    """Share of samples on which two models' top class is the same, in percent."""
-    return 100.0 * float((probs.argmax(axis=1) == other.argmax(axis=1)).mean())
+def agreement(
+    probs: Probs, other: Probs, task: Task = "single", thresholds: ArrayLike | None = None
+) -> float:
+    """Share of samples on which two models agree, in percent.
+
+    They agree where their top class is the same or, in `multi`, all their labels are.
+    """
+    if task == "multi":
+        same = (label_sets(probs, thresholds) == label_sets(other, thresholds)).all(axis=1)
+    else:
+        same = probs.argmax(axis=1) == other.argmax(axis=1)
+    return 100.0 * float(same.mean())
 
 
-def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+def softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     """Probabilities of logits `(n, num_classes)`, in float64."""
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     exponents = np.exp(shifted)
     result: NDArray[np.float64] = exponents / exponents.sum(axis=1, keepdims=True)
+    return result
+
+
+def sigmoid(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Probabilities of logits of any shape, each on its own, in float64; no overflow."""
+    small = np.exp(-np.abs(logits.astype(np.float64)))
+    result: NDArray[np.float64] = np.where(logits >= 0, 1.0, small) / (1.0 + small)
     return result

@@ -102,7 +102,11 @@ def model_options(config: ModelConfig) -> BaseModel:
 
 
 def build_classifier(
-    config: ModelConfig, names: tuple[str, ...], spec: InputSpec, load: bool = True
+    config: ModelConfig,
+    names: tuple[str, ...],
+    spec: InputSpec,
+    load: bool = True,
+    task: Literal["single", "multi"] = "single",
 ) -> Classifier:
     """Builds a network with its contract.
 
@@ -111,6 +115,7 @@ def build_classifier(
         names: Class names.
         spec: How the images it will be given are made.
         load: Load pretrained weights; False where a checkpoint follows anyway.
+        task: One label per image, or any number of them.
 
     Raises:
         UserError: Unknown model, weights that cannot be had or do not fit, or an input size that
@@ -133,6 +138,7 @@ def build_classifier(
         mean=mean,
         std=std,
         names=names,
+        task=task,
     )
     classifier = Classifier(network, contract)
     _try_out(classifier, config.name)

@@ -23,7 +23,7 @@ from distill.experiment import (
     write_description,
 )
 from distill.job import Job
-from distill.metrics import score, softmax
+from distill.metrics import main_score, probabilities, score
 from distill.models import Classifier, build_classifier
 from distill.runs import load_run
 from distill.strategies import make_strategy
@@ -115,7 +115,8 @@ def prepare_run(experiment: Experiment, config: RunConfig) -> tuple[Classifier, 
     job = load_job(experiment, config)
     torch.manual_seed(experiment.recipe.seed)
     loads = config.start is None and not (job.folder / "last").is_dir()
-    classifier = build_classifier(config.model, job.data.classes, job.data.spec, load=loads)
+    data = job.data
+    classifier = build_classifier(config.model, data.classes, data.spec, loads, data.task)
     if config.start:
         load_weights(classifier, experiment.folder(config.start) / "best.safetensors")
     return classifier, job
@@ -125,7 +126,15 @@ def load_job(experiment: Experiment, config: RunConfig) -> Job:
     """A run's job with its teachers loaded and checked."""
     names = taught_by(experiment, config)
     teachers = [load_teacher(experiment, name) for name in names]
-    return replace(make_job(experiment, config), teachers=teachers)
+    adjustments = [logit_adjustment(experiment.folder(name)) for name in names]
+    job = make_job(experiment, config)
+    return replace(job, teachers=teachers, teacher_adjustments=adjustments)
+
+
+def logit_adjustment(folder: Path) -> float:
+    """The `train.logit_adjustment` that a run was trained with."""
+    options = run.read_json(folder / "config.json")["run"]["train"]
+    return float(options.get("logit_adjustment", 0.0))  # a run of before there was such an option
 
 
 def _weights_hash(experiment: Experiment, name: str) -> str:
@@ -176,8 +185,12 @@ def load_teacher(experiment: Experiment, name: str) -> Classifier:
     if classifier.contract.names != data.classes:
         what = f"its classes {classifier.contract.names} are not the data's {data.classes}"
         raise UserError(what, str(folder), "train the teacher on this data")
-    probs = softmax(predict_logits(classifier.to(experiment.device), data.val, experiment.device))
-    now, before = score(probs, data.val.labels, data.classes)["top1"], best_validation(folder)
+    if classifier.contract.task != data.task:
+        what = f"its task is {classifier.contract.task!r}, that of the data is {data.task!r}"
+        raise UserError(what, str(folder), "train the teacher on this data")
+    logits = predict_logits(classifier.to(experiment.device), data.val, experiment.device)
+    scores = score(probabilities(logits, data.task), data.val.labels, data.classes)
+    now, before = scores[main_score(data.task)], best_validation(folder)
     if abs(now - before) > TEACHER_TOLERANCE:
         what = f"the teacher scores {now:.2f} % on validation, but {before:.2f} % when trained"
         raise UserError(what, str(folder), "its files or the data changed: train it again")

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from PIL import Image
 
 from distill.data.decode import EXTENSIONS, InputSpec, UnreadableImageError, to_pixels
 from distill.errors import UserError
+from distill.metrics_multi import THRESHOLD
 
 Probs = NDArray[np.float32]
 REQUIRED = ("names", "task", "input_spec", "thresholds")
@@ -38,6 +39,13 @@ class Prediction:
     probs: dict[str, float]
     abstained: bool
 
+    def __str__(self) -> str:
+        """The answer with its probabilities, in one line."""
+        if self.abstained:
+            likeliest = max(self.probs, key=lambda name: self.probs[name])
+            return f"no label is confident, likeliest {likeliest} {100 * self.prob:.1f} %"
+        return ", ".join(f"{name} {100 * self.probs[name]:.1f} %" for name in self.labels)
+
 
 class Predictor:
     """A shipped ONNX file, ready to use.
@@ -45,6 +53,11 @@ class Predictor:
     Args:
         path: The file; everything else is in its metadata.
         threads: Threads within an operator; 0 leaves it to onnxruntime.
+
+    Attributes:
+        task: `single`, one label per picture, or `multi`, any number of them.
+        thresholds: What each class's probability must reach, `(classes,)`; for a class without
+            one 0.5 in `multi`, and 0 in `single`.
 
     Raises:
         UserError: No such file, not an ONNX file, cut short, or not one of ours.
@@ -55,10 +68,15 @@ class Predictor:
         self.session = open_session(self.path, threads)
         self.metadata = read_metadata(self.session, self.path)
         self.names = tuple(self.metadata["names"])
+        self.task: Literal["single", "multi"] = self.metadata["task"]
         self.spec = InputSpec.model_validate(self.metadata["input_spec"])
-        self.thresholds = np.asarray(
-            [self.metadata["thresholds"].get(name, 0.0) for name in self.names], dtype=np.float32
-        )
+        given, default = self.metadata["thresholds"], THRESHOLD if self.task == "multi" else 0.0
+        self.thresholds = np.asarray([given.get(name, default) for name in self.names], np.float32)
+
+    @property
+    def tuned(self) -> NDArray[np.float32] | None:
+        """The thresholds, None where the file has none of its own."""
+        return self.thresholds if self.metadata["thresholds"] else None
 
     def predict(self, images: Any, batch_size: int = 32) -> list[Prediction]:
         """Labels of pictures.
@@ -85,7 +103,7 @@ class Predictor:
 
     def _decide(self, item: Any, row: Probs) -> Prediction:
         above = row >= self.thresholds
-        if self.metadata["task"] == "single":
+        if self.task == "single":
             chosen = [int(row.argmax())] if above[row.argmax()] else []
         else:
             chosen = sorted(np.flatnonzero(above).tolist(), key=lambda i: -row[i])

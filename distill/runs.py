@@ -25,5 +25,5 @@ def load_run(folder: Path) -> Classifier:
         json.dumps(run.read_json(folder / "config.json")["run"]["model"])
     )
     contract = Contract.model_validate(run.read_json(folder / "contract.json"))
-    classifier = build_classifier(model, contract.names, contract.input_spec, load=False)
+    classifier = build_classifier(model, contract.names, contract.input_spec, False, contract.task)
     return load_weights(classifier, folder / "best.safetensors").eval()

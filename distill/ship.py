@@ -5,16 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from distill import __version__, run
 from distill.benchmarks.speed import Subject, measure, onnx_subject, torch_subject
 from distill.config import ModelConfig
 from distill.experiment import Experiment, best_run
 from distill.export.golden import write_golden
 from distill.export.onnx_fp32 import export_onnx
-from distill.metrics import score, softmax
+from distill.metrics import probabilities, score
 from distill.models import Classifier, build_classifier, deployed
 from distill.report.results import build_results
+from distill.report.threshold_plots import draw_thresholds
 from distill.runs import load_run
+from distill.thresholds import Tuned, tune
 from distill.train import predict_logits
 
 TIMED_IMAGES = 64  # encoded pictures that the decoding clock runs over
@@ -44,11 +49,12 @@ def export_student(experiment: Experiment) -> None:
             return
         run.remove(folder)
     data, classifier = experiment.data, load_run(source)
+    probs, tuned = tune_on_validation(experiment, classifier)
     file = folder / "student.fp32.onnx"
     found = export_onnx(
         classifier,
         file,
-        shipped_metadata(experiment, classifier, source),
+        shipped_metadata(experiment, classifier, source, probs, tuned),
         data.test.pixels,
         experiment.recipe.export.path,
     )
@@ -61,6 +67,7 @@ def export_student(experiment: Experiment) -> None:
         "identity": identity,
         "strategy": config["strategy"]["name"],
         "params": parameters,
+        "thresholds": {"split": "val", **tuned.record},
         "files": {file.name: {"size_bytes": file.stat().st_size, **found}},
     }
     run.write_json(folder / "export.json", record)
@@ -68,7 +75,7 @@ def export_student(experiment: Experiment) -> None:
     parity = found["tried"][-1]
     experiment.progress.say(
         f"export: {file}, {file.stat().st_size / 1e6:.2f} MB, agrees with torch on "
-        f"{parity['top1_agreement']:.2f} % of {parity['n']:,} test images, "
+        f"{parity['agreement']:.2f} % of {parity['n']:,} test images, "
         f"largest difference {parity['max_prob_difference']:.1e}"
     )
 
@@ -78,12 +85,45 @@ def producer() -> str:
     return f"distillate {__version__}"
 
 
+def tune_on_validation(
+    experiment: Experiment, classifier: Classifier
+) -> tuple[NDArray[np.float32], Tuned]:
+    """Probabilities of the validation split, and the thresholds that follow from them.
+
+    Draws the curves that the thresholds were taken from, if any were tuned.
+    """
+    val, classes = experiment.data.val, experiment.data.classes
+    logits = predict_logits(classifier.to(experiment.device), val, experiment.device)
+    # In the precision of the shipped file, whose probabilities are to meet these thresholds.
+    probs = probabilities(logits, experiment.data.task).astype(np.float32)
+    tuned = tune(probs, val.labels, classes, experiment.recipe.export)
+    if tuned.rule != "none":
+        place = experiment.out / "plots" / "thresholds.png"
+        try:
+            draw_thresholds(probs, val.labels, tuned, place)
+        except ModuleNotFoundError as error:
+            missing = f"needs {error.name}: pip install 'distillate[report]'"
+            experiment.progress.say(f"export: no plot of the thresholds, it {missing}")
+    for name, row in tuned.record.get("labels", {}).items():
+        if "note" in row:
+            experiment.progress.say(f"export: threshold of {name}: {row['note']}")
+    return probs, tuned
+
+
 def shipped_metadata(
-    experiment: Experiment, classifier: Classifier, source: Path
+    experiment: Experiment,
+    classifier: Classifier,
+    source: Path,
+    probs: NDArray[np.float32],
+    tuned: Tuned,
 ) -> dict[str, Any]:
-    """The metadata of a shipped file; its metrics are of the validation split."""
+    """The metadata of a shipped file.
+
+    Its metrics are of the validation split, `probs` being its probabilities there, with the
+    thresholds.
+    """
     data, contract = experiment.data, classifier.contract
-    logits = predict_logits(classifier.to(experiment.device), data.val, experiment.device)
+    metrics = score(probs, data.val.labels, data.classes, tuned.array())
     config = run.read_json(source / "config.json")["run"]
     return {
         "names": list(contract.names),
@@ -91,8 +131,8 @@ def shipped_metadata(
         "input_spec": contract.input_spec.model_dump(),
         "mean": contract.mean,
         "std": contract.std,
-        "thresholds": {},
-        "metrics": {"split": "val", **score(softmax(logits), data.val.labels, data.classes)},
+        "thresholds": tuned.thresholds,
+        "metrics": {"split": "val", **metrics},
         "strategy": config["strategy"]["name"],
         "producer": producer(),
         "precision": "fp32",
@@ -134,7 +174,8 @@ def _teacher_onnx(experiment: Experiment, name: str) -> Subject:
 def _opponent(experiment: Experiment, name: str) -> Subject:
     """A network of that name with random weights: speed does not depend on them."""
     data = experiment.data
-    classifier = build_classifier(ModelConfig(name=name), data.classes, data.spec).eval()
+    model = ModelConfig(name=name)
+    classifier = build_classifier(model, data.classes, data.spec, task=data.task).eval()
     return _timed_file(experiment, classifier, f"{name.split('/')[-1]}.onnx")
 
 
@@ -155,7 +196,7 @@ def encoded_images(experiment: Experiment) -> list[bytes]:
     """Some test pictures as the files hold them, for the clock that includes decoding."""
     from distill.data.sources import open_source
 
-    source = open_source(experiment.location)
+    source = open_source(experiment.location, experiment.recipe.data.task)
     wanted = set(experiment.data.test.names[:TIMED_IMAGES])
     raw = [source.read(item) for item in source.items if item.name in wanted]
     return [content for content in raw if isinstance(content, bytes)]

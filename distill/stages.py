@@ -139,7 +139,7 @@ def show_data(data: ImageData) -> None:
     from distill.report.table import data_table, finding_lines
 
     Console(stderr=True).print(data_table(data))
-    for line in finding_lines(data.findings):
+    for line in finding_lines(data.findings, most=3):
         print(line, file=sys.stderr)
     unreadable = sum(finding["kind"] == "unreadable" for finding in data.findings)
     if unreadable:

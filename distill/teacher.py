@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from distill.data.training import Batch
+from distill.job import Job
 from distill.models import Classifier, frozen
 from distill.teacher_cache import CacheReader, TeacherCache
+
+Task = Literal["single", "multi"]
 
 
 class Teachers(Protocol):
     """What training asks of those who teach."""
 
-    def view(self, epoch: int) -> int:
-        """Number of the view that an epoch shows, to teacher and student alike."""
-
     def __call__(self, batch: Batch) -> Tensor:
-        """Logits `(teachers, batch, num_classes)`, float32."""
+        """Logits `(teachers, batch, num_classes)`, float32, adjusted to the training split."""
 
 
 class LiveTeachers:
@@ -29,37 +31,51 @@ class LiveTeachers:
 
     Args:
         models: At least one; they must know the same classes in the same order as the student.
+        offsets: What is added to their logits, `(teachers, 1, num_classes)`: `Job.teacher_offsets`.
     """
 
-    def __init__(self, models: Sequence[Classifier], device: torch.device) -> None:
+    def __init__(
+        self,
+        models: Sequence[Classifier],
+        device: torch.device,
+        offsets: NDArray[np.float32] | None = None,
+    ) -> None:
         self.models = [frozen(model, device) for model in models]
-
-    def view(self, epoch: int) -> int:
-        """A new view in every epoch."""
-        return epoch
+        self._offsets = on_device(offsets, device)
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Tensor:
         """What the teachers say of these images, mixed ones as they are."""
         assert not any(model.training for model in self.models)
         images = batch.images.contiguous(memory_format=torch.channels_last)
-        return torch.stack([model(images).logits.float() for model in self.models])
+        logits = torch.stack([model(images).logits.float() for model in self.models])
+        return logits if self._offsets is None else logits + self._offsets
+
+
+def live_teachers(job: Job, device: torch.device) -> LiveTeachers | None:
+    """The teachers of a job, to be asked in every step; None where nobody teaches."""
+    return LiveTeachers(job.teachers, device, job.teacher_offsets) if job.teachers else None
 
 
 class CachedTeachers:
     """Looks up what the teachers said of the same views, at next to no cost.
 
     Args:
-        caches: One per teacher, complete in the first `views` views, which the epochs cycle over.
+        caches: One per teacher, complete in the views that batches are of.
+        task: What the logits mean.
+        offsets: As for `LiveTeachers`.
     """
 
-    def __init__(self, caches: Sequence[TeacherCache], views: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        caches: Sequence[TeacherCache],
+        device: torch.device,
+        task: Task = "single",
+        offsets: NDArray[np.float32] | None = None,
+    ) -> None:
         self.readers = [CacheReader(cache) for cache in caches]
-        self.views, self.device = views, device
-
-    def view(self, epoch: int) -> int:
-        """Views in turn."""
-        return epoch % self.views
+        self.device, self.task = device, task
+        self._offsets = on_device(offsets, device)
 
     def __call__(self, batch: Batch) -> Tensor:
         """What the teachers said; of mixed images, the mixture of what they said of each.
@@ -69,19 +85,31 @@ class CachedTeachers:
         """
         found = torch.stack([reader.logits(batch.ids, batch.view) for reader in self.readers])
         logits = found.to(self.device, non_blocking=True)
+        if self._offsets is not None:  # before mixing: it is probabilities that are mixed
+            logits = logits + self._offsets
         if batch.share is None:
             return logits
-        return mix_logits(logits, batch.share)
+        return mix_logits(logits, batch.share, self.task)
 
 
-def mix_logits(logits: Tensor, share: float) -> Tensor:
-    """Log-probabilities of `share` of each sample's distribution and the rest of its neighbour's.
+def mix_logits(logits: Tensor, share: float, task: Task = "single") -> Tensor:
+    """Logits of `share` of each sample's probabilities and the rest of its neighbour's.
 
-    The neighbour is the sample before, as in MixUp of the images.
+    The neighbour is the sample before, as in MixUp of the images. All in logarithms.
 
     Args:
         logits: `(teachers, batch, num_classes)`.
     """
-    own = F.log_softmax(logits, dim=-1)
-    weight = own.new_tensor([share, 1.0 - share]).log()
-    return torch.logaddexp(own + weight[0], own.roll(1, 1) + weight[1])
+    weight = logits.new_tensor([share, 1.0 - share]).log()
+
+    def mixed(own: Tensor) -> Tensor:
+        return torch.logaddexp(own + weight[0], own.roll(1, 1) + weight[1])
+
+    if task == "multi":
+        return mixed(F.logsigmoid(logits)) - mixed(F.logsigmoid(-logits))
+    return mixed(F.log_softmax(logits, dim=-1))
+
+
+def on_device(array: NDArray[np.float32] | None, device: torch.device) -> Tensor | None:
+    """An array as a tensor; nothing stays nothing."""
+    return None if array is None else torch.from_numpy(array).to(device)

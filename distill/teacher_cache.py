@@ -29,6 +29,7 @@ from distill.job import Job
 from distill.models import Classifier
 
 FORMAT = 1
+MAX_OPEN = 256  # shards that a reader keeps open; each costs a file descriptor
 SHARD_ROWS = 4096  # the most work that a kill can lose: seconds for a small teacher
 MAX_LOGIT = 6e4  # float16 ends at 65,504
 
@@ -130,10 +131,11 @@ def open_cache(
         folder: Folder of all caches.
 
     Raises:
-        UserError: `top_k` is not below the number of classes, or the folder of this hash holds
-            something else.
+        UserError: `top_k` is not below the number of classes, or the teacher's labels are
+            independent of each other; or the folder of this hash holds something else.
     """
     num_classes = len(teacher.contract.names)
+    check_top_k(top_k, teacher.contract.task)
     if top_k >= num_classes:
         what = f"got {top_k}, the teacher {name} has {num_classes} classes"
         raise UserError(what, "cache.top_k", "use fewer, or 0 for all")
@@ -161,6 +163,13 @@ def open_cache(
     return cache
 
 
+def check_top_k(top_k: int, task: str) -> None:
+    """Raises UserError where labels do not share out one probability, so that there is no rest."""
+    if top_k and task == "multi":
+        what = f"got {top_k}, with several labels per image every one has a probability of its own"
+        raise UserError(what, "cache.top_k", "leave it at 0, which keeps all")
+
+
 def weights_sha256(teacher: Classifier) -> str:
     """SHA-256 of the names, shapes and values of a network's weights and buffers."""
     digest = hashlib.sha256()
@@ -186,38 +195,42 @@ def complete_views(cache: TeacherCache) -> list[int]:
 
 
 class CacheReader:
-    """Reads a cache by image and view, keeping the shards of one view open."""
+    """Reads a cache by image and view, keeping the shards that it read last open."""
 
     def __init__(self, cache: TeacherCache) -> None:
         self._cache = cache
-        self._view = -1
-        self._shards: list[NDArray[Any]] = []
+        self._open: dict[Shard, NDArray[Any]] = {}
 
-    def logits(self, ids: NDArray[np.int64], view: int) -> Tensor:
+    def logits(self, ids: NDArray[np.int64], view: int | NDArray[np.int64]) -> Tensor:
         """Float32 logits `(batch, num_classes)`.
+
+        Args:
+            view: One for all images, or `(batch,)`.
 
         Raises:
             RunStopped: A shard is missing or was cut short.
         """
-        if view != self._view:
-            self._open(view)
-        owners = ids // SHARD_ROWS
+        places = np.stack([np.broadcast_to(view, ids.shape), ids // SHARD_ROWS])
+        needed, owners = np.unique(places, axis=1, return_inverse=True)
         rows = self._cache.empty_rows(len(ids))
-        for owner in np.unique(owners):
-            if is_cut_short(self._shards[owner]):
-                raise self._lost(list(self._cache.shards([view]))[owner])
-            mine = owners == owner
-            rows[mine] = self._shards[owner][ids[mine] - owner * SHARD_ROWS]
+        for owner, (number, place) in enumerate(needed.T.tolist()):
+            mine = owners.reshape(-1) == owner
+            start = place * SHARD_ROWS
+            stop = min(start + SHARD_ROWS, self._cache.count)
+            rows[mine] = self._rows(Shard(number, start, stop))[ids[mine] - start]
         return self._cache.unpack(rows)
 
-    def _open(self, view: int) -> None:
-        self._shards = []
-        for shard in self._cache.shards([view]):
+    def _rows(self, shard: Shard) -> NDArray[Any]:
+        """The mapped rows of a shard, which is the last one to be closed again."""
+        rows = self._open.pop(shard, None)
+        if rows is None:
             rows = self._cache.open_shard(shard)
-            if rows is None:
-                raise self._lost(shard)
-            self._shards.append(rows)
-        self._view = view
+            if len(self._open) >= MAX_OPEN:
+                del self._open[next(iter(self._open))]
+        if rows is None or is_cut_short(rows):
+            raise self._lost(shard)
+        self._open[shard] = rows
+        return rows
 
     def _lost(self, shard: Shard) -> RunStopped:
         return RunStopped(

@@ -27,11 +27,12 @@ from distill.data.store import Split
 from distill.data.views import to_unit
 from distill.errors import RunStopped
 from distill.job import Job
-from distill.metrics import score, softmax
+from distill.metrics import main_score, probabilities, score
 from distill.models import Classifier
 from distill.optim import set_lr
 from distill.progress import Progress, Task
-from distill.teacher import CachedTeachers, LiveTeachers, Teachers
+from distill.task import chosen_score, validation_row, worth
+from distill.teacher import CachedTeachers, Teachers, live_teachers
 from distill.teacher_cache_build import build_caches
 from distill.trainer import Trainer, make_accelerator
 
@@ -43,8 +44,10 @@ def fit(classifier: Classifier, job: Job, device: torch.device, progress: Progre
     """Trains a model into `job.folder`, or continues what was begun there.
 
     Raises:
+        UserError: The data has no such classes or scores as the options name.
         RunStopped: The loss stopped being finite; the last whole epoch is kept.
     """
+    chosen_score(job.config.train.select, job.data.task)
     accelerator = make_accelerator(device, job.config.train.precision)
     teachers = _teachers(job, accelerator, progress)
     trainer = Trainer(classifier, job, accelerator, teachers)
@@ -66,11 +69,10 @@ def fit(classifier: Classifier, job: Job, device: torch.device, progress: Progre
             row = _train_epoch(trainer, epoch, bar)
             better, last = False, epoch + 1 == config.epochs
             if last or (epoch + 1) % config.validate_every == 0:
-                value, scores = _validate(trainer)
-                _check_finite(scores["nll"], job, epoch)
-                row |= {"val/top1": scores["top1"], "val/loss": scores["nll"]}
-                row["val/macro_f1"] = scores["macro_f1"]
-                trainer.schedule.after_epoch(scores["nll"])
+                row |= _validate(trainer)
+                _check_finite(row["val/loss"], job, epoch)
+                trainer.schedule.after_epoch(row["val/loss"])
+                value = worth(row, config.select, job.data.task)
                 better = value > best
             best, waited = (value, 0) if better else (best, waited + 1)
             if is_main:
@@ -78,7 +80,7 @@ def fit(classifier: Classifier, job: Job, device: torch.device, progress: Progre
                     save_weights(trainer.evaluated, job.folder / "best.safetensors")
                 run.append_line(job.folder / "metrics.jsonl", row)
                 _save_state(trainer.state(epoch, best, waited), job.folder)
-            bar.note(_summary(row, epoch, config.epochs))
+            bar.note(_summary(row, f"val/{main_score(job.data.task)}", config.epochs))
     trainer.accelerator.wait_for_everyone()
     if is_main:
         run.write_manifest(job.folder, run.files_below(job.folder))
@@ -86,14 +88,12 @@ def fit(classifier: Classifier, job: Job, device: torch.device, progress: Progre
 
 def _teachers(job: Job, accelerator: Accelerator, progress: Progress) -> Teachers | None:
     """Who teaches: models, or a cache of theirs, which the ranks complete together."""
-    if not job.teachers:
-        return None
     if not job.is_cached:
-        return LiveTeachers(job.teachers, accelerator.device)
+        return live_teachers(job, accelerator.device)
     rank, world = accelerator.process_index, accelerator.num_processes
     caches = build_caches(job, accelerator.device, progress, rank, world)
     accelerator.wait_for_everyone()
-    return CachedTeachers(caches, job.cached_views, accelerator.device)
+    return CachedTeachers(caches, accelerator.device, job.data.task, job.teacher_offsets)
 
 
 def _train_epoch(trainer: Trainer, epoch: int, bar: Task) -> dict[str, Any]:
@@ -134,17 +134,14 @@ def _check_finite(loss: Tensor | float, job: Job, epoch: int) -> None:
         )
 
 
-def _validate(trainer: Trainer) -> tuple[float, dict[str, Any]]:
-    """The score that chooses `best` (higher is better), and all scores."""
-    data, config = trainer.job.data, trainer.train
-    model = trainer.evaluated
+def _validate(trainer: Trainer) -> dict[str, float]:
+    """Scores on the validation split."""
+    data, model = trainer.job.data, trainer.evaluated
     if trainer.accelerator.num_processes > 1:
         # Each rank has seen other images, so its BatchNorm statistics are its own until here.
         broadcast(list(model.buffers()))
-    probs = softmax(predict_logits(model, data.val, trainer.device))
-    scores = score(probs, data.val.labels, data.classes)
-    value = -scores["nll"] if config.select == "loss" else scores[config.select]
-    return float(value), scores
+    probs = probabilities(predict_logits(model, data.val, trainer.device), data.task)
+    return validation_row(score(probs, data.val.labels, data.classes), data.task)
 
 
 def predict_logits(
@@ -207,7 +204,7 @@ def _environment(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def _summary(row: dict[str, Any], epoch: int, epochs: int) -> str:
-    val = f"val {row['val/top1']:.2f} % " if "val/top1" in row else ""
+def _summary(row: dict[str, Any], main: str, epochs: int) -> str:
+    val = f"{main.replace('/', ' ')} {row[main]:.2f} % " if main in row else ""
     loss, rate = row["train/loss"], row["images_per_s"]
-    return f"epoch {epoch + 1}/{epochs} loss {loss:.4f} {val}{rate:.0f} images/s"
+    return f"epoch {row['epoch'] + 1}/{epochs} loss {loss:.4f} {val}{rate:.0f} images/s"

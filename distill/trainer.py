@@ -8,25 +8,26 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from distill.config import TrainConfig
 from distill.data.draws import Draws
-from distill.data.prepare import ImageData, epoch_batches
-from distill.data.training import UNLABELLED, Batch, Ids
+from distill.data.prepare import epoch_batches
+from distill.data.training import Batch, Ids
 from distill.errors import UserError
+from distill.imbalance import balanced_sampling, class_weights, draw_epoch, log_prior
 from distill.job import Job
-from distill.losses import cross_entropy, mix, mix_labels
+from distill.losses import mix, mix_labels
 from distill.models import Classifier
+from distill.objective import make_objective
 from distill.optim import Schedule, first_trained_stage, make_optimizer, set_trainable
 from distill.strategies import make_strategy
-from distill.teacher import Teachers
+from distill.teacher import Teachers, on_device
 
+Picked = tuple[Ids, Ids | None]  # image numbers, and how often each was drawn before
 AUX_WEIGHT = 0.4  # Szegedy et al., 2015, arXiv:1512.00567: the auxiliary head's share of the loss
 
 
@@ -59,6 +60,7 @@ class Trainer:
     ) -> None:
         self.job, self.train = job, job.config.train
         self.strategy = make_strategy(job.config.strategy)
+        self.objective = make_objective(job.data.task, self.train.focal_gamma)
         self.accelerator, self.teachers = accelerator, teachers
         self.device = accelerator.device
         self.classifier = classifier.to(self.device).to(memory_format=memory_format(self.device))
@@ -67,7 +69,12 @@ class Trainer:
             make_optimizer(classifier, self.train, job.config.transfer)
         )
         self.schedule = Schedule(self.train)
-        self.class_weights = class_weights(self.train, job.data, self.device)
+        self.class_weights = on_device(class_weights(self.train, job.data), self.device)
+        self.offset = _offset(job, self.device)
+        labels, is_labelled = job.images.labels, job.images.is_labelled
+        is_balanced = self.train.sampling == "balanced"
+        self.sampling = balanced_sampling(labels, is_labelled) if is_balanced else None
+        self._all_labelled = bool(is_labelled.all())
         self._first_stage: int | None = None
         self._model: torch.nn.Module = classifier
 
@@ -94,22 +101,28 @@ class Trainer:
         """The batches of an epoch, on this rank."""
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         count, size, seed = len(self.job.images), self.train.batch_size, self.job.seed
-        view = self.teachers.view(epoch) if self.teachers else epoch
-        order = epoch_batches(count, size, seed, epoch, rank, world)
-        for step, (ids, pixels) in enumerate(self._read(order)):
-            yield self._batch(ids, pixels, view, [seed, epoch, step, rank])
+        places = epoch_batches(count, size, seed, epoch, rank, world)
+        if self.sampling is None:
+            order: Iterable[Picked] = ((place, None) for place in places)
+        else:
+            ids, repeats = draw_epoch(self.sampling, seed, epoch)
+            order = ((ids[place], repeats[place]) for place in places)
+        for step, (some, pixels) in enumerate(self._read(order)):
+            yield self._batch(some, pixels, epoch, [seed, epoch, step, rank])
 
     def step(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
         """One optimiser step; returns the terms of the loss, detached."""
-        draws = Draws(self.job.seed, batch.ids, epoch)
+        moment = epoch if batch.repeats is None else epoch + self.train.epochs * batch.repeats
+        draws = Draws(self.job.seed, batch.ids, moment)
         with self.accelerator.autocast():
             teacher_logits = self.teachers(batch) if self.teachers else None
             outputs = self._model(batch.images)
-        logits, labels, weights = outputs.logits.float(), batch.labels, batch.weights
-        terms = self.strategy(logits, teacher_logits, labels, weights, draws)
+        logits, labels, weights = self._adjusted(outputs.logits), batch.labels, batch.weights
+        terms = self.strategy(logits, teacher_logits, labels, weights, draws, self.objective)
         loss = terms["loss"]
         if outputs.aux is not None:
-            loss = loss + AUX_WEIGHT * cross_entropy(outputs.aux.float(), labels, weights)
+            aux = self._adjusted(outputs.aux)
+            loss = loss + AUX_WEIGHT * self.objective.label_loss(aux, labels, weights)
         self.optimizer.zero_grad(set_to_none=True)
         self.accelerator.backward(loss)
         if self.train.clip_norm > 0:
@@ -119,45 +132,58 @@ class Trainer:
             self.averaged.update_parameters(self.classifier)
         return {name: term.detach() for name, term in terms.items()}
 
-    def _read(self, order: Iterable[Ids]) -> Iterator[tuple[Ids, Tensor]]:
+    def _adjusted(self, logits: Tensor) -> Tensor:
+        """The student's logits as the labels and teachers of the training split judge them."""
+        logits = logits.float()
+        return logits if self.offset is None else logits + self.offset
+
+    def _read(self, order: Iterable[Picked]) -> Iterator[tuple[Picked, Tensor]]:
         """Stored images, batch by batch; for a GPU the next batch is read and pinned meanwhile."""
         images = self.job.images
         if self.device.type != "cuda":
-            yield from ((ids, torch.from_numpy(images.pixels(ids))) for ids in order)
+            yield from ((some, torch.from_numpy(images.pixels(some[0]))) for some in order)
             return
         with ThreadPoolExecutor(1) as pool:
-            ahead: tuple[Ids, Future[Tensor]] | None = None
-            for ids in order:
+            ahead: tuple[Picked, Future[Tensor]] | None = None
+            for some in order:
                 reading = pool.submit(
-                    lambda i: torch.from_numpy(images.pixels(i)).pin_memory(), ids
+                    lambda i: torch.from_numpy(images.pixels(i)).pin_memory(), some[0]
                 )
                 if ahead:
                     yield ahead[0], ahead[1].result()
-                ahead = ids, reading
+                ahead = some, reading
             if ahead:
                 yield ahead[0], ahead[1].result()
 
-    def _batch(self, ids: Ids, pixels: Tensor, view: int, mixup_seed: list[int]) -> Batch:
+    def _batch(self, picked: Picked, pixels: Tensor, epoch: int, mixup_seed: list[int]) -> Batch:
         """Views, labels and label weights; teacher and student both get these images."""
-        stored, num_classes = self.job.images, len(self.job.data.classes)
-        images = stored.augment(pixels, ids, view, self.device)
-        known = torch.from_numpy(stored.labels[ids]).to(self.device, non_blocking=True)
-        labels = known.clamp(min=0)
-        weights = None if self.class_weights is None else self.class_weights[labels]
-        if stored.labels[-1] == UNLABELLED:
-            labelled = (known != UNLABELLED).float()
-            weights = labelled if weights is None else weights * labelled
-        smoothing, share = self.train.label_smoothing, None
-        if smoothing > 0 or self.train.mixup > 0:
-            labels = F.one_hot(labels, num_classes).float()
-            labels = labels * (1.0 - smoothing) + smoothing / num_classes
+        ids, repeats = picked
+        view = (epoch + (0 if repeats is None else repeats)) % self.job.num_views
+        images = self.job.images.augment(pixels, ids, view, self.device)
+        labels, weights = self._labels(ids)
+        share = None
         if self.train.mixup > 0 and len(ids) > 1:
             random = np.random.default_rng(mixup_seed)
             share = float(random.beta(self.train.mixup, self.train.mixup))
             images = mix(images, images.roll(1, 0), share)
             labels, weights = mix_labels(labels, weights, share)
         images = images.contiguous(memory_format=memory_format(self.device))
-        return Batch(ids, view, images, labels, weights, share)
+        return Batch(ids, view, images, labels, weights, share, repeats)
+
+    def _labels(self, ids: Ids) -> tuple[Tensor, Tensor | None]:
+        """Smoothed labels as the strategy takes them, and their weights."""
+        stored, num_classes = self.job.images, len(self.job.data.classes)
+        known = torch.from_numpy(stored.labels[ids]).to(self.device, non_blocking=True)
+        known = known.clamp(min=0)
+        weights = None
+        if self.class_weights is not None:
+            weights = self.objective.label_weights(known, self.class_weights)
+        if not self._all_labelled:
+            labelled = torch.from_numpy(stored.is_labelled[ids]).to(self.device).float()
+            cells = labelled if weights is None or weights.ndim == 1 else labelled[:, None]
+            weights = labelled if weights is None else weights * cells
+        smoothing, soft = self.train.label_smoothing, self.train.mixup > 0
+        return self.objective.targets(known, num_classes, smoothing, soft), weights
 
     def state(self, epoch: int, best: float, waited: int) -> dict[str, Any]:
         """All that a resume after `epoch` needs; tensors and plain values only."""
@@ -192,13 +218,12 @@ def _averaged(classifier: Classifier, decay: float) -> AveragedModel | None:
     return AveragedModel(classifier, multi_avg_fn=average, use_buffers=True)
 
 
-def class_weights(config: TrainConfig, data: ImageData, device: torch.device) -> Tensor | None:
-    """A weight per class, or None."""
-    if config.class_weights == "none":
+def _offset(job: Job, device: torch.device) -> Tensor | None:
+    """What turns the student's logits into posteriors of the training split; None for nothing.
+
+    Logit adjustment of Menon et al., 2021, arXiv:2007.07314, eq. 10.
+    """
+    adjustment = job.config.train.logit_adjustment
+    if adjustment == 0:
         return None
-    if config.class_weights == "balanced":
-        counts = torch.tensor(data.class_counts("train"), dtype=torch.float32)
-        weights = counts.sum() / (len(counts) * counts)
-    else:
-        weights = torch.tensor([config.class_weights[name] for name in data.classes])
-    return weights.to(device)
+    return on_device((adjustment * log_prior(job.data)).astype(np.float32), device)

@@ -29,7 +29,7 @@ from distill.strategies import make_strategy
 from distill.train import fit, predict_logits
 
 SIZE, STORED, EPOCHS, BATCH = 16, 18, 2, 8
-CPU = torch.device("cpu")
+CPU, QUIET = torch.device("cpu"), Progress(quiet=True)
 STRATEGIES = ("vanilla", "noisy_teacher", "self_training", "messy_collaboration")
 
 
@@ -117,6 +117,9 @@ def test_a_missing_kd_lib_is_the_users_mistake_and_writes_nothing(
         ("train", "clip_norm", 1.0),
         ("train", "class_weights", "balanced"),
         ("train", "patience", 3),
+        ("train", "sampling", "balanced"),
+        ("train", "focal_gamma", 2.0),
+        ("train", "logit_adjustment", 1.0),
         ("train", "precision", "bf16"),
         ("transfer", "mode", "head"),
         ("transfer", "freeze_epochs", 1),
@@ -148,6 +151,17 @@ def test_a_run_that_kd_lib_has_no_counterpart_of_is_refused(
     with pytest.raises(UserError) as caught:
         check_kd_lib(run_config(**changes))
     assert caught.value.where == where
+
+
+def test_several_labels_and_adjusted_teachers_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="one label per image"):
+        check_kd_lib(run_config(), "multi")
+    student, job = tiny_job(tmp_path / "run")
+    with pytest.raises(UserError, match="one label per image"):
+        fit_with_kd_lib(student, replace(job, data=replace(job.data, task="multi")), CPU, QUIET)
+    with pytest.raises(UserError, match="adjusted"):
+        fit_with_kd_lib(student, replace(job, teacher_adjustments=(1.0,)), CPU, QUIET)
+    assert not job.folder.exists()
 
 
 def test_several_processes_or_another_kind_of_device_are_refused(

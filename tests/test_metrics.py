@@ -53,6 +53,29 @@ def test_score_by_hand() -> None:
     assert scores["nll"] == pytest.approx(nll)
 
 
+def test_recall_over_classes_by_hand() -> None:
+    # Recalls 1/2, 1 and 1/2; in the second case the class that is never found is the worst.
+    scores = score(PROBS, LABELS, NAMES)
+    assert scores["macro_recall"] == pytest.approx(100 * (1 / 2 + 1 + 1 / 2) / 3)
+    assert scores["worst_recall"] == pytest.approx(50.0)
+    scores = score(PROBS, np.array([0, 0, 1, 1, 1]), NAMES)
+    assert scores["macro_recall"] == pytest.approx(100 * (1 + 2 / 3) / 2)
+    assert scores["worst_recall"] == pytest.approx(100 * 2 / 3)
+
+
+def test_with_thresholds_some_images_are_not_answered() -> None:
+    # Confidences 0.8 0.5 0.7 0.8 0.5 in the classes 0 0 1 2 1. Without the second and the last,
+    # which are wrong: 3 of 5 answered, all right. The other scores stay.
+    plain, found = score(PROBS, LABELS, NAMES), score(PROBS, LABELS, NAMES, [0.6, 0.6, 0.6])
+    assert found.pop("answered") == pytest.approx({"coverage": 60.0, "accuracy": 100.0})
+    assert found == plain
+    # Each class has its own: that of dog keeps only 0.7, that of eel nothing.
+    assert score(PROBS, LABELS, NAMES, [0.5, 0.6, 0.9])["answered"] == pytest.approx(
+        {"coverage": 60.0, "accuracy": 100 * 2 / 3}
+    )
+    assert score(PROBS, LABELS, NAMES, [1.0, 1.0, 1.0])["answered"] == {"coverage": 0.0}
+
+
 def test_calibration_error_by_hand() -> None:
     # In five bins of width 0.2: confidences 0.8, 0.7 and 0.8 fall in (0.6, 0.8], all three right:
     # gap 2.3 - 3 = -0.7. The two of 0.5 fall in (0.4, 0.6], both wrong: gap 1.0. Their sum over

@@ -88,6 +88,35 @@ def test_a_teacher_that_scores_otherwise_than_when_trained_is_refused(trained):
     (folder / "manifest.json").write_bytes(kept)
 
 
+def test_a_teacher_of_the_other_task_is_refused(trained):
+    folder = trained.folder("one")
+    kept = {n: (folder / n).read_bytes() for n in ("contract.json", "manifest.json")}
+    rewrite(folder, "contract.json", lambda content: content.update(task="multi"))
+    with pytest.raises(UserError, match="its task is 'multi'"):
+        pipeline.load_teacher(trained, "one")
+    for name, content in kept.items():
+        (folder / name).write_bytes(content)
+
+
+def test_how_a_teacher_was_adjusted_is_told_by_its_run(trained):
+    """Runs of before there was such an option were not adjusted."""
+    folder, student = trained.folder("one"), config("s", "vanilla", teachers=("two", "one"))
+    kept = {n: (folder / n).read_bytes() for n in ("config.json", "manifest.json")}
+    assert list(pipeline.load_job(trained, student).teacher_adjustments) == [0.0, 0.0]
+
+    def adjusted(content):
+        content["run"]["train"]["logit_adjustment"] = 0.5
+
+    rewrite(folder, "config.json", adjusted)
+    job = pipeline.load_job(trained, student)
+    assert list(job.teacher_adjustments) == [0.0, 0.5]
+    assert job.teacher_offsets.shape == (2, 1, 3)
+    rewrite(folder, "config.json", lambda c: c["run"]["train"].pop("logit_adjustment"))
+    assert pipeline.load_job(trained, student).teacher_offsets is None
+    for name, content in kept.items():
+        (folder / name).write_bytes(content)
+
+
 def test_a_run_whose_files_changed_is_refused(trained, tmp_path):
     import shutil
 

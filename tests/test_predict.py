@@ -84,6 +84,37 @@ def test_a_multi_label_model_gives_all_classes_above_their_thresholds(tmp_path):
     assert (none.labels, none.abstained) == ((), True)
 
 
+def test_a_label_without_a_threshold_has_to_reach_a_half(tmp_path):
+    model = write_model(tmp_path / "m.onnx", task="multi", thresholds={"red": 0.2})
+    predictor = Predictor(model)
+    # 60 / 255 = 0.24, 120 / 255 = 0.47, 140 / 255 = 0.55
+    (found,) = predictor.predict(solid(60, 120, 140))
+    assert found.labels == ("blue", "red")
+    assert predictor.tuned is not None
+    plain = Predictor(write_model(tmp_path / "plain.onnx", task="multi"))
+    assert plain.predict(solid(60, 120, 140))[0].labels == ("blue",)
+    assert plain.tuned is None
+
+
+def test_the_command_says_every_label_and_when_none_is_confident(tmp_path, distill):
+    thresholds = {"red": 0.5, "green": 0.5, "blue": 0.9}
+    model = write_model(tmp_path / "m.onnx", task="multi", thresholds=thresholds)
+    for name, colour in (("both", (204, 255, 0)), ("none", (10, 20, 204))):
+        solid(*colour).save(tmp_path / f"{name}.png")
+    both, none = tmp_path / "both.png", tmp_path / "none.png"
+    status, out, _ = distill("predict", model, both, none)
+    assert status == 0
+    # 204 / 255 = 80 %
+    assert out.splitlines() == [
+        f"{both}: green 100.0 %, red 80.0 %",
+        f"{none}: no label is confident, likeliest blue 80.0 %",
+    ]
+    status, out, _ = distill("predict", model, none, "--json")
+    found = json.loads(out)
+    assert (found["labels"], found["abstained"]) == ([], True)
+    assert set(found) == {"path", "labels", "prob", "probs", "abstained"}
+
+
 def test_a_picture_that_cannot_be_read_is_an_error_of_its_own(tmp_path):
     predictor = Predictor(write_model(tmp_path / "m.onnx"))
     with pytest.raises(UnreadableImageError):

@@ -7,7 +7,12 @@ import pytest
 
 from distill.config import DataConfig
 from distill.data.sources import Item
-from distill.data.splits import assign_splits, check_no_class_is_empty, limit_per_class
+from distill.data.splits import (
+    assign_splits,
+    check_no_class_is_empty,
+    limit_per_class,
+    repair_splits,
+)
 from distill.errors import UserError
 
 CLASSES = ("cat", "dog", "eel")
@@ -146,3 +151,117 @@ def test_a_limit_keeps_the_same_images_of_each_class_and_split() -> None:
     }
     assert kept == [item for item in items if item in set(kept)]  # in their order
     assert set(limit_per_class(items[::-1], 4)) == set(kept)
+
+
+def straddling(splits: list[str], groups: list[str]) -> set[str]:
+    """Groups that are in more than one split."""
+    pairs = set(zip(groups, splits, strict=True))
+    return {g for g, n in Counter(group for group, _ in pairs).items() if n > 1}
+
+
+def random_groups(rng: np.random.Generator, items: list[Item]) -> list[str]:
+    """Groups of 1 to 5 images, whatever their classes."""
+    order, groups, start = rng.permutation(len(items)), [""] * len(items), 0
+    while start < len(items):
+        size = int(rng.integers(1, 6))
+        for index in order[start : start + size]:
+            groups[index] = f"group {start}"
+        start += size
+    return groups
+
+
+def test_groups_stay_together_and_shares_are_kept() -> None:
+    rng = np.random.default_rng(0)
+    for trial in range(50):
+        items = make_items((200, 100, 60))
+        groups = random_groups(rng, items)
+        splits = assign_splits(items, CLASSES, DEFAULT, trial, groups)
+        assert not straddling(splits, groups)
+        counts = count(splits, items)
+        for label, total in enumerate((200, 100, 60)):
+            for split in ("test", "val"):
+                # 15 %, and a few more of a rare class that came along with a frequent one
+                assert 0.10 * total <= counts[split, label] <= 0.25 * total, (trial, counts)
+
+
+def test_groups_of_one_split_as_images_do() -> None:
+    items = make_items((50, 30, 20))
+    alone = [item.name for item in items]
+    without = assign_splits(items, CLASSES, DEFAULT, 5)
+    assert assign_splits(items, CLASSES, DEFAULT, 5, alone) == without
+
+
+def test_a_large_group_stays_in_train() -> None:
+    items = make_items((40, 40, 40))
+    groups = ["copies" if item.label == 0 and i < 20 else item.name for i, item in enumerate(items)]
+    splits = assign_splits(items, CLASSES, DEFAULT, 0, groups)
+    assert {s for s, g in zip(splits, groups, strict=True) if g == "copies"} == {"train"}
+    assert count(splits, items)["test", 0] == 6  # 15 % of 40, out of the other 20
+
+
+def test_too_few_groups_to_split() -> None:
+    items = make_items((9, 9, 9))
+    groups = ["twin" if item.label == 1 else item.name for item in items]
+    with pytest.raises(UserError, match=r"9 images of class 'dog' make 1 groups.*split=random"):
+        assign_splits(items, CLASSES, DEFAULT, 0, groups)
+
+
+def test_a_group_in_a_given_split_is_the_last_to_be_taken_into_another() -> None:
+    items = make_items((20, 20, 20), "train", "train/") + make_items((5, 5, 5), "val", "val/")
+    shared = {f"train/cat/{i}.jpg" for i in range(10)}
+    groups = ["leak" if i.name in shared or i.name == "val/cat/0.jpg" else i.name for i in items]
+    splits = assign_splits(items, CLASSES, DEFAULT, 0, groups)
+    leaked = {s for s, i in zip(splits, items, strict=True) if i.name in shared}
+    assert leaked == {"train"}
+    assert count(splits, items)["test", 0] == 3  # 15 % of 20, out of the 10 without a copy in val
+
+
+def test_grouped_ignores_given_splits() -> None:
+    items = make_items((20, 20, 20), "train", "train/") + make_items((20, 20, 20), "test", "test/")
+    groups = [item.name.removeprefix("train/").removeprefix("test/") for item in items]
+    given = assign_splits(items, CLASSES, DEFAULT, 0, groups)
+    assert len(straddling(given, groups)) == 60
+
+    anew = assign_splits(items, CLASSES, DataConfig(split="grouped"), 0, groups)
+    assert not straddling(anew, groups)
+    assert set(anew) == {"train", "val", "test"}
+
+
+def test_images_of_several_labels_are_split_by_every_label() -> None:
+    rng = np.random.default_rng(0)
+    labels = [tuple(np.flatnonzero(row).tolist()) for row in rng.random((400, 3)) < (0.6, 0.3, 0.1)]
+    items = [Item(f"{i}.jpg", label) for i, label in enumerate(labels)]
+    splits = assign_splits(items, CLASSES, DEFAULT, 0)
+    for number in (0, 1, 2, None):  # None: images without any label
+        hits = [
+            s for s, k in zip(splits, labels, strict=True) if (number in k if k else number is None)
+        ]
+        share = Counter(hits)["test"] / len(hits)
+        assert 0.1 < share < 0.2, (number, share)
+
+
+def test_repair_moves_what_straddles_and_nothing_else() -> None:
+    # cat/0 is in train and, as a copy, in test; cat/1 in train, val and test; the rest is apart.
+    items = [
+        *(Item(f"train/{n}", 0, "train") for n in range(10)),
+        *(Item(f"val/{n}", 0, "val") for n in range(5)),
+        *(Item(f"test/{n}", 0, "test") for n in range(5)),
+    ]
+    groups = [item.name for item in items]
+    groups[0] = groups[15] = "a"  # train/0, test/0
+    groups[1] = groups[10] = groups[16] = "b"  # train/1, val/0, test/1
+    given = [item.split or "" for item in items]
+    fixed = repair_splits(items, given, groups)
+    assert not straddling(fixed, groups)
+    moved = {i for i, (a, b) in enumerate(zip(given, fixed, strict=True)) if a != b}
+    assert moved <= {0, 1, 10, 15, 16}
+    # Without both groups: train 8 of 10, val 4 of 5, test 3 of 5. The larger group, b, goes to
+    # test, which lacks the largest share (2/5); test then has 6 of 5, so a goes to train (2/10).
+    assert {fixed[i] for i in (1, 10, 16)} == {"test"}
+    assert {fixed[i] for i in (0, 15)} == {"train"}
+
+
+def test_splits_without_leaks_need_no_repair() -> None:
+    items = make_items((9, 9, 9), "train")
+    given = ["train"] * 27
+    assert repair_splits(items, given, [item.name for item in items]) == given

@@ -502,3 +502,21 @@ def test_a_class_that_runs_empty_is_a_mistake_in_the_data(
         file.write_bytes(b"no picture")
     with pytest.raises(UserError, match="'dog' has no readable image in train"):
         prepare(image_folder, tmp_path / "cache")
+
+
+def test_several_labels_are_rows_of_zeros_and_ones(image_folder: Path, tmp_path: Path) -> None:
+    source = open_source(str(image_folder))
+    labels = {"cat/0.jpg": (0, 1), "cat/1.jpg": (), "dog/0.jpg": -1}
+    items = [replace(i, label=labels.get(i.name, (i.label,)), split="train") for i in source.items]
+    several = replace(source, items=tuple(items), task="multi")
+    splits = ["train"] * len(items)
+    for _ in range(2):  # written, then found
+        store = open_store(several, items, splits, SPECS, tmp_path, 1, lambda count: None)
+        found = store.splits["train"]
+        rows = dict(zip(found.names, found.labels.tolist(), strict=True))
+        assert rows["cat/0.jpg"] == [1, 1]
+        assert rows["cat/1.jpg"] == [0, 0]
+        assert rows["cat/2.jpg"] == [1, 0]
+        assert rows["dog/0.jpg"] == [-1, -1]
+        assert rows["dog/1.jpg"] == [0, 1]
+        assert store.splits["val"].labels.shape == (0, 2)

@@ -11,6 +11,7 @@ from torch import Tensor
 from distill.config import StrategyConfig
 from distill.data.draws import Draws
 from distill.errors import UserError
+from distill.objective import Sigmoid, Softmax
 from distill.registry import names_in
 from distill.strategies import Strategy, make_strategy
 from distill.strategies.logit_standardisation import standardised
@@ -24,6 +25,9 @@ TEMPERED = [
     if "temperature" in type(make_strategy(StrategyConfig(name=name))).model_fields
 ]
 HINTON = ["vanilla", "noisy_teacher", "self_training", "messy_collaboration"]  # vanilla's loss
+MULTI = [n for n in NAMES if "multi" in make_strategy(StrategyConfig(name=n)).tasks]
+MULTI_TAUGHT = [name for name in TAUGHT if name in MULTI]
+SIGMOID = Sigmoid()
 RANDOM = {"label_noise": 0.0, "noise_std": 0.0}  # options that make a strategy random, switched off
 
 
@@ -405,3 +409,182 @@ def test_a_standardising_student_may_have_logits_of_any_size() -> None:
 def test_standardising_two_classes_is_refused() -> None:
     with pytest.raises(UserError, match="3 classes"):
         kd_gradient(make("logit_standardisation"), logits(4, 2), logits(1, 4, 2))
+
+
+class TestSeveralLabels:
+    """The contract once more, where each label is a question of its own."""
+
+    @staticmethod
+    def labels(batch: int = BATCH, classes: int = CLASSES) -> Tensor:
+        generator = torch.Generator().manual_seed(9)
+        return (torch.rand(batch, classes, generator=generator) < 0.4).double()
+
+    def terms(
+        self, name: str, student: Tensor, teacher: Tensor | None, step: int = 0, **options: Any
+    ) -> dict[str, Tensor]:
+        batch, classes = student.shape
+        labels = self.labels(batch, classes).to(student.dtype)
+        return make(name, **options)(student, teacher, labels, None, draws(batch, step), SIGMOID)
+
+    def kd_gradient(self, name: str, student: Tensor, teacher: Tensor, **options: Any) -> Tensor:
+        student = student.clone().requires_grad_()
+        terms = self.terms(name, student, teacher, **{**RANDOM, **options})
+        (gradient,) = torch.autograd.grad(terms["kd"], student)
+        return gradient
+
+    def test_all_methods_but_the_one_that_compares_classes_are_here(self) -> None:
+        assert set(HINTON) | {"supervised"} <= set(MULTI)
+        assert set(NAMES) - set(MULTI) == {"logit_standardisation"}
+
+    @pytest.mark.parametrize("name", sorted({*NAMES} - {*MULTI}))
+    def test_a_strategy_that_makes_no_sense_is_refused(self, name: str) -> None:
+        with pytest.raises(UserError, match="one label"):
+            self.terms(name, logits(BATCH, CLASSES), logits(1, BATCH, CLASSES, seed=1))
+
+    @pytest.mark.parametrize("name", MULTI)
+    def test_terms_are_finite_scalars(self, name: str) -> None:
+        student = logits(BATCH, CLASSES).requires_grad_()
+        terms = self.terms(name, student, logits(2, BATCH, CLASSES, seed=1))
+        assert {"loss", "ce"} <= set(terms)
+        assert all(term.shape == () and bool(torch.isfinite(term)) for term in terms.values())
+        terms["loss"].backward()
+        assert bool((student.grad != 0).all())
+
+    @pytest.mark.parametrize("name", MULTI_TAUGHT)
+    def test_no_gradient_where_the_student_equals_its_teacher(self, name: str) -> None:
+        student = logits(BATCH, CLASSES)
+        assert self.kd_gradient(name, student, student[None]).abs().max() < 1e-12
+        assert self.kd_gradient(name, student, student.repeat(2, 1, 1)).abs().max() < 1e-12
+        other = logits(1, BATCH, CLASSES, seed=1)
+        assert self.kd_gradient(name, student, other).abs().max() > 1e-3
+
+    @pytest.mark.parametrize("name", MULTI_TAUGHT)
+    def test_gradient_scale_does_not_depend_on_temperature(self, name: str) -> None:
+        student, teacher = logits(64, 10, scale=0.5), logits(1, 64, 10, seed=1, scale=0.5)
+        norms = [
+            float(self.kd_gradient(name, student, teacher, temperature=t).norm())
+            for t in (2.0, 4.0, 8.0)
+        ]
+        assert max(norms) / min(norms) < 1.1
+
+    @pytest.mark.parametrize("name", MULTI_TAUGHT)
+    def test_the_limit_of_high_temperatures(self, name: str) -> None:
+        """A sigmoid's slope at 0 is 1/4, whatever the number of labels."""
+        student, teacher = logits(8, 4), logits(1, 8, 4, seed=1)
+        found = self.kd_gradient(name, student, teacher, temperature=1e4)
+        torch.testing.assert_close(found, (student - teacher[0]) / (4 * 8), atol=1e-4, rtol=1e-3)
+
+    @pytest.mark.parametrize("name", MULTI_TAUGHT)
+    def test_gradient_scale_does_not_depend_on_the_number_of_labels(self, name: str) -> None:
+        """What a label has to learn from its teacher is the same in whatever company it is."""
+        student, teacher = logits(BATCH, 100), logits(1, BATCH, 100, seed=1)
+        full = self.kd_gradient(name, student, teacher)
+        for classes in (1, 2, 10):
+            few = self.kd_gradient(name, student[:, :classes], teacher[:, :, :classes])
+            torch.testing.assert_close(few, full[:, :classes], atol=1e-12, rtol=1e-12)
+
+    @pytest.mark.parametrize("name", MULTI)
+    def test_the_mean_over_the_batch_keeps_its_size(self, name: str) -> None:
+        student, teacher = logits(BATCH, CLASSES), logits(1, BATCH, CLASSES, seed=1)
+        labels, strategy = self.labels(), make(name, **RANDOM)
+        once = strategy(student, teacher, labels, None, draws(), SIGMOID)
+        doubled = student.repeat(2, 1), teacher.repeat(1, 2, 1), labels.repeat(2, 1)
+        twice = strategy(*doubled, None, draws(2 * BATCH), SIGMOID)
+        for term, value in once.items():
+            torch.testing.assert_close(twice[term], value)
+
+    @pytest.mark.parametrize("name", MULTI_TAUGHT)
+    def test_a_kd_weight_of_zero_is_binary_cross_entropy(self, name: str) -> None:
+        student, teacher = logits(BATCH, CLASSES), logits(1, BATCH, CLASSES, seed=1)
+        found = self.terms(name, student, teacher, **{**RANDOM, "kd_weight": 0.0})["loss"]
+        expected = F.binary_cross_entropy_with_logits(student, self.labels(), reduction="sum")
+        torch.testing.assert_close(found, expected / BATCH, atol=1e-12, rtol=1e-12)
+        one = self.terms(name, student, teacher, kd_weight=1.0)
+        assert torch.equal(one["loss"], one["kd"])
+
+    @pytest.mark.parametrize("name", MULTI_TAUGHT)
+    def test_gradient_reaches_the_student_only(self, name: str) -> None:
+        student = logits(BATCH, CLASSES).requires_grad_()
+        given = logits(1, BATCH, CLASSES, seed=1), self.labels(), self.labels() + 0.5
+        before = [tensor.clone() for tensor in given]
+        make(name)(student, *given, draws(), SIGMOID)["loss"].backward()
+        assert bool(student.grad.abs().sum() > 0)
+        assert given[0].grad is None
+        assert all(torch.equal(one, other) for one, other in zip(given, before, strict=True))
+
+    @pytest.mark.parametrize("name", MULTI)
+    def test_the_same_draws_give_the_same_loss(self, name: str) -> None:
+        student, teacher = logits(BATCH, CLASSES), logits(1, BATCH, CLASSES, seed=1)
+        first = self.terms(name, student, teacher)
+        torch.manual_seed(123)
+        second = self.terms(name, student, teacher)
+        assert all(torch.equal(first[term], second[term]) for term in first)
+
+    @pytest.mark.parametrize("name", MULTI)
+    def test_the_order_of_samples_does_not_matter(self, name: str) -> None:
+        student, teacher = logits(BATCH, CLASSES), logits(2, BATCH, CLASSES, seed=1)
+        labels, weights = self.labels(), self.labels() + 0.5
+        order = np.random.default_rng(0).permutation(BATCH)
+        strategy = make(name, label_noise=0.5)
+        straight = strategy(student, teacher, labels, weights, draws(), SIGMOID)
+        given = student[order], teacher[:, order], labels[order], weights[order]
+        shuffled = strategy(*given, Draws(0, order, 0), SIGMOID)
+        for term, value in straight.items():
+            torch.testing.assert_close(shuffled[term], value, atol=1e-12, rtol=1e-12)
+
+    @pytest.mark.parametrize("name", MULTI)
+    def test_float32_is_close_to_float64(self, name: str) -> None:
+        student, teacher = logits(BATCH, CLASSES), logits(2, BATCH, CLASSES, seed=1)
+        wide, narrow = (
+            self.terms(name, s, t)
+            for s, t in ((student, teacher), (student.float(), teacher.float()))
+        )
+        for term, value in wide.items():
+            assert narrow[term].dtype == torch.float32
+            torch.testing.assert_close(narrow[term].double(), value, atol=1e-6, rtol=1e-5)
+
+    @pytest.mark.parametrize("name", MULTI)
+    def test_weights_of_cells_apply_to_labels_only(self, name: str) -> None:
+        student, teacher = logits(BATCH, CLASSES), logits(1, BATCH, CLASSES, seed=1)
+        labels, strategy = self.labels(), make(name, **RANDOM)
+        weights = torch.where(labels == 1, 3.0, 1.0).double()
+        plain = strategy(student, teacher, labels, None, draws(), SIGMOID)
+        weighted = strategy(student, teacher, labels, weights, draws(), SIGMOID)
+        assert not torch.isclose(weighted["ce"], plain["ce"])
+        if "kd" in plain:
+            assert torch.equal(weighted["kd"], plain["kd"])
+
+    @pytest.mark.parametrize("name", ["messy_collaboration", "supervised"])
+    def test_corrupted_labels_are_complements(self, name: str) -> None:
+        student, teacher = logits(BATCH, CLASSES), logits(1, BATCH, CLASSES, seed=1)
+        found = self.terms(name, student, teacher, label_noise=1.0)["ce"]
+        wrong = F.binary_cross_entropy_with_logits(student, 1 - self.labels(), reduction="sum")
+        torch.testing.assert_close(found, wrong / BATCH, atol=1e-12, rtol=1e-12)
+        some = {
+            float(self.terms(name, student, teacher, step, label_noise=0.5)["ce"])
+            for step in range(5)
+        }
+        assert len(some) == 5
+
+    @pytest.mark.parametrize("name", MULTI)
+    def test_the_focal_factor_is_on_the_labels_only(self, name: str) -> None:
+        student, teacher = logits(BATCH, CLASSES), logits(1, BATCH, CLASSES, seed=1)
+        plain, focal = (
+            make(name, **RANDOM)(student, teacher, self.labels(), None, draws(), Sigmoid(gamma))
+            for gamma in (0.0, 2.0)
+        )
+        assert focal["ce"] < plain["ce"]
+        if "kd" in plain:
+            assert torch.equal(focal["kd"], plain["kd"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_focal_factor_is_on_the_labels_only(name: str) -> None:
+    student, teacher = logits(BATCH, CLASSES), logits(1, BATCH, CLASSES, seed=1)
+    plain, focal = (
+        make(name, **RANDOM)(student, teacher, labels_of(), None, draws(), Softmax(gamma))
+        for gamma in (0.0, 2.0)
+    )
+    assert focal["ce"] < plain["ce"]
+    if "kd" in plain:
+        assert torch.equal(focal["kd"], plain["kd"])

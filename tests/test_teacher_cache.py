@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from distill.teacher import CachedTeachers, LiveTeachers, mix_logits
 from distill.teacher_cache import CacheReader, Shard, complete_views, open_cache
 from distill.teacher_cache_build import build_caches, build_shard, teacher_logits, verify_cache
 from distill.train import fit
+from distill.trainer import Trainer, make_accelerator
 
 CPU = torch.device("cpu")
 QUIET = Progress(quiet=True)
@@ -45,7 +47,7 @@ def small_shards(monkeypatch):
 
 def tiny(data, seed=0):
     torch.manual_seed(seed)
-    return build_classifier(TINY, data.classes, data.spec)
+    return build_classifier(TINY, data.classes, data.spec, task=data.task)
 
 
 def opinionated(data, seed):
@@ -56,19 +58,19 @@ def opinionated(data, seed):
     return teacher
 
 
-def make_job(data, tmp_path: Path, num_teachers=1, epochs=3, **cache) -> Job:
+def make_job(data, tmp_path: Path, num_teachers=1, epochs=3, train=None, **cache) -> Job:
     config = RunConfig(
         name="tiny",
         model=TINY,
         strategy=StrategyConfig(name="vanilla"),
-        train=TrainConfig(epochs=epochs, batch_size=16, lr=2e-3),
+        train=TrainConfig(epochs=epochs, batch_size=16, lr=2e-3, **(train or {})),
         cache=CacheConfig(**cache),
     )
     teachers = [opinionated(data, seed + 1) for seed in range(num_teachers)]
     return Job(config, data, ViewsConfig(), 0, tmp_path / "run", teachers, cache=tmp_path / "cache")
 
 
-def batch_of(job: Job, ids, view: int, share=None) -> Batch:
+def batch_of(job: Job, ids, view, share=None) -> Batch:
     ids = np.asarray(ids)
     images = job.images.view(ids, view, CPU)
     if share is not None:
@@ -79,7 +81,7 @@ def batch_of(job: Job, ids, view: int, share=None) -> Batch:
 def test_what_is_cached_is_what_the_teachers_say_of_the_same_view(data, tmp_path):
     """Of shuffled images, of several teachers, across the borders of shards."""
     job = make_job(data, tmp_path, num_teachers=2, views=3)
-    cached = CachedTeachers(build_caches(job, CPU, QUIET), 3, CPU)
+    cached = CachedTeachers(build_caches(job, CPU, QUIET), CPU)
     live = LiveTeachers(job.teachers, CPU)
     for view in range(3):
         batch = batch_of(job, [40, 3, 24, 25, 62, 0], view)
@@ -96,11 +98,39 @@ def test_other_views_and_other_images_have_other_logits(data, tmp_path):
     assert (first - first.roll(1, 0)).abs().amax(dim=1).min() > 1e-3
 
 
-def test_a_view_per_epoch_trains_what_live_teachers_train(data, tmp_path):
+def test_each_image_may_be_asked_for_in_a_view_of_its_own(data, tmp_path, monkeypatch):
+    """Across the borders of shards, and with fewer of them open than a batch needs."""
+    job = make_job(data, tmp_path, views=3)
+    (cache,) = build_caches(job, CPU, QUIET)
+    ids, views = np.array([40, 3, 24, 3, 62, 3, 40]), np.array([0, 1, 2, 2, 0, 0, 1])
+    monkeypatch.setattr(module, "MAX_OPEN", 2)
+    reader = CacheReader(cache)
+    for _ in range(2):
+        found = reader.logits(ids, views)
+        assert len(reader._open) == 2
+    apart = [CacheReader(cache).logits(ids[i : i + 1], int(views[i])) for i in range(len(ids))]
+    assert torch.equal(found, torch.cat(apart))
+    live = LiveTeachers(job.teachers, CPU)(batch_of(job, ids, views))
+    torch.testing.assert_close(found, live[0], rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "train", "adjustments"),
+    [
+        ("data", {}, ()),
+        ("skewed", {"sampling": "balanced", "logit_adjustment": 1.0}, (0.5,)),
+        ("multi_data", {"sampling": "balanced"}, (2.0,)),
+    ],
+)
+def test_a_view_per_epoch_trains_what_live_teachers_train(
+    request, tmp_path, name, train, adjustments
+):
     """K = epochs is exact but for the rounding of logits to float16."""
+    data = request.getfixturevalue(name)
 
     def losses(name: str, **cache):
-        job = replace(make_job(data, tmp_path, **cache), folder=tmp_path / name)
+        job = make_job(data, tmp_path, train=train, **cache)
+        job = replace(job, folder=tmp_path / name, teacher_adjustments=adjustments)
         fit(tiny(data), job, CPU, QUIET)
         lines = (job.folder / "metrics.jsonl").read_text().splitlines()
         return [json.loads(line)["train/kd"] for line in lines]
@@ -108,15 +138,51 @@ def test_a_view_per_epoch_trains_what_live_teachers_train(data, tmp_path):
     live, cached = losses("live", use=False), losses("cached", views="all")
     assert cached == pytest.approx(live, rel=1e-3)
     fewer = losses("fewer", views=1)
-    assert fewer[0] == cached[0]
+    if not train:  # else some are shown in their next view within the first epoch
+        assert fewer[0] == cached[0]
     assert fewer[2] != pytest.approx(live[2], rel=5e-3)
+
+
+@pytest.mark.parametrize("name", ["data", "multi_data"])
+def test_what_is_said_of_all_images_is_said_of_mixed_ones(request, tmp_path, name):
+    """The one teacher of whom mixed answers and answers to mixtures are the same."""
+    data, found = request.getfixturevalue(name), []
+    for use in (True, False):
+        job = make_job(data, tmp_path, epochs=1, train={"mixup": 0.4}, use=use)
+        with torch.no_grad():
+            job.teachers[0].network.classifier.weight.zero_()
+            job.teachers[0].network.classifier.bias.copy_(torch.tensor([2.0, -1.0, 0.5]))
+        job = replace(job, folder=tmp_path / str(use))
+        fit(tiny(data), job, CPU, QUIET)
+        found.append(json.loads((job.folder / "metrics.jsonl").read_text())["train/kd"])
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
 
 
 def test_views_cycle_over_the_epochs(data, tmp_path):
     job = make_job(data, tmp_path, views=2)
-    teachers = CachedTeachers(build_caches(job, CPU, QUIET), 2, CPU)
-    assert [teachers.view(epoch) for epoch in range(5)] == [0, 1, 0, 1, 0]
-    assert [LiveTeachers(job.teachers, CPU).view(epoch) for epoch in range(3)] == [0, 1, 2]
+    assert views_of(job, range(5)) == [{0}, {1}, {0}, {1}, {0}]
+    assert views_of(replace(job, cache=None), range(3)) == [{0}, {1}, {2}]  # live teachers
+    assert views_of(replace(job, teachers=()), range(3)) == [{0}, {1}, {2}]  # or none
+
+
+def views_of(job: Job, epochs) -> list[set[int]]:
+    """The views that the batches of each epoch are of."""
+    accelerator = make_accelerator(CPU, "fp32")
+    trainer = Trainer(tiny(job.data), job, accelerator, None)
+    return [
+        {int(view) for batch in trainer.batches(epoch) for view in np.atleast_1d(batch.view)}
+        for epoch in epochs
+    ]
+
+
+def test_an_image_that_is_drawn_again_takes_the_next_of_the_stored_views(skewed, tmp_path):
+    job = make_job(skewed, tmp_path, epochs=9, train={"sampling": "balanced"}, views=3)
+    trainer = Trainer(tiny(skewed), job, make_accelerator(CPU, "fp32"), None)
+    repeats = 0
+    for batch in trainer.batches(5):
+        assert np.array_equal(batch.view, (5 + batch.repeats) % 3)
+        repeats = max(repeats, int(batch.repeats.max()))
+    assert repeats == 3  # twelve draws of three images
 
 
 @pytest.mark.parametrize(("views", "epochs", "expected"), [(8, 3, 3), ("all", 5, 5), (2, 5, 2)])
@@ -324,6 +390,13 @@ def test_a_disk_that_fills_up_stops_and_leaves_no_half_shard(data, tmp_path, mon
     assert not [p for p in job.cache.rglob("*") if p.suffix in (".npy", ".tmp")]
 
 
+def test_top_k_is_refused_where_labels_are_independent(multi_data, tmp_path):
+    job = make_job(multi_data, tmp_path, top_k=1)
+    with pytest.raises(UserError, match="a probability of its own") as caught:
+        module.open_caches(job)
+    assert caught.value.where == "cache.top_k"
+
+
 class TestTopK:
     """Storage of many classes: the largest logits and one for all others."""
 
@@ -386,9 +459,26 @@ def test_mixed_logits_are_mixed_probabilities():
     torch.testing.assert_close(found, expected)
 
 
+def test_mixed_logits_of_several_labels_are_mixed_probabilities_of_each():
+    logits = torch.randn(2, 5, 3, dtype=torch.float64)
+    found = mix_logits(logits, 0.3, "multi").sigmoid()
+    probs = logits.sigmoid()
+    torch.testing.assert_close(found, 0.3 * probs + 0.7 * probs[:, [4, 0, 1, 2, 3]])
+    # 3/4 and 1/4 in equal parts are 1/2, whose logit is 0.
+    pair = torch.tensor([[[math.log(3)], [-math.log(3)]]])
+    torch.testing.assert_close(mix_logits(pair, 0.5, "multi"), torch.zeros(1, 2, 1))
+
+
+@pytest.mark.parametrize("task", ["single", "multi"])
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_mixtures_of_extreme_logits_stay_finite(task, share):
+    sure = torch.tensor([[[1e4, -1e4, 0.0], [-1e4, 1e4, 0.0]]])
+    assert torch.isfinite(mix_logits(sure, share, task)).all()
+
+
 def test_a_mixed_batch_gets_the_mixture_of_what_was_said_of_each(data, tmp_path):
     job = make_job(data, tmp_path, views=1)
-    cached = CachedTeachers(build_caches(job, CPU, QUIET), 1, CPU)
+    cached = CachedTeachers(build_caches(job, CPU, QUIET), CPU)
     plain = cached(batch_of(job, [5, 6, 7], 0)).softmax(dim=-1)
     mixed = cached(batch_of(job, [5, 6, 7], 0, share=0.25)).softmax(dim=-1)
     expected = 0.25 * plain + 0.75 * plain[:, [2, 0, 1]]

@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import load_file
 
 from distill.config import (
-    DataConfig,
     ModelConfig,
     RunConfig,
     StrategyConfig,
@@ -21,29 +20,27 @@ from distill.config import (
     ViewsConfig,
 )
 from distill.data.draws import Draws
-from distill.data.prepare import epoch_batches, num_batches, prepare_data
+from distill.data.prepare import epoch_batches, num_batches
+from distill.data.store import subset
 from distill.data.training import Batch
 from distill.data.views import make_views
-from distill.errors import RunStopped
+from distill.errors import RunStopped, UserError
+from distill.experiment import best_validation
+from distill.imbalance import class_weights
 from distill.job import Job
+from distill.metrics import probabilities, score
 from distill.models import build_classifier
 from distill.progress import Progress
 from distill.run import is_complete, verify_manifest
+from distill.task import worth
 from distill.teacher import LiveTeachers
 from distill.train import fit, predict_logits
-from distill.trainer import class_weights
 
 CPU = torch.device("cpu")
 VIEWS = ViewsConfig()
 TINY = ModelConfig(
     name="compact", options={"width": [8, 16], "depth": [1, 1], "head_width": 0, "dropout": 0.2}
 )
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    cache = tmp_path_factory.mktemp("cache")
-    return prepare_data("demo:90", DataConfig(size=32), VIEWS, 0, cache, 1, Progress(quiet=True))
 
 
 def make_job(data, folder: Path, strategy="supervised", teachers=(), **train) -> Job:
@@ -59,7 +56,7 @@ def make_job(data, folder: Path, strategy="supervised", teachers=(), **train) ->
 
 def tiny(data, seed=0):
     torch.manual_seed(seed)
-    return build_classifier(TINY, data.classes, data.spec)
+    return build_classifier(TINY, data.classes, data.spec, task=data.task)
 
 
 def train(data, folder: Path, **options) -> dict[str, torch.Tensor]:
@@ -84,8 +81,9 @@ def test_the_run_directory_is_exactly_what_the_contract_says(data, tmp_path):
         "manifest.json",
     }
     verify_manifest(tmp_path)
-    keys = {"epoch", "lr", "seconds", "images_per_s", "train/loss", "train/ce", "val/top1"}
-    assert keys | {"val/loss"} <= set(rows(tmp_path)[0])
+    keys = {"epoch", "lr", "seconds", "images_per_s", "train/loss", "train/ce", "val/loss"}
+    recalls = {"val/macro_recall", "val/worst_recall"}
+    assert set(rows(tmp_path)[0]) == keys | recalls | {"val/top1", "val/macro_f1"}
 
 
 def test_training_lowers_the_loss(data, tmp_path):
@@ -107,14 +105,19 @@ class Crash(Exception):
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("name", "options"),
     [
-        {},
-        {"optimizer": "sgd", "schedule": "plateau", "plateau_epochs": 1},
-        {"ema_decay": 0.9, "mixup": 0.2, "clip_norm": 1.0, "label_smoothing": 0.1},
+        ("data", {}),
+        ("data", {"optimizer": "sgd", "schedule": "plateau", "plateau_epochs": 1}),
+        ("data", {"ema_decay": 0.9, "mixup": 0.2, "clip_norm": 1.0, "label_smoothing": 0.1}),
+        ("skewed", {"sampling": "balanced", "focal_gamma": 2.0, "logit_adjustment": 1.0}),
+        ("multi_data", {"sampling": "balanced", "class_weights": "effective", "mixup": 0.2}),
     ],
 )
-def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(data, tmp_path, monkeypatch, options):
+def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(
+    request, tmp_path, monkeypatch, name, options
+):
+    data = request.getfixturevalue(name)
     whole = train(data, tmp_path / "whole", epochs=4, **options)
     job = make_job(data, tmp_path / "cut", epochs=4, **options)
     import distill.train as module
@@ -206,6 +209,81 @@ def test_best_is_the_epoch_of_the_best_validation_score(data, tmp_path):
     assert top1 == pytest.approx(max(row["val/top1"] for row in rows(tmp_path)))
 
 
+MULTI_LABEL = [
+    {},
+    {"mixup": 0.2, "label_smoothing": 0.1, "class_weights": "balanced"},
+    {"sampling": "balanced", "focal_gamma": 2.0, "logit_adjustment": 1.0},
+]
+
+
+@pytest.mark.parametrize("options", MULTI_LABEL)
+def test_several_labels_are_learned(multi_data, tmp_path, options):
+    train(multi_data, tmp_path, epochs=6, lr=5e-3, **options)
+    first, *_, last = rows(tmp_path)
+    assert last["train/loss"] < first["train/loss"]
+    assert {k for k in last if k.startswith("val/")} == {
+        *("val/map", "val/macro_f1", "val/micro_f1", "val/exact_match", "val/loss")
+    }
+    assert json.loads((tmp_path / "contract.json").read_text())["task"] == "multi"
+
+
+def test_a_student_of_several_labels_learns_from_its_teacher(multi_data, tmp_path):
+    teacher = tiny(multi_data, seed=1)
+    with torch.no_grad():
+        teacher.network.classifier.weight.mul_(20.0)
+    job = make_job(multi_data, tmp_path, "vanilla", [teacher], epochs=8, lr=5e-3, mixup=0.2)
+    fit(tiny(multi_data), job, CPU, Progress(quiet=True))
+    first, *_, last = rows(tmp_path)
+    assert last["train/kd"] < 0.8 * first["train/kd"]
+
+
+@pytest.mark.parametrize(
+    ("name", "select", "main"),
+    [("skewed", "worst_recall", "top1"), ("skewed", "loss", "top1"), ("multi_data", "auto", "map")],
+)
+def test_the_recipes_score_chooses_the_best_epoch(request, tmp_path, name, select, main):
+    data = request.getfixturevalue(name)
+    weights = train(data, tmp_path, epochs=5, lr=2e-2, select=select)
+    classifier = tiny(data)
+    classifier.network.load_state_dict(weights)
+    probs = probabilities(predict_logits(classifier, data.val, CPU), data.task)
+    scores = score(probs, data.val.labels, data.classes)
+    kept = max(rows(tmp_path), key=lambda row: worth(row, select, data.task))
+    assert kept["val/loss"] == pytest.approx(scores["nll"])
+    assert kept[f"val/{main}"] == pytest.approx(scores[main])
+    assert best_validation(tmp_path) == kept[f"val/{main}"]
+
+
+def test_a_score_that_the_task_has_not_is_refused_before_training(data, multi_data, tmp_path):
+    for given, select in ((data, "map"), (multi_data, "top1"), (multi_data, "worst_recall")):
+        with pytest.raises(UserError, match=f"has no {select}"):
+            train(given, tmp_path / select, select=select)
+        assert not (tmp_path / select).exists()
+
+
+def test_weights_of_other_classes_are_refused_before_training(data, tmp_path):
+    with pytest.raises(UserError, match="no class of the data"):
+        train(data, tmp_path / "run", class_weights={"cat": 1.0})
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_validation_split_without_any_label_is_refused(multi_data, tmp_path):
+    nothing = np.flatnonzero(multi_data.val.labels.sum(axis=1) == 0)
+    splits = {**multi_data.splits, "val": subset(multi_data.val, nothing)}
+    with pytest.raises(UserError, match="no image has a label"):
+        train(replace(multi_data, splits=splits), tmp_path)
+
+
+def test_plain_logits_are_validated(skewed, tmp_path):
+    """Adjustment is for training alone: the scores in the log are those of the kept weights."""
+    weights = train(skewed, tmp_path, epochs=2, logit_adjustment=2.0)
+    classifier = tiny(skewed)
+    classifier.network.load_state_dict(weights)
+    probs = probabilities(predict_logits(classifier, skewed.val, CPU), "single")
+    found = score(probs, skewed.val.labels, skewed.classes)
+    assert found["nll"] in [pytest.approx(row["val/loss"]) for row in rows(tmp_path)]
+
+
 def test_frozen_backbone_keeps_weights_and_batchnorm_statistics(data, tmp_path):
     job = make_job(data, tmp_path, epochs=2)
     job = replace(
@@ -238,8 +316,7 @@ def test_unfreezing_after_a_frozen_phase_trains_the_backbone(data, tmp_path):
 
 
 def test_balanced_class_weights_weigh_classes_equally(data):
-    config = TrainConfig(class_weights="balanced")
-    weights = class_weights(config, data, CPU)
+    weights = torch.from_numpy(class_weights(TrainConfig(class_weights="balanced"), data))
     counts = torch.tensor(data.class_counts("train"), dtype=torch.float32)
     # Each class contributes the same total, and the average image has weight 1.
     assert torch.allclose(weights * counts, (weights * counts).mean().expand(3))

@@ -170,3 +170,19 @@ def test_the_unlabelled_images_are_among_what_a_run_depends_on(extra, labelled, 
     job = trainer_of(labelled, split, tmp_path).job
     assert "unlabelled_sha256" in job.describe()["inputs"]
     assert "unlabelled_sha256" not in replace(job, unlabelled=None).describe()["inputs"]
+
+
+def test_among_images_of_several_labels(extra, image_folder, tmp_path):
+    config = DataConfig(size=16, task="multi")
+    several = prepare_data(str(image_folder), config, Views(), 0, tmp_path / "cache", 1, QUIET)
+    split, _ = prepare(extra, several, tmp_path)
+    assert split.labels.tolist() == [[-1, -1]] * 5
+    trainer = trainer_of(several, split, tmp_path)
+    known = len(several.train.labels)
+    weights = {
+        image: weight
+        for batch in trainer.batches(0)
+        for image, weight in zip(batch.ids.tolist(), batch.weights.tolist(), strict=True)
+    }
+    assert {*weights.values()} == {0.0, 1.0}
+    assert all(weight == float(image < known) for image, weight in weights.items())

@@ -56,7 +56,8 @@ def contact_sheet(data: ImageData, config: ViewsConfig, seed: int) -> Image.Imag
 
 def _class_block(images: TrainingImages, label: int, most: int) -> list[list[Pixels]]:
     """Rows of images of a class: the stored one, then its views."""
-    members = np.flatnonzero(images.labels == label)
+    labels = images.labels
+    members = np.flatnonzero(labels[:, label] == 1 if labels.ndim == 2 else labels == label)
     spread = np.linspace(0, len(members) - 1, min(most, len(members)))
     ids: Ids = members[spread.round().astype(np.int64)]
     columns = [_to_pixels(images.view(ids, number, CPU)) for number in range(VIEWS)]

@@ -34,18 +34,19 @@ class Draws:
         seed: Seed of the experiment.
         ids: Sample indices in their split, `(batch,)`.
         step: Whatever makes this draw differ from another of the same sample: the view number for
-            views, the epoch for a strategy's noise.
+            views, the epoch for a strategy's noise. One for all samples, or one each `(batch,)`.
     """
 
     seed: int
     ids: Ints
-    step: int
+    step: int | Ints
 
     def uniform(self, stream: str, count: int) -> Floats:
         """Uniform on [0, 1), `(batch, count)`; streams of other names are independent."""
         with np.errstate(over="ignore"):
             seeded = np.uint64(self.seed) * _GAMMA + np.uint64(zlib.crc32(stream.encode()))
-            key = _mix(_mix(np.atleast_1d(seeded)) + np.uint64(self.step) * _GAMMA)
+            step = np.asarray(self.step).astype(np.uint64)
+            key = _mix(_mix(np.atleast_1d(seeded)) + step * _GAMMA)
             rows = _mix(key + self.ids.astype(np.uint64) * _GAMMA)
             cells = rows[:, None] + np.arange(1, count + 1, dtype=np.uint64) * _GAMMA
             return (_mix(cells) >> np.uint64(11)).astype(np.float64) * 2.0**-53

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +13,12 @@ from numpy.typing import NDArray
 from distill.config import DataConfig, ViewsConfig
 from distill.data.decode import InputSpec
 from distill.data.draws import permutation
-from distill.data.sources import SPLITS, Item, Source, open_source
-from distill.data.splits import assign_splits, check_no_class_is_empty, limit_per_class
+from distill.data.listing import Listing, list_data
+from distill.data.sources import SPLITS, Item, Source, Task, open_source
+from distill.data.splits import check_no_class_is_empty
 from distill.data.store import Split, Store, open_store, store_bytes
 from distill.data.view_draws import check_views
 from distill.progress import Progress
-
-SMOKE_IMAGES = 12
 
 
 @dataclass(frozen=True)
@@ -38,6 +36,7 @@ class ImageData:
     splits: dict[str, Split]
     findings: tuple[dict[str, Any], ...]
     sha256: str
+    task: Task = "single"
 
     @property
     def train(self) -> Split:
@@ -55,17 +54,24 @@ class ImageData:
         return self.splits["test"]
 
     def class_counts(self, split: str) -> list[int]:
-        """Images per class, in the order of `classes`."""
-        counts: list[int] = np.bincount(
-            self.splits[split].labels, minlength=len(self.classes)
-        ).tolist()
+        """Images per class, in the order of `classes`; one with several labels counts for each."""
+        labels = self.splits[split].labels
+        if labels.ndim == 2:
+            counts: list[int] = (labels == 1).sum(axis=0).tolist()
+            return counts
+        counts = np.bincount(labels, minlength=len(self.classes)).tolist()
         return counts
+
+    def num_images(self, split: str) -> int:
+        """Images of a split, whatever their labels."""
+        return len(self.splits[split].labels)
 
     def describe(self) -> dict[str, Any]:
         """The content of `data.json`."""
         return {
             "location": self.location,
             "sha256": self.sha256,
+            "task": self.task,
             "classes": list(self.classes),
             "input_spec": self.spec.model_dump(),
             "counts": {
@@ -95,17 +101,40 @@ def prepare_data(
     Raises:
         UserError: The source cannot be used; the message says why and what to do.
     """
-    source = open_source(location)
-    check_views(views, source.classes)
-    items = limit_per_class(source.items, SMOKE_IMAGES) if smoke else list(source.items)
-    splits = assign_splits(items, source.classes, data, seed)
-    spec = input_spec(data)
+    source = open_source(location, data.task)
+    check_views(views, source.classes, data.task)
+    listing = list_data(source, data, seed, cache, workers, progress, smoke)
+    return decode_listing(listing, data, views, cache, workers, progress)
+
+
+def decode_listing(
+    listing: Listing,
+    data: DataConfig,
+    views: ViewsConfig,
+    cache: Path,
+    workers: int,
+    progress: Progress,
+) -> ImageData:
+    """The images of a listing, decoded; what turns out to be unreadable now is a finding too."""
+    spec, source, items = input_spec(data), listing.source, listing.items
     specs = {"train": stored_spec(data, views), "val": spec, "test": spec}
-    store = decode(source, items, splits, specs, cache, workers, progress)
-    kept = [(name, label) for name, s in store.splits.items() for label in s.labels]
-    check_no_class_is_empty([k[0] for k in kept], [int(k[1]) for k in kept], source.classes)
-    findings = _findings(store, source.ignored, source.classes)
-    return ImageData(source.location, source.classes, spec, store.splits, findings, store.sha256)
+    store = decode(source, items, listing.splits, specs, cache, workers, progress)
+    kept = [
+        (split, item.label)
+        for split, item in zip(listing.splits, items, strict=True)
+        if item.name not in store.unreadable
+    ]
+    check_no_class_is_empty([k[0] for k in kept], [k[1] for k in kept], source.classes)
+    known = {path for f in listing.findings if f["kind"] == "unreadable" for path in f["paths"]}
+    late = tuple(
+        {"kind": "unreadable", "severity": "warning", "paths": [path], "detail": detail}
+        for path, detail in sorted(store.unreadable.items())
+        if path not in known
+    )
+    findings = (*listing.findings, *late)
+    return ImageData(
+        source.location, source.classes, spec, store.splits, findings, store.sha256, data.task
+    )
 
 
 def decode(
@@ -139,28 +168,6 @@ def input_spec(data: DataConfig) -> InputSpec:
         crop_pct=data.crop_pct,
         interpolation=data.interpolation,
     )
-
-
-def _findings(
-    store: Store, ignored: tuple[str, ...], classes: tuple[str, ...]
-) -> tuple[dict[str, Any], ...]:
-    found: list[dict[str, Any]] = [
-        {"kind": "unreadable", "severity": "warning", "paths": [path], "detail": detail}
-        for path, detail in sorted(store.unreadable.items())
-    ]
-    if ignored:
-        detail = "not an image by its ending"
-        found.append(
-            {"kind": "ignored", "severity": "info", "paths": list(ignored), "detail": detail}
-        )
-    counts = Counter(store.splits["train"].labels.tolist())
-    most, fewest = max(counts.values()), min(counts.values())
-    if most >= 3 * fewest:
-        detail = ", ".join(f"{name} {counts[label]}" for label, name in enumerate(classes))
-        found.append(
-            {"kind": "imbalance", "severity": "warning", "paths": [], "detail": f"train: {detail}"}
-        )
-    return tuple(found)
 
 
 def epoch_batches(

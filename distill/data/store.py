@@ -33,7 +33,8 @@ class Split:
 
     Attributes:
         pixels: uint8 `(n, height, width, 3)`, memory-mapped; training images carry a margin.
-        labels: int64 `(n,)`.
+        labels: Class indices, int64 `(n,)`; or, where an image may have several labels, int64
+            `(n, num_classes)` of 0 and 1. -1 throughout for an image without a label.
         names: Path below the data folder, or name, of each image.
         digests: SHA-256 of each image's file content, or of its pixels where there is no file.
         rows: Where in `pixels` each image is; None for all of them in order.
@@ -121,16 +122,17 @@ def open_store(
         RunStopped: The disk has no room for it.
     """
     place = folder / f"images-{_key(source, items, splits, specs)}"
-    store = _load(place, specs)
+    matrix = len(source.classes) if source.task == "multi" else None
+    store = _load(place, specs, matrix)
     if store is None:
         folder.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(folder)
         with lock(_lock_file(place)):
-            store = _load(place, specs)
+            store = _load(place, specs, matrix)
             if store is None:
                 needed = store_bytes(splits, specs)
                 build_store(source, items, splits, specs, needed, place, workers, advance)
-                store = _load(place, specs)
+                store = _load(place, specs, matrix)
     assert store is not None, f"{place} is damaged as soon as it is written"
     return store
 
@@ -157,8 +159,11 @@ def _remove_abandoned(folder: Path) -> None:
                 shutil.rmtree(work, ignore_errors=True)
 
 
-def _load(place: Path, specs: dict[str, InputSpec]) -> Store | None:
+def _load(place: Path, specs: dict[str, InputSpec], matrix: int | None) -> Store | None:
     """The store at a place, None if it is absent, incomplete, damaged or of another format.
+
+    Args:
+        matrix: Columns of the labels; None for class indices.
 
     The index is checked by its hash and the arrays by their headers and sizes; pixels are not read.
     """
@@ -169,16 +174,18 @@ def _load(place: Path, specs: dict[str, InputSpec]) -> Store | None:
         index = json.loads(content)
         if index["format"] != FORMAT:
             return None
-        splits = {name: _load_split(place, name, index, specs[name]) for name in SPLITS}
+        splits = {name: _load_split(place, name, index, specs[name], matrix) for name in SPLITS}
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return Store(splits, index["unreadable"], index["sha256"])
 
 
-def _load_split(place: Path, name: str, index: dict[str, Any], spec: InputSpec) -> Split:
+def _load_split(
+    place: Path, name: str, index: dict[str, Any], spec: InputSpec, matrix: int | None
+) -> Split:
     """One split; raises `ValueError` where its array is not what the index says."""
     members = index["splits"].pop(name)
-    labels = np.asarray(members["labels"], dtype=np.int64)
+    labels = _label_array(members["labels"], matrix)
     path, header = place / f"{name}.npy", npy_header(len(labels), spec)
     shape = (len(labels), spec.height, spec.width, 3)
     with path.open("rb") as file:
@@ -188,3 +195,13 @@ def _load_split(place: Path, name: str, index: dict[str, Any], spec: InputSpec) 
         raise ValueError(f"{path} has another size")
     pixels = np.memmap(path, np.uint8, "r", len(header), shape)
     return Split(name, pixels, labels, tuple(members["names"]), tuple(members["digests"]))
+
+
+def _label_array(labels: Sequence[Any], matrix: int | None) -> NDArray[np.int64]:
+    """Labels as `Split.labels` has them."""
+    if matrix is None:
+        return np.asarray(labels, dtype=np.int64)
+    rows = np.zeros((len(labels), matrix), dtype=np.int64)
+    for row, label in zip(rows, labels, strict=True):
+        row[slice(None) if label == -1 else label] = -1 if label == -1 else 1
+    return rows

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from distill.data.decode import InputSpec, Pixels, UnreadableImageError, read_image, resize_image
-from distill.data.sources import SPLITS, Item, Source
+from distill.data.sources import SPLITS, Item, Label, Source
 from distill.errors import RunStopped
 
 Advance = Callable[[int], None]
@@ -57,7 +57,8 @@ def build_store(
             for split in SPLITS:
                 members = [item for item, at in zip(items, splits, strict=True) if at == split]
                 _write_split(source, members, split, specs[split], work, index, pool, advance)
-        index["sha256"] = _data_sha256(index["splits"].values())
+        rows = (zip(*columns.values(), strict=True) for columns in index["splits"].values())
+        index["sha256"] = data_sha256(row for split in rows for row in split)
         _write_index(work, index)
         shutil.rmtree(place, ignore_errors=True)
         work.replace(place)
@@ -134,15 +135,10 @@ def npy_header(count: int, spec: InputSpec) -> bytes:
     return header.getvalue()
 
 
-def _data_sha256(splits: Iterable[dict[str, Any]]) -> str:
-    """Hash of names, labels and contents, whatever the splits and sizes."""
-    rows = sorted(
-        row
-        for split in splits
-        for row in zip(split["names"], split["labels"], split["digests"], strict=True)
-    )
+def data_sha256(rows: Iterable[tuple[str, Label, str]]) -> str:
+    """Hash of (name, label, SHA-256 of the content) of all images, whatever splits and sizes."""
     digest = hashlib.sha256(b"[")
-    for position, row in enumerate(rows):
+    for position, row in enumerate(sorted(rows)):
         digest.update(f"{', ' if position else ''}{json.dumps(row)}".encode())
     digest.update(b"]")
     return digest.hexdigest()

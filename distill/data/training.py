@@ -27,19 +27,22 @@ class Batch(NamedTuple):
 
     Attributes:
         ids: Image numbers `(batch,)`.
-        view: Number of the view.
+        view: Number of the view, or of each image's view `(batch,)`.
         images: float32 `(batch, 3, size, size)` in [0, 1].
         labels: Class indices `(batch,)` or probabilities `(batch, num_classes)`.
-        weights: Weight of each label `(batch,)`, 0 for images without one; None for all 1.
+        weights: Weight of each label, `(batch,)` or of its cells `(batch, num_classes)`; 0 for
+            images without one; None for all 1.
         share: What is left of each image after MixUp with the one before it; None without MixUp.
+        repeats: How often each image was drawn earlier in the epoch; None where it never was.
     """
 
     ids: Ids
-    view: int
+    view: int | Ids
     images: Tensor
     labels: Tensor
     weights: Tensor | None = None
     share: float | None = None
+    repeats: Ids | None = None
 
 
 def split_sha256(split: Split) -> str:
@@ -66,8 +69,14 @@ class TrainingImages:
 
     @cached_property
     def labels(self) -> Ids:
-        """Class index of each image, `UNLABELLED` for none."""
+        """Labels as `Split.labels` has them, `UNLABELLED` where there are none."""
         return np.concatenate([split.labels for split in self.splits])
+
+    @cached_property
+    def is_labelled(self) -> NDArray[np.bool_]:
+        """Which images `(n,)` have labels, be it to say that there is nothing on them."""
+        known: NDArray[np.bool_] = self.labels.reshape(len(self), -1)[:, 0] != UNLABELLED
+        return known
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -92,12 +101,16 @@ class TrainingImages:
         assert gathered is not None
         return gathered
 
-    def view(self, ids: Ids, number: int, device: torch.device) -> Tensor:
-        """View `number` of these images, float32 `(batch, 3, size, size)` in [0, 1]."""
+    def view(self, ids: Ids, number: int | Ids, device: torch.device) -> Tensor:
+        """View `number` of these images, or one each; float32 `(batch, 3, size, size)` in [0, 1].
+
+        Args:
+            number: One for all, or `(batch,)`.
+        """
         return self.augment(self.pixels(ids), ids, number, device)
 
     def augment(
-        self, pixels: NDArray[np.uint8] | Tensor, ids: Ids, number: int, device: torch.device
+        self, pixels: NDArray[np.uint8] | Tensor, ids: Ids, number: int | Ids, device: torch.device
     ) -> Tensor:
         """View `number` of images whose pixels are at hand."""
         draws = Draws(self.seed, ids, number)

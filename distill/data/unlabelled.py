@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def prepare_unlabelled(
     Raises:
         UserError: Nothing there, or nothing left.
     """
-    source = open_unlabelled(location)
+    source = replace(open_unlabelled(location), classes=known.classes, task=known.task)
     items = limit_per_class(source.items, SMOKE_IMAGES) if smoke else list(source.items)
     specs = dict.fromkeys(("train", "val", "test"), stored_spec(data, views))
     store = decode(source, items, ["train"] * len(items), specs, cache, workers, progress)

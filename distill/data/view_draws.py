@@ -23,8 +23,14 @@ Bools = NDArray[np.bool_]
 Strengths = dict[str, Floats]
 
 
-def check_views(config: ViewsConfig, classes: Sequence[str]) -> None:
-    """Raises UserError where `per_class` names a class that the data does not have."""
+def check_views(config: ViewsConfig, classes: Sequence[str], task: str = "single") -> None:
+    """Raises UserError where `per_class` names a class that the data does not have.
+
+    Also where images may have several labels: it would not say whose strengths an image gets.
+    """
+    if config.per_class and task == "multi":
+        what = "an image with several labels has no class of its own"
+        raise UserError(what, "views.per_class", "leave it out")
     unknown = sorted({*config.per_class} - {*classes})
     if unknown:
         hint = f"the classes are {', '.join(classes)}"

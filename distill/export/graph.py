@@ -15,6 +15,8 @@ from distill.models import Classifier, deployed
 class ShippedGraph(nn.Module):
     """Pixels as they are decoded to what a user wants: normalisation and softmax included.
 
+    Where labels are many, a sigmoid of each logit takes the place of the softmax.
+
     Args:
         classifier: Any classifier; a fused copy of it is used.
     """
@@ -42,11 +44,15 @@ class ShippedGraph(nn.Module):
             images = F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
         normalised = images * self.scale + self.shift
         if not self.has_cam:
-            return (self.classifier.network(normalised).softmax(dim=1),)
+            return (self._probs(self.classifier.network(normalised)),)
         extract, head = cast(tuple[Callable[[Tensor], Tensor], nn.Linear], _parts(self.classifier))
         features = extract(normalised)
         logits = head(features.mean(dim=(2, 3)))
-        return logits.softmax(dim=1), F.conv2d(features, head.weight[:, :, None, None])
+        return self._probs(logits), F.conv2d(features, head.weight[:, :, None, None])
+
+    def _probs(self, logits: Tensor) -> Tensor:
+        multi = self.classifier.contract.task == "multi"
+        return logits.sigmoid() if multi else logits.softmax(dim=1)
 
 
 def has_cam(classifier: Classifier) -> bool:

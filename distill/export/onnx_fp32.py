@@ -20,31 +20,38 @@ from numpy.typing import NDArray
 
 from distill.errors import RunStopped
 from distill.export.graph import ShippedGraph
-from distill.metrics import agreement
+from distill.metrics import Task, agreement
+from distill.metrics_multi import THRESHOLD
 from distill.models import Classifier
 from distill.run import atomic
 
 OPSET, IR = 18, 10
 PATHS = ("dynamo", "dynamo-unoptimized", "legacy")
-MIN_AGREEMENT = 99.9  # percent of images with the same top class
-MAX_DIFFERENCE = 1e-3  # between probabilities; float32 sums in another order give about 1e-6
+MIN_AGREEMENT = 99.9  # percent of images with the same answer
+MAX_DIFFERENCE = 1e-3  # between probabilities
+ROUNDING = 1e-5  # what float32 sums in another order may differ by; commonly it is about 1e-6
 
 Path_ = Literal["auto", "dynamo", "dynamo-unoptimized", "legacy"]
 
 
 @dataclass(frozen=True)
 class Parity:
-    """How a file and torch agree on `n` images."""
+    """How a file and torch agree on `n` images.
+
+    Attributes:
+        agreement: Share of images with the same top class or, where labels are many, the same set
+            of labels, in percent. A difference of no more than rounding changes no answer.
+    """
 
     n: int
-    top1_agreement: float
+    agreement: float
     max_prob_difference: float
 
     @property
     def holds(self) -> bool:
         """Whether the file may be shipped."""
         close = self.max_prob_difference <= MAX_DIFFERENCE
-        return close and self.top1_agreement >= MIN_AGREEMENT
+        return close and self.agreement >= MIN_AGREEMENT
 
 
 def export_onnx(
@@ -57,7 +64,8 @@ def export_onnx(
     """Writes a classifier as one self-contained ONNX file and proves it on `pixels`.
 
     Args:
-        metadata: Becomes `metadata_props`, each value as JSON.
+        metadata: Becomes `metadata_props`, each value as JSON; `names`, `task` and `thresholds`
+            also say what an answer is.
         pixels: Images to compare on, uint8 `(n, height, width, 3)`.
         path: Which exporter; `auto` takes the first whose file agrees, and records the others.
 
@@ -79,7 +87,7 @@ def export_onnx(
         describe(model, metadata)
         with atomic(file) as temporary:
             temporary.write_bytes(model.SerializeToString())
-        parity = compare(file, expected, pixels)
+        parity = compare(file, expected, pixels, *answer_rule(metadata))
         tried.append({"path": name, **vars(parity)})
         if parity.holds:
             outputs = [output.name for output in model.graph.output]
@@ -97,7 +105,20 @@ def torch_probs(graph: ShippedGraph, pixels: NDArray[np.uint8]) -> NDArray[np.fl
     return np.concatenate(parts)
 
 
-def compare(file: Path, expected: NDArray[np.float32], pixels: NDArray[np.uint8]) -> Parity:
+def answer_rule(metadata: dict[str, Any]) -> tuple[Task, list[float] | None]:
+    """The task of a file, and where labels are many the threshold of each."""
+    if metadata.get("task") != "multi":
+        return "single", None
+    return "multi", [metadata["thresholds"].get(name, THRESHOLD) for name in metadata["names"]]
+
+
+def compare(
+    file: Path,
+    expected: NDArray[np.float32],
+    pixels: NDArray[np.uint8],
+    task: Task = "single",
+    thresholds: list[float] | None = None,
+) -> Parity:
     """Runs a file in onnxruntime on all images, in batches of differing sizes."""
     from distill.predict import open_session
 
@@ -108,8 +129,10 @@ def compare(file: Path, expected: NDArray[np.float32], pixels: NDArray[np.uint8]
         parts.append(session.run(["prob"], {"image": batch})[0])
         start += size
     found = np.concatenate(parts)
-    difference = float(np.abs(found - expected).max())
-    return Parity(len(pixels), agreement(found, expected), difference)
+    difference = np.abs(found - expected)
+    settled = np.where(difference <= ROUNDING, expected, found)
+    same = agreement(settled, expected, task, thresholds)
+    return Parity(len(pixels), same, float(difference.max()))
 
 
 def _batch_sizes(count: int) -> Iterator[int]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from distill import run
 from distill.baselines import random_forest_probs
 from distill.experiment import Experiment, all_runs, best_run
-from distill.metrics import agreement, score, softmax
+from distill.metrics import agreement, main_score, probabilities, score
 from distill.predict import Predictor
 from distill.runs import load_run
 from distill.train import predict_logits
@@ -35,7 +35,7 @@ def build_results(experiment: Experiment) -> dict[str, Any]:
         folder = experiment.folder(config.name)
         classifier = load_run(folder).to(experiment.device)
         logits = predict_logits(classifier, data.test, experiment.device)
-        probs[config.name] = softmax(logits)
+        probs[config.name] = probabilities(logits, data.task)
         rows.append(
             {
                 "name": config.name,
@@ -52,10 +52,12 @@ def build_results(experiment: Experiment) -> dict[str, Any]:
         rows.append(_forest_row(experiment))
     rows += _onnx_rows(experiment, speeds, probs)
     if reference is not None:
+        key = "agreement_labels" if data.task == "multi" else "agreement_top1"
         for row in rows:
             if row["name"] in probs:
-                row["agreement_top1"] = agreement(probs[row["name"]], probs[reference])
-    return {"rows": rows, "verdict": _verdict(rows, reference), "env": run.environment()}
+                row[key] = agreement(probs[row["name"]], probs[reference], data.task)
+    verdict = build_verdict(rows, reference, main_score(data.task))
+    return {"rows": rows, "verdict": verdict, "env": run.environment()}
 
 
 def _forest_row(experiment: Experiment) -> Row:
@@ -74,10 +76,14 @@ def _onnx_rows(
     speeds: dict[tuple[str, str], Row],
     probs: dict[str, NDArray[Any]],
 ) -> list[Row]:
-    """Exported files, scored through the shipped runtime, then opponents that were only timed."""
+    """Exported files, scored through the shipped runtime with the thresholds they carry.
+
+    Then come opponents that were only timed.
+    """
     data, rows = experiment.data, []
     for file in sorted((experiment.out / "export").glob("*.onnx")):
-        found = run_on_pixels(file, data.test.pixels)
+        predictor = Predictor(file)
+        found = run_on_pixels(predictor, data.test.pixels)
         probs[file.name] = found
         export = run.read_json(file.parent / "export.json")
         rows.append(
@@ -88,7 +94,7 @@ def _onnx_rows(
                 "seed": experiment.recipe.seed,
                 "params": export["params"],
                 "size_bytes": file.stat().st_size,
-                "test": score(found, data.test.labels, data.classes),
+                "test": score(found, data.test.labels, data.classes, predictor.tuned),
                 **speeds.pop((file.name, "onnxruntime"), {}),
             }
         )
@@ -98,9 +104,8 @@ def _onnx_rows(
     return rows
 
 
-def run_on_pixels(file: Path, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+def run_on_pixels(predictor: Predictor, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Probabilities of an ONNX file for decoded images, 64 at a time."""
-    predictor = Predictor(file)
     parts = [
         predictor.probs(np.ascontiguousarray(pixels[i : i + 64])) for i in range(0, len(pixels), 64)
     ]
@@ -119,16 +124,20 @@ def _speeds(file: Path) -> dict[tuple[str, str], Row]:
     }
 
 
-def _verdict(rows: list[Row], teacher: str | None) -> dict[str, Any]:
-    """The shipped file against the best teacher, and against every file timed beside it."""
+def build_verdict(rows: list[Row], teacher: str | None, main: str) -> dict[str, Any]:
+    """The shipped file against the best teacher, and against every file timed beside it.
+
+    Args:
+        main: The score that they are compared by, `top1` or `map`.
+    """
     by_name = {row["name"]: row for row in rows}
     shipped = next((row for row in rows if row["kind"] == "onnx" and "test" in row), None)
     if shipped is None:
         return {}
-    verdict: dict[str, Any] = {"shipped": shipped["name"], "top1": shipped["test"]["top1"]}
+    verdict: dict[str, Any] = {"shipped": shipped["name"], main: shipped["test"][main]}
     if teacher is not None:
         verdict["teacher"] = teacher
-        verdict["top1_minus_teacher"] = verdict["top1"] - by_name[teacher]["test"]["top1"]
+        verdict[f"{main}_minus_teacher"] = verdict[main] - by_name[teacher]["test"][main]
         verdict["params_share"] = shipped["params"] / by_name[teacher]["params"]
     if "images_per_s" in shipped:
         verdict["times_as_fast_as"] = {

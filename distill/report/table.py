@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from distill.data.prepare import ImageData
 from distill.data.sources import SPLITS
+from distill.metrics_multi import THRESHOLD
 
 BLANK = ""
 WIDTH = 120  # columns where there is no terminal to ask
@@ -23,10 +23,13 @@ def show(table: Table) -> None:
 
 def results_table(results: dict[str, Any]) -> Table:
     """One line per row of `results.json`; what was not measured is blank."""
-    table = Table(title="test split; latency of one image", box=box.SIMPLE)
+    multi = any("map" in row.get("test", {}) for row in results["rows"])
+    main, shown, agreement = ("map", "mAP %", "labels") if multi else ("top1", "top1 %", "top1")
+    note = "; F1 of files with their thresholds, else at 0.5" if multi else ""
+    table = Table(title=f"test split; latency of one image{note}", box=box.SIMPLE)
     for name in ("name", "kind", "strategy"):
         table.add_column(name, overflow="fold")
-    for name in ("params", "MB", "top1 %", "F1 %", "agree %", "p50 ms", "images/s"):
+    for name in ("params", "MB", shown, "F1 %", "agree %", "p50 ms", "images/s"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in results["rows"]:
         test = row.get("test", {})
@@ -36,9 +39,9 @@ def results_table(results: dict[str, Any]) -> Table:
             row.get("strategy", BLANK),
             _number(row.get("params"), "{:,}"),
             _number(row.get("size_bytes"), "{:.2f}", 1e-6),
-            _number(test.get("top1"), "{:.2f}"),
+            _number(test.get(main), "{:.2f}"),
             _number(test.get("macro_f1"), "{:.2f}"),
-            _number(row.get("agreement_top1"), "{:.2f}"),
+            _number(row.get(f"agreement_{agreement}"), "{:.2f}"),
             _number(row.get("latency_p50_ms"), "{:.3f}"),
             _number(row.get("images_per_s"), "{:,.0f}"),
         )
@@ -49,16 +52,35 @@ def verdict_line(verdict: dict[str, Any]) -> str:
     """What is shipped and how it compares, in one line."""
     if not verdict:
         return "nothing was exported"
-    parts = [f"{verdict['shipped']}: {verdict['top1']:.2f} % on test"]
+    main, unit = ("map", "% mAP") if "map" in verdict else ("top1", "%")
+    parts = [f"{verdict['shipped']}: {verdict[main]:.2f} {unit} on test"]
     if "teacher" in verdict:
-        parts.append(f"{verdict['top1_minus_teacher']:+.2f} points to {verdict['teacher']}")
+        parts.append(f"{verdict[f'{main}_minus_teacher']:+.2f} points to {verdict['teacher']}")
         parts.append(f"{100 * verdict['params_share']:.1f} % of its parameters")
     speeds = verdict.get("times_as_fast_as", {})
     parts += [f"{ratio:.1f} times as fast as {name}" for name, ratio in speeds.items()]
     return ", ".join(parts)
 
 
-def data_table(data: ImageData) -> Table:
+class Counted(Protocol):
+    """What `data_table` asks of a data set."""
+
+    @property
+    def location(self) -> str:
+        """Where the images are."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes."""
+
+    def class_counts(self, split: str) -> list[int]:
+        """Images of each class."""
+
+    def num_images(self, split: str) -> int:
+        """Images of all classes or of none."""
+
+
+def data_table(data: Counted) -> Table:
     """Images per class and split."""
     table = Table(title=data.location, box=box.SIMPLE)
     table.add_column("class")
@@ -68,7 +90,7 @@ def data_table(data: ImageData) -> Table:
     for label, name in enumerate(data.classes):
         table.add_row(name, *(f"{counts[split][label]:,}" for split in SPLITS))
     table.add_section()
-    table.add_row("all", *(f"{sum(counts[split]):,}" for split in SPLITS))
+    table.add_row("all", *(f"{data.num_images(split):,}" for split in SPLITS))
     return table
 
 
@@ -80,8 +102,8 @@ def finding_lines(findings: tuple[dict[str, Any], ...], most: int = 10) -> list[
         if shown[finding["kind"]] <= most:
             paths = finding["paths"]
             more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
-            where = ", ".join(paths[:3]) + more
-            lines.append(f"{finding['severity']}: {finding['kind']} {where}: {finding['detail']}")
+            where = f" {', '.join(paths[:3])}{more}" if paths else ""
+            lines.append(f"{finding['severity']}: {finding['kind']}{where}: {finding['detail']}")
     lines += [f"{kind}: {count} in all" for kind, count in shown.items() if count > most]
     return lines
 
@@ -97,6 +119,40 @@ def confusion_table(found: dict[str, Any]) -> Table:
     for name, counts in zip(names, found["confusion"]["rows_true_columns_predicted"], strict=True):
         table.add_row(name, *(f"{c:,}" for c in counts), _number(recall.get(name), "{:.2f}"))
     return table
+
+
+def label_table(found: dict[str, Any]) -> Table:
+    """Scores of each label where labels are many; a share of nothing is blank."""
+    table = Table(title="each label", box=box.SIMPLE)
+    for name in ("label", "images", "AP %", "precision %", "recall %", "threshold"):
+        table.add_column(name, justify="left" if name == "label" else "right")
+    shares = ("per_label_ap", "per_class_precision", "per_class_recall")
+    thresholds = found.get("thresholds", {})
+    for name, count in found["positives"].items():
+        cells = [_number(found[share].get(name), "{:.2f}") for share in shares]
+        threshold = f"{thresholds.get(name, THRESHOLD):.3f}"
+        table.add_row(name, f"{count:,}", *cells, threshold)
+    return table
+
+
+def scores_line(found: dict[str, Any]) -> str:
+    """What `distill evaluate` found, in one line."""
+    named = {
+        "top1": "top1",
+        "map": "mAP",
+        "macro_f1": "macro F1",
+        "micro_f1": "micro F1",
+        "exact_match": "exact match",
+        "hamming": "wrong cells",
+        "ece": "ECE",
+    }
+    parts = [f"{name} {found[key]:.2f} %" for key, name in named.items() if key in found]
+    line = f"{', '.join(parts)}, nll {found['nll']:.4f} on {found['n']:,} images"
+    if "answered" in found:
+        answered = found["answered"]
+        right = f", {answered['accuracy']:.2f} % of them right" if "accuracy" in answered else ""
+        line += f"; answered {answered['coverage']:.2f} %{right}"
+    return line
 
 
 def _number(value: float | None, form: str, factor: float = 1) -> str:

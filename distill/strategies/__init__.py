@@ -12,6 +12,7 @@ from torch import Tensor
 
 from distill.config import Options, StrategyConfig
 from distill.data.draws import Draws
+from distill.objective import SOFTMAX, Objective
 from distill.registry import check_options, find_module
 
 
@@ -21,9 +22,11 @@ class Strategy(Options):
     Attributes:
         taught_by: `nobody`; `teachers`, the ones the recipe names; or `self`, an earlier
             supervised run of the same student.
+        tasks: The tasks that it makes sense for.
     """
 
     taught_by: ClassVar[Literal["nobody", "teachers", "self"]] = "teachers"
+    tasks: ClassVar[tuple[Literal["single", "multi"], ...]] = ("single", "multi")
 
     def __call__(
         self,
@@ -32,6 +35,7 @@ class Strategy(Options):
         labels: Tensor,
         weights: Tensor | None,
         draws: Draws,
+        objective: Objective = SOFTMAX,
     ) -> dict[str, Tensor]:
         """The terms of a batch's loss.
 
@@ -39,9 +43,11 @@ class Strategy(Options):
             student_logits: `(batch, num_classes)`.
             teacher_logits: `(teachers, batch, num_classes)`, None where nobody teaches.
             labels: Class indices `(batch,)` or probabilities `(batch, num_classes)`.
-            weights: Class weights of the samples, `(batch,)`, or None. They apply to labels, not
-                to what a teacher says.
+            weights: Weights of the samples, `(batch,)`, or, where images may have several labels,
+                of cells `(batch, num_classes)`; None for all 1. They apply to labels, not to what
+                a teacher says.
             draws: Random numbers of these samples in this epoch, the only source of randomness.
+            objective: What logits mean: a class, or any number of labels.
 
         Returns:
             Scalars in nats: `loss`, and the parts it is made of.

@@ -6,10 +6,13 @@ each other: both sides are shifted to mean 0 and scaled to standard deviation 1 
 
 from __future__ import annotations
 
+from typing import ClassVar, Literal
+
 from torch import Tensor
 
 from distill.config import Fraction, Positive
 from distill.errors import UserError
+from distill.objective import Objective, Sigmoid
 from distill.strategies.vanilla import Strategy as Vanilla
 
 SMALLEST_STD = 1e-7
@@ -23,19 +26,27 @@ class Strategy(Vanilla):
         kd_weight: Share of the teacher's term.
     """
 
+    tasks: ClassVar[tuple[Literal["single", "multi"], ...]] = ("single",)
     temperature: Positive = 2.0
     kd_weight: Fraction = 0.9
 
-    def distance(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    def distance(
+        self, student_logits: Tensor, teacher_logits: Tensor, objective: Objective
+    ) -> Tensor:
         """`T² * KL(teacher || student)` of the standardised logits.
 
         Raises:
-            UserError: Two classes: standardised, their logits are 1 and -1 whatever they were.
+            UserError: Two classes: standardised, their logits are 1 and -1 whatever they were. Or
+                labels that are independent: their mean is part of what a teacher says of them.
         """
+        if isinstance(objective, Sigmoid):
+            what = "logit_standardisation is for images with one label"
+            raise UserError(what, "strategy.name", "use vanilla")
         if student_logits.shape[-1] < 3:
             hint = "use vanilla for two classes"
             raise UserError("logit_standardisation needs 3 classes", "strategy.name", hint)
-        return super().distance(standardised(student_logits), standardised(teacher_logits))
+        pair = standardised(student_logits), standardised(teacher_logits)
+        return super().distance(*pair, objective)
 
 
 def standardised(logits: Tensor) -> Tensor:

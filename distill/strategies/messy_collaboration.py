@@ -10,7 +10,7 @@ from torch import Tensor
 
 from distill.config import Fraction
 from distill.data.draws import Draws
-from distill.losses import corrupt_labels
+from distill.objective import SOFTMAX, Objective
 from distill.strategies.vanilla import Strategy as Vanilla
 
 
@@ -19,7 +19,7 @@ class Strategy(Vanilla):
 
     Attributes:
         label_noise: Probability that a sample's label is replaced by another class, drawn anew
-            for every sample and epoch.
+            for every sample and epoch; where labels are many, that each of them is turned round.
     """
 
     kd_weight: Fraction = 0.5
@@ -32,7 +32,8 @@ class Strategy(Vanilla):
         labels: Tensor,
         weights: Tensor | None,
         draws: Draws,
+        objective: Objective = SOFTMAX,
     ) -> dict[str, Tensor]:
         """The terms of `vanilla` with corrupted labels."""
-        messy = corrupt_labels(labels, student_logits.shape[1], self.label_noise, draws)
-        return super().__call__(student_logits, teacher_logits, messy, weights, draws)
+        messy = objective.corrupt(labels, student_logits.shape[1], self.label_noise, draws)
+        return super().__call__(student_logits, teacher_logits, messy, weights, draws, objective)

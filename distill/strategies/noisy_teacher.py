@@ -11,6 +11,7 @@ from torch import Tensor
 
 from distill.config import Fraction
 from distill.data.draws import Draws
+from distill.objective import SOFTMAX, Objective
 from distill.strategies.vanilla import Strategy as Vanilla
 
 
@@ -33,11 +34,12 @@ class Strategy(Vanilla):
         labels: Tensor,
         weights: Tensor | None,
         draws: Draws,
+        objective: Objective = SOFTMAX,
     ) -> dict[str, Tensor]:
         """The terms of `vanilla` with the perturbed teacher."""
         assert teacher_logits is not None
         noisy = self.perturb(teacher_logits, draws)
-        return super().__call__(student_logits, noisy, labels, weights, draws)
+        return super().__call__(student_logits, noisy, labels, weights, draws, objective)
 
     def perturb(self, teacher_logits: Tensor, draws: Draws) -> Tensor:
         """Teacher logits `(teachers, batch, num_classes)` with noise on a share of the samples."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from distill.config import Fraction
 from distill.data.draws import Draws
-from distill.losses import corrupt_labels, cross_entropy
+from distill.objective import SOFTMAX, Objective
 from distill.strategies import Strategy as Base
 
 
@@ -16,8 +16,8 @@ class Strategy(Base):
     """Supervised training.
 
     Attributes:
-        label_noise: Probability that a label is replaced by another class in an epoch; on a
-            teacher, the corrupted teacher of Arani et al., 2019, arXiv:1910.05057, section 4.3.
+        label_noise: Probability that a label is wrong in an epoch; on a teacher, the corrupted
+            teacher of Arani et al., 2019, arXiv:1910.05057, section 4.3.
     """
 
     taught_by: ClassVar[Literal["nobody", "teachers", "self"]] = "nobody"
@@ -30,9 +30,10 @@ class Strategy(Base):
         labels: Tensor,
         weights: Tensor | None,
         draws: Draws,
+        objective: Objective = SOFTMAX,
     ) -> dict[str, Tensor]:
         """Cross-entropy; what a teacher says is not looked at."""
         if self.label_noise > 0:
-            labels = corrupt_labels(labels, student_logits.shape[1], self.label_noise, draws)
-        ce = cross_entropy(student_logits, labels, weights)
+            labels = objective.corrupt(labels, student_logits.shape[1], self.label_noise, draws)
+        ce = objective.label_loss(student_logits, labels, weights)
         return {"loss": ce, "ce": ce}

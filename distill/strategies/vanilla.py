@@ -6,7 +6,8 @@ from torch import Tensor
 
 from distill.config import Fraction, Positive
 from distill.data.draws import Draws
-from distill.losses import blend, cross_entropy, distillation_kl
+from distill.losses import blend
+from distill.objective import SOFTMAX, Objective
 from distill.strategies import Strategy as Base
 
 
@@ -28,12 +29,16 @@ class Strategy(Base):
         labels: Tensor,
         weights: Tensor | None,
         draws: Draws,
+        objective: Objective = SOFTMAX,
     ) -> dict[str, Tensor]:
         """`kd_weight * T² * KL(teacher || student) + (1 - kd_weight) * CE`."""
         assert teacher_logits is not None
-        kd = self.distance(student_logits, teacher_logits)
-        return blend(kd, cross_entropy(student_logits, labels, weights), self.kd_weight)
+        kd = self.distance(student_logits, teacher_logits, objective)
+        ce = objective.label_loss(student_logits, labels, weights)
+        return blend(kd, ce, self.kd_weight)
 
-    def distance(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    def distance(
+        self, student_logits: Tensor, teacher_logits: Tensor, objective: Objective
+    ) -> Tensor:
         """`T² * KL(teacher || student)`, the mean over the batch."""
-        return distillation_kl(student_logits, teacher_logits, self.temperature)
+        return objective.distance(student_logits, teacher_logits, self.temperature)

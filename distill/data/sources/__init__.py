@@ -3,6 +3,7 @@
 `demo` or `demo:3000` is `sources/demo.py`, `parquet:PATH` is `sources/parquet.py`. A source module
 has a function `open_source(rest: str) -> Source`, and may have `recognises(location: str) -> bool`
 for locations that are its own without a scheme; what no module recognises is a folder of images.
+One whose images need no labels has `open_unlabelled(rest: str) -> Source`, too.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ from __future__ import annotations
 import importlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from PIL import Image
+
+from distill.errors import UserError
 
 SPLITS = ("train", "val", "test")
 SPLIT_NAMES = {
@@ -27,13 +30,26 @@ SPLIT_NAMES = {
 }
 
 
+Task = Literal["single", "multi"]
+Label = int | tuple[int, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One labelled image: a name unique in its source, a class index, and the split if given."""
+    """One labelled image.
+
+    Attributes:
+        name: Unique in its source.
+        label: A class index, or, where an image may have several labels or none, all of its class
+            indices in ascending order; -1 for an image without a label.
+        split: The split that the source gives, if it gives one.
+        group: Images of one group belong into the same split; None where that is not known.
+    """
 
     name: str
-    label: int
+    label: Label
     split: str | None = None
+    group: str | None = None
 
 
 class Reader(Protocol):
@@ -50,6 +66,8 @@ class Source:
     Attributes:
         fingerprint: Changes whenever the listing or a file's size or time does; cheap.
         ignored: Names of files that are not images by their ending.
+        task: `multi` if the labels of its items are tuples.
+        root: Folder that the names of its items are paths below; None where they are no files.
     """
 
     location: str
@@ -58,18 +76,42 @@ class Source:
     read: Reader
     fingerprint: str
     ignored: tuple[str, ...] = field(default=())
+    task: Task = "single"
+    root: Path | None = None
 
 
-def open_source(location: str) -> Source:
+def open_source(location: str, task: Task = "single") -> Source:
     """Lists a data source.
 
+    Args:
+        task: What the labels are to be: one per image, or any number of them. A source of one
+            label per image serves both.
+
     Raises:
-        UserError: Nothing there, or not laid out as its kind of source has to be, one class, or
-            class names that differ between splits.
+        UserError: Nothing there, or not laid out as its kind of source has to be, one class, class
+            names that differ between splits, or several labels where one is asked for.
     """
     name, rest = _kind(location)
     source: Source = _module(name).open_source(rest)
-    return source
+    if source.task == task:
+        return source
+    change = _one_label if task == "single" else _as_tuple
+    items = tuple(change(item, source) for item in source.items)
+    return replace(source, items=items, task=task)
+
+
+def _one_label(item: Item, source: Source) -> Item:
+    labels = item.label if isinstance(item.label, tuple) else (item.label,)
+    if len(labels) != 1:
+        found = "".join(f"{', ' if n else ': '}{source.classes[i]}" for n, i in enumerate(labels))
+        what = f"{item.name} has {len(labels)} labels{found}"
+        hint = 'set data.task="multi", or give every image one label'
+        raise UserError(what, source.location, hint)
+    return replace(item, label=labels[0])
+
+
+def _as_tuple(item: Item, source: Source) -> Item:
+    return replace(item, label=(item.label,)) if isinstance(item.label, int) else item
 
 
 def open_unlabelled(location: str) -> Source:
@@ -85,7 +127,8 @@ def open_unlabelled(location: str) -> Source:
         source = module.open_unlabelled(rest)
         return source
     source = module.open_source(rest)
-    return replace(source, items=tuple(Item(item.name, -1) for item in source.items))
+    items = tuple(Item(item.name, -1) for item in source.items)
+    return replace(source, items=items, task="single")
 
 
 def _kind(location: str) -> tuple[str, str]:

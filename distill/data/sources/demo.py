@@ -12,14 +12,18 @@ DEFAULT_COUNT = 3000
 
 
 def open_source(rest: str) -> Source:
-    """Lists `COUNT` images that are painted when they are read; the splits are left to the seed."""
+    """Lists `COUNT` images that are painted when they are read; the splits are left to the seed.
+
+    No two are of the same face, so each is a group of its own.
+    """
     count = int(rest or DEFAULT_COUNT) if (rest or "0").isdecimal() else 0
     if count < 30:
         raise UserError(f"demo:{rest}", "--data", "COUNT is a number of images, at least 30")
+    names = [f"demo/{i:06d}" for i in range(count)]
     return Source(
         location=f"demo:{count}",
         classes=CLASSES,
-        items=tuple(Item(f"demo/{i:06d}", label_of(i)) for i in range(count)),
+        items=tuple(Item(n, label_of(i), group=n) for i, n in enumerate(names)),
         read=lambda item: Image.fromarray(paint(int(item.name.split("/")[1]))[0]),
         fingerprint=f"demo-1-{count}",
     )

@@ -65,6 +65,7 @@ def _listing(
         read=lambda item: (root / item.name).read_bytes(),
         fingerprint=digest.hexdigest(),
         ignored=tuple(ignored),
+        root=root,
     )
 
 

@@ -8,21 +8,26 @@ writer that puts a whole file into one row group makes it be held whole.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
 
 from distill.data.decode import UnreadableImageError
-from distill.data.sources import SPLIT_NAMES, SPLITS, Item, Source
+from distill.data.sources import Item, Source
+from distill.data.sources._shards import (
+    files_fingerprint,
+    index_classes,
+    listed_classes,
+    place_of,
+    splits_of_files,
+)
+from distill.data.sources._tables import lists_paths, readable_parquet
 from distill.errors import UserError
 
 ENDING = ".parquet"
@@ -33,9 +38,14 @@ KEPT_BYTES = 2**22
 
 
 def recognises(location: str) -> bool:
-    """Whether a location is a Parquet file, or a folder with some at its top or in `data`."""
+    """Whether a location is a Parquet file, or a folder with some at its top or in `data`.
+
+    A file that lists paths of pictures is a manifest.
+    """
     path = Path(location)
-    return bool(_files(path)) if path.is_dir() else path.suffix == ENDING
+    if path.is_dir():
+        return bool(_files(path))
+    return path.suffix == ENDING and not lists_paths(path)
 
 
 def open_source(location: str) -> Source:
@@ -51,15 +61,11 @@ def open_source(location: str) -> Source:
         hint = f"name a folder with train*{ENDING}, or one such file"
         raise UserError("no Parquet file", location, hint)
     tables = [_open_table(file, root) for file in files]
-    splits = _splits_of(tables, location, alone=path.is_file())
-    listed = sorted(zip(splits, tables, strict=True), key=lambda pair: _place(pair[0]))
+    splits = splits_of_files(files, location, alone=path.is_file())
+    listed = sorted(zip(splits, tables, strict=True), key=lambda pair: place_of(pair[0]))
     labels = [_read_labels(table) for _, table in listed]
-    classes, index = _classes(root, tables[0], labels)
-    digest = hashlib.sha256(json.dumps(classes).encode())
-    for file in files:
-        stat = file.stat()
-        name = file.relative_to(root).as_posix()
-        digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    names, place = _named_classes(root, tables[0])
+    classes, index = index_classes(names, chain.from_iterable(labels), place)
     return Source(
         location=location,
         classes=classes,
@@ -69,7 +75,7 @@ def open_source(location: str) -> Source:
             for row, label in enumerate(_class_indices(table, column, index))
         ),
         read=_RowReader({table.stem: table for table in tables}),
-        fingerprint=digest.hexdigest(),
+        fingerprint=files_fingerprint(classes, root, files),
     )
 
 
@@ -127,22 +133,10 @@ def _files(folder: Path) -> list[Path]:
     return []
 
 
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """Turns what pyarrow says of a broken or vanished file into an error that names it."""
-    import pyarrow
-
-    try:
-        yield
-    except (pyarrow.ArrowException, OSError) as error:
-        what = f"not readable as Parquet: {str(error).partition(chr(10))[0]}"
-        raise UserError(what, str(path), "fetch it again") from error
-
-
 def _open_table(path: Path, root: Path) -> _Table:
     from pyarrow import parquet, types
 
-    with _readable(path), parquet.ParquetFile(path) as file:
+    with readable_parquet(path), parquet.ParquetFile(path) as file:
         schema, footer = file.schema_arrow, file.metadata
     sizes = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
     image = _column(schema.names, IMAGE_COLUMNS, path)
@@ -165,27 +159,10 @@ def _column(names: Sequence[str], known: Sequence[str], path: Path) -> str:
     raise UserError(what, str(path), f"rename the column to {known[0]!r}")
 
 
-def _splits_of(tables: Sequence[_Table], location: str, alone: bool) -> list[str | None]:
-    """The split that the name of each file begins with: all have one, or none."""
-    words = [re.match("[a-z]*", table.path.name.lower()) for table in tables]
-    splits = [SPLIT_NAMES.get(word.group()) if word else None for word in words]
-    if any(splits) and not all(splits):
-        odd = tables[splits.index(None)].path.name
-        what = f"{odd} is of no split, other files are"
-        raise UserError(what, location, "begin its name with train, val or test, or move it away")
-    if any(splits) and "train" not in splits and not alone:
-        raise UserError(f"no train*{ENDING} beside {tables[0].path.name}", location, "add it")
-    return splits
-
-
-def _place(split: str | None) -> int:
-    return SPLITS.index(split) if split else 0
-
-
 def _read_labels(table: _Table) -> list[Any]:
     from pyarrow import parquet, types
 
-    with _readable(table.path), parquet.ParquetFile(table.path) as file:
+    with readable_parquet(table.path), parquet.ParquetFile(table.path) as file:
         column = file.read(columns=[table.label]).column(table.label)
         if types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)
@@ -200,32 +177,11 @@ def _read_labels(table: _Table) -> list[Any]:
     return labels
 
 
-def _classes(
-    root: Path, table: _Table, labels: Sequence[Sequence[Any]]
-) -> tuple[tuple[str, ...], dict[Any, int]]:
-    """Class names, and the class index of every value that a label may have."""
-    names, place = _named_classes(root, table)
-    index: dict[Any, int] = {name: position for position, name in enumerate(names)}
-    index |= {position: position for position in range(len(names))}
-    if not names:
-        values = sorted(set().union(*labels), key=lambda value: (isinstance(value, str), value))
-        names = tuple(str(value) for value in values)
-        index = {value: position for position, value in enumerate(values)}
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise UserError(f"class {twice!r} is named twice", str(place), "name each class once")
-    if len(names) < 2:
-        what = f"only one class, {names[0]!r}" if names else "no rows"
-        raise UserError(what, str(place), "add images of another class")
-    return names, index
-
-
 def _named_classes(root: Path, table: _Table) -> tuple[tuple[str, ...], Path]:
     """Class names and the file that gives them; none if no file does."""
-    listed = root / "classes.txt"
-    if listed.is_file():
-        lines = listed.read_text("utf-8").splitlines()
-        return tuple(line.strip() for line in lines if line.strip()), listed
+    names, file = listed_classes(root)
+    if names:
+        return names, file
     text = (table.schema.metadata or {}).get(b"huggingface", b"{}")
     try:
         names = json.loads(text)["info"]["features"][table.label]["names"]
@@ -247,7 +203,7 @@ def _read_row_group(table: _Table, group: int) -> Any:
     """The encoded pictures of a row group, an Arrow array of binaries."""
     from pyarrow import compute, parquet, types
 
-    with _readable(table.path), parquet.ParquetFile(table.path) as file:
+    with readable_parquet(table.path), parquet.ParquetFile(table.path) as file:
         is_struct = types.is_struct(file.schema_arrow.field(table.image).type)
         columns = [f"{table.image}.bytes" if is_struct else table.image]
         pictures = file.read_row_group(group, columns=columns).column(table.image)

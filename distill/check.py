@@ -1,0 +1,180 @@
+"""`distill check`: what is in a data source, what is wrong with it, and which splits it gets."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distill import run
+from distill.config import ModelConfig, Recipe
+from distill.data.audit import advice, audit
+from distill.data.listing import Features, Listing, list_data
+from distill.data.manifest import write_manifest
+from distill.data.prepare import decode_listing, input_spec
+from distill.data.sources import Item, Source, open_source
+from distill.data.splits import repair_splits
+from distill.data.view_draws import check_views
+from distill.errors import UserError
+from distill.progress import Progress
+from distill.report.data_page import write_page
+from distill.report.table import data_table, finding_lines, show
+
+PICTURE = "views.png"
+MANIFEST = "manifest.parquet"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a check is to do beside looking.
+
+    Attributes:
+        out: Where the findings go; None only prints them.
+        repair: Give each group that straddles splits to one of them.
+        backbone: Network whose features images are compared by, too.
+        weights: A file with its weights; None for the library's own.
+        label_errors: Folds of teachers that doubt the labels; 0 for none.
+        show: Draw training views.
+    """
+
+    out: Path | None = None
+    device: str = "auto"
+    workers: int = 1
+    repair: bool = False
+    backbone: str | None = None
+    weights: Path | None = None
+    label_errors: int = 0
+    show: bool = False
+    overwrite: bool = False
+
+
+def check_data(location: str, recipe: Recipe, wanted: Wanted, progress: Progress) -> dict[str, Any]:
+    """Looks at a data source, prints what was found, and writes it down.
+
+    Returns:
+        The content of `data.json`.
+
+    Raises:
+        UserError: The source cannot be used, or a file is in the way; nothing is written then.
+    """
+    picture = (wanted.out or Path()) / PICTURE
+    if wanted.show and picture.exists() and not wanted.overwrite:
+        raise UserError("the picture exists", str(picture), "remove it or add --overwrite")
+    source = open_source(location, recipe.data.task)
+    check_views(recipe.views, source.classes, recipe.data.task)
+    with tempfile.TemporaryDirectory() as scratch:
+        cache = wanted.out / "cache" if wanted.out else Path(scratch)
+        listing = list_data(
+            source,
+            recipe.data,
+            recipe.seed,
+            cache,
+            wanted.workers,
+            progress,
+            features=backbone_features(wanted, progress),
+            always=True,
+        )
+        if wanted.repair:
+            listing = repaired(listing)
+        if wanted.label_errors:
+            listing = doubted(location, listing, recipe, wanted, progress)
+        found = listing.describe(input_spec(recipe.data))
+        show_listing(listing)
+        if wanted.out:
+            write_down(listing, found, wanted.out, wanted.overwrite)
+        if wanted.show:
+            draw_views(listing, recipe, cache, wanted, progress)
+            print(picture)
+    return found
+
+
+def backbone_features(wanted: Wanted, progress: Progress) -> Features | None:
+    """The function that looks at images through `wanted.backbone`."""
+    if wanted.backbone is None:
+        return None
+    from distill.device import resolve_device
+    from distill.features import build_backbone, pooled_features
+
+    pretrained = True if wanted.weights is None else str(wanted.weights)
+    model = build_backbone(ModelConfig(name=wanted.backbone, pretrained=pretrained))
+    device = resolve_device(wanted.device)
+
+    def features(source: Source, items: Sequence[Item]) -> NDArray[np.float32]:
+        with progress.task(f"features by {wanted.backbone}", len(items), "images") as task:
+            return pooled_features(model, source, items, device, wanted.workers, task.advance)
+
+    return features
+
+
+def repaired(listing: Listing) -> Listing:
+    """The listing with every group in one of the splits that it was in."""
+    splits = repair_splits(listing.items, listing.splits, listing.groups)
+    assert listing.prints is not None
+    findings = audit(listing.source, listing.items, splits, listing.prints, listing.copies)
+    return replace(listing, splits=tuple(splits), findings=findings)
+
+
+def doubted(
+    location: str, listing: Listing, recipe: Recipe, wanted: Wanted, progress: Progress
+) -> Listing:
+    """The listing with findings of labels that are probably wrong."""
+    from distill.device import resolve_device
+    from distill.experiment import Experiment
+    from distill.label_errors import find_label_errors
+
+    assert wanted.out is not None
+    experiment = Experiment(
+        recipe,
+        location,
+        wanted.out,
+        resolve_device(wanted.device),
+        workers=wanted.workers,
+        progress=progress,
+    )
+    experiment.__dict__["listing"] = listing
+    found = find_label_errors(experiment, wanted.label_errors)
+    return replace(listing, findings=(*listing.findings, *found))
+
+
+def show_listing(listing: Listing) -> None:
+    """Counts, findings and what to do about them, on stdout."""
+    show(data_table(listing))
+    for line in finding_lines(listing.findings, most=3):
+        print(line)
+    for line in advice(listing.findings, listing.location, listing.source.root is not None):
+        print(line)
+
+
+def write_down(listing: Listing, found: dict[str, Any], out: Path, overwrite: bool) -> None:
+    """The manifest, `data.json` and the page.
+
+    Raises:
+        UserError: There is another manifest, and `overwrite` is off; nothing is written then.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    place, fresh = out / MANIFEST, out / f"new-{MANIFEST}"
+    write_manifest(fresh, listing.rows(), listing.source.root)
+    if place.exists() and not overwrite and place.read_bytes() != fresh.read_bytes():
+        fresh.unlink()
+        raise UserError("another manifest is there", str(place), "remove it or add --overwrite")
+    fresh.replace(place)
+    run.write_json(out / "data.json", found)
+    write_page(out / "data.html", listing)
+    print(out / "data.html")
+
+
+def draw_views(
+    listing: Listing, recipe: Recipe, cache: Path, wanted: Wanted, progress: Progress
+) -> None:
+    """The training views as a picture, beside the other findings or in the current folder."""
+    from distill.data.contact_sheet import contact_sheet
+
+    options = (recipe.data, recipe.views, cache, wanted.workers, progress)
+    data = decode_listing(listing, *options)
+    with run.atomic((wanted.out or Path()) / PICTURE) as temporary:
+        contact_sheet(data, recipe.views, recipe.seed).save(temporary, format="PNG")

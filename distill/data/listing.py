@@ -1,0 +1,176 @@
+"""The look at a data source before anything is decoded to size: fingerprints, groups and splits."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distill import run
+from distill.config import DataConfig
+from distill.data.audit import audit
+from distill.data.decode import InputSpec
+from distill.data.duplicates import copy_groups, join_groups
+from distill.data.fingerprints import Fingerprints, take_fingerprints
+from distill.data.sources import SPLITS, Item, Source
+from distill.data.splits import assign_splits, labels_of, limit_per_class
+from distill.data.store_build import data_sha256
+from distill.progress import Progress
+
+SMOKE_IMAGES = 12
+RULES = 1  # of who is a copy of whom; what was found by other rules is not read
+Features = Callable[[Source, Sequence[Item]], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A data source, and in which group and split each of its images is.
+
+    Attributes:
+        copies: Name of each item's group of copies.
+        groups: Name of the group that it has to be split with: of copies, and as the source says.
+        prints: None where the source itself says what belongs together.
+        findings: `{kind, severity, paths, detail}` of everything odd.
+    """
+
+    source: Source
+    items: tuple[Item, ...]
+    copies: tuple[str, ...]
+    groups: tuple[str, ...]
+    splits: tuple[str, ...]
+    prints: Fingerprints | None
+    findings: tuple[dict[str, Any], ...]
+
+    @property
+    def location(self) -> str:
+        """Where the images are."""
+        return self.source.location
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the labels."""
+        return self.source.classes
+
+    def class_counts(self, split: str) -> list[int]:
+        """Images per class, in the order of `classes`; one with several labels counts for each."""
+        counts = Counter(label for item in self.readable(split) for label in labels_of(item))
+        return [counts[label] for label in range(len(self.classes))]
+
+    def num_images(self, split: str) -> int:
+        """Images of a split that can be read, as far as that is known."""
+        return len(self.readable(split))
+
+    def readable(self, split: str) -> list[Item]:
+        """The images of a split that can be read, as far as that is known."""
+        bad = self.prints.unreadable if self.prints else {}
+        pairs = zip(self.items, self.splits, strict=True)
+        return [item for item, of in pairs if of == split and item.name not in bad]
+
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of each image by its name; empty where nobody looked."""
+        prints = self.prints
+        return dict(zip(prints.names, prints.sha256, strict=True)) if prints else {}
+
+    def describe(self, spec: InputSpec) -> dict[str, Any]:
+        """The content of `data.json`, as `ImageData.describe` has it, before anything is decoded.
+
+        `sha256` is absent where nobody looked at the images.
+        """
+        members = {split: self.readable(split) for split in SPLITS}
+        found: dict[str, Any] = {
+            "location": self.location,
+            "task": self.source.task,
+            "classes": list(self.classes),
+            "input_spec": spec.model_dump(),
+            "counts": {
+                split: dict(zip(self.classes, self.class_counts(split), strict=True))
+                for split in SPLITS
+            },
+            "findings": list(self.findings),
+            "splits": {split: [item.name for item in items] for split, items in members.items()},
+        }
+        if digests := self.digests():
+            listed = (item for items in members.values() for item in items)
+            found["sha256"] = data_sha256((i.name, i.label, digests[i.name]) for i in listed)
+        return found
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of a manifest, of the images that can be read."""
+        digests, bad = self.digests(), self.prints.unreadable if self.prints else {}
+        rows = []
+        for item, group, split in zip(self.items, self.groups, self.splits, strict=True):
+            names = tuple(self.classes[label] for label in labels_of(item) if label >= 0)
+            if item.name not in bad:
+                rows.append(
+                    {
+                        "path": item.name,
+                        "label": names if self.source.task == "multi" else names[0],
+                        "split": split,
+                        "group": group,
+                        "sha256": digests.get(item.name),
+                    }
+                )
+        return rows
+
+
+def list_data(
+    source: Source,
+    data: DataConfig,
+    seed: int,
+    cache: Path | None,
+    workers: int,
+    progress: Progress,
+    smoke: bool = False,
+    features: Features | None = None,
+    always: bool = False,
+) -> Listing:
+    """Looks at every image of a source, finds copies, and decides on the splits.
+
+    A source that gives every image a group is taken at its word.
+
+    Args:
+        cache: Where fingerprints are kept; None keeps none.
+        smoke: Take only a few images of each class.
+        features: What copies are compared by beside pixels.
+        always: Look at the images even so.
+
+    Raises:
+        UserError: It cannot be split; the message says why and what to do.
+    """
+    items = limit_per_class(source.items, SMOKE_IMAGES) if smoke else list(source.items)
+    prints, copies = None, [item.name for item in items]
+    given = [item.group for item in items]
+    if always or None in given:
+        with progress.task(f"look at {len(items):,} images", len(items), "images") as task:
+            prints = take_fingerprints(source, items, cache, workers, task.advance)
+        found = features(source, items) if features else None
+        copies = _copies(prints, found, cache)
+    groups = join_groups([item.name for item in items], copies, given)
+    apart = data.split == "random"
+    splits = assign_splits(items, source.classes, data, seed, None if apart else groups)
+    findings = audit(source, items, splits, prints, copies) if prints else ()
+    columns = (tuple(copies), tuple(groups), tuple(splits))
+    return Listing(source, tuple(items), *columns, prints, findings)
+
+
+def _copies(
+    prints: Fingerprints, features: NDArray[np.float32] | None, cache: Path | None
+) -> list[str]:
+    """Names of the groups of copies; comparing all pairs takes its time, so it is done once."""
+    if cache is None:
+        return copy_groups(prints, features)
+    digest = hashlib.sha256(json.dumps([RULES, prints.names, prints.sha256]).encode())
+    if features is not None:
+        digest.update(features.tobytes())
+    place = cache / f"copies-{digest.hexdigest()[:16]}.json"
+    if not place.is_file():
+        run.write_json(place, {"copies": copy_groups(prints, features)})
+    copies: list[str] = run.read_json(place)["copies"]
+    return copies

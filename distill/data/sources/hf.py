@@ -1,0 +1,144 @@
+"""Data sets of the Hugging Face Hub: `hf:OWNER/NAME`, `hf:OWNER/NAME/FOLDER`, `...@REVISION`.
+
+Their Parquet files are taken from the local cache of `huggingface_hub` if they are there, fetched
+into it otherwise, and read as `sources/parquet.py` reads any Parquet files.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from distill.data.sources import Source, parquet
+from distill.errors import UserError
+
+NAME = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(/(?P<folder>[^@]+))?(@(?P<revision>.+))?")
+
+
+def open_source(rest: str) -> Source:
+    """Lists the rows of a data set's Parquet files.
+
+    What the cache has is used without asking the Hub, so a branch may have moved on since: name a
+    revision to be sure of one.
+
+    Args:
+        rest: `OWNER/NAME`, then `/FOLDER` where a repository has Parquet files in several, then
+            `@` and a branch, tag or commit, `main` if there is none.
+
+    Raises:
+        UserError: No such data set, no network and not in the cache, no Parquet files, or several
+            folders of them.
+    """
+    where = f"hf:{rest}"
+    named = NAME.fullmatch(rest)
+    if named is None:
+        hint = "write hf:OWNER/NAME, as in hf:uoft-cs/cifar10"
+        raise UserError("not the name of a data set on the Hub", where, hint)
+    folder = named["folder"].strip("/") if named["folder"] else None
+    place = _cached(named["repository"], named["revision"], folder, where)
+    if place is None:
+        place = _fetched(named["repository"], named["revision"], folder, where)
+    return replace(parquet.open_source(str(place)), location=where)
+
+
+def _cached(repository: str, revision: str | None, folder: str | None, where: str) -> Path | None:
+    """Folder of the Parquet files in the local cache; None unless all of them are there."""
+    hub = _hub(where)
+    try:
+        snapshot = Path(_snapshot(hub, repository, revision, folder, local_files_only=True))
+    except hub.utils.LocalEntryNotFoundError:
+        return None
+    except ValueError as error:
+        raise UserError(_first_line(error), where, "write hf:OWNER/NAME") from None
+    found = (file for file in snapshot.rglob("*.parquet") if file.is_file())
+    files = [file.relative_to(snapshot).as_posix() for file in found]
+    chosen = _folder(files, folder, where)
+    if chosen is None or not _whole(file for file in files if _parent(file) == chosen):
+        return None
+    return _place(snapshot, chosen)
+
+
+def _fetched(repository: str, revision: str | None, folder: str | None, where: str) -> Path:
+    """Folder of the Parquet files, fetched from the Hub."""
+    hub = _hub(where)
+    try:
+        files = hub.HfApi().list_repo_files(repository, revision=revision, repo_type="dataset")
+        chosen = _folder(files, folder, where)
+        if chosen is None:
+            hint = "fetch it, write its pictures to class folders, and name that folder"
+            raise UserError("no Parquet files in it", where, hint)
+        return _place(Path(_snapshot(hub, repository, revision, folder)), chosen)
+    except UserError:
+        raise
+    except (hub.utils.RepositoryNotFoundError, hub.utils.RevisionNotFoundError) as error:
+        hint = "check name and revision; if it is private or gated, log in: hf auth login"
+        raise UserError(_first_line(error), where, hint) from error
+    except Exception as error:  # the network's own errors are another library's in each version
+        call = f"hf download {repository} --repo-type dataset --local-dir FOLDER"
+        hint = f"without a network, fetch it elsewhere ({call}) and name the folder copied here"
+        what = f"not in the local cache, and not to be fetched: {_first_line(error)}"
+        raise UserError(what, where, hint) from error
+
+
+def _hub(where: str) -> Any:
+    try:
+        import huggingface_hub
+        import huggingface_hub.utils
+    except ImportError:
+        hint = "install distillate[train]"
+        raise UserError("huggingface_hub is not installed", where, hint) from None
+    return huggingface_hub
+
+
+def _snapshot(
+    hub: Any, repository: str, revision: str | None, folder: str | None, **options: Any
+) -> str:
+    """The same patterns are asked of the cache and of the Hub, or the cache seems incomplete."""
+    inside = f"{folder}/" if folder else ""
+    path: str = hub.snapshot_download(
+        repository,
+        repo_type="dataset",
+        revision=revision,
+        allow_patterns=[f"{inside}*.parquet", f"{inside}*classes.txt"],
+        **options,
+    )
+    return path
+
+
+def _folder(files: Iterable[str], wanted: str | None, where: str) -> str | None:
+    """The folder that the Parquet files are in, empty for the top; None without such files."""
+    found = sorted({_parent(file) for file in files if file.endswith(".parquet")})
+    if wanted is not None:
+        found = [folder for folder in found if folder == wanted] or found
+    if len(found) > 1 or (found and wanted not in (None, found[0])):
+        what = f"Parquet files in {', '.join(folder or 'the top folder' for folder in found[:8])}"
+        raise UserError(what, where, "name one of these folders: hf:OWNER/NAME/FOLDER")
+    return found[0] if found else None
+
+
+def _parent(file: str) -> str:
+    parent = PurePosixPath(file).parent.as_posix()
+    return "" if parent == "." else parent
+
+
+def _whole(files: Iterable[str]) -> bool:
+    """Whether no shard is missing of those that say how many they are."""
+    shards: dict[tuple[str, int], int] = {}
+    for file in files:
+        numbered = re.fullmatch(r"(.*)-\d+-of-(\d+)\.parquet", file)
+        if numbered:
+            key = (numbered[1], int(numbered[2]))
+            shards[key] = shards.get(key, 0) + 1
+    return all(count == wanted for (_, wanted), count in shards.items())
+
+
+def _place(snapshot: Path, folder: str) -> Path:
+    """What the Parquet source opens: it looks into `data` itself, and for `classes.txt` above."""
+    return snapshot if folder in ("", "data") else snapshot / folder
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

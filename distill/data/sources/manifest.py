@@ -1,0 +1,191 @@
+"""CSV and Parquet manifests: tables that list images with their labels.
+
+`FILE.csv`, `FILE.parquet` if it holds paths rather than pictures, or a folder with one of
+`labels.csv`, `manifest.csv` and `manifest.parquet`. Columns are `path`, `label` and, if wanted,
+`split`, `group` and `sha256`; others are passed over. Several labels of an image are joined by
+`;`, an image without any has an empty cell, and either makes the source a multi-label one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from distill.data.manifest import Entry, Table, parse
+from distill.data.sources import Item, Source, Task
+from distill.data.sources._tables import PARQUET, lists_paths, read_table
+from distill.errors import UserError
+from distill.run import sha256_of
+
+NAMES = ("labels.csv", "manifest.csv", f"manifest{PARQUET}")
+IMAGES = "images"
+SHOWN = 3  # rows that a message names where many are wrong
+
+
+def recognises(location: str) -> bool:
+    """Whether a location is a CSV file, a Parquet file of paths, or a folder with a manifest."""
+    path = Path(location)
+    if path.is_dir():
+        return bool(_manifests(path))
+    return path.suffix.lower() == ".csv" or (path.suffix == PARQUET and lists_paths(path))
+
+
+def open_source(location: str) -> Source:
+    """Lists the rows of a manifest, in their order; classes are the sorted labels.
+
+    Paths are relative to the manifest's folder, or to the root that the manifest names, and do not
+    lead out of it (links may); without such a root, a file that is not there is looked for in the
+    sub-folder `images`. If there is a column `sha256`, every file with a hash is read once at every
+    opening to compare it: about as long as copying the data takes.
+
+    Raises:
+        UserError: Names the row of what is wrong: no such file, a path listed twice or leading
+            out, another hash, a label in two spellings, one class, an unknown split.
+    """
+    return _open(location, labelled=True)
+
+
+def open_unlabelled(location: str) -> Source:
+    """Lists the images of a manifest, with or without labels; their label is -1."""
+    return _open(location, labelled=False)
+
+
+def _open(location: str, labelled: bool) -> Source:
+    file = _file(location)
+    table = read_table(file, labelled)
+    root = _root(table)
+    entries = parse(table, root)
+    names, stats = _find_files(table, root, entries)
+    _check_hashes(table, entries, [root / name for name in names])
+    _check_splits(table, entries)
+    classes = _classes(table, entries) if labelled else ()
+    multi = labelled and any(len(entry.labels) != 1 for entry in entries)
+    task: Task = "multi" if multi else "single"
+    index = {name: position for position, name in enumerate(classes)}
+    items, digest = [], hashlib.sha256(repr(classes).encode())
+    for entry, name, found in zip(entries, names, stats, strict=True):
+        labels = tuple(sorted(index[label] for label in entry.labels)) if labelled else (-1,)
+        items.append(Item(name, labels if multi else labels[0], entry.split, entry.group))
+        row = (name, labels, entry.split, entry.group, found.st_size, found.st_mtime_ns)
+        digest.update(f"{row}\n".encode())
+    return Source(
+        location=location,
+        classes=classes,
+        items=tuple(items),
+        read=lambda item: (root / item.name).read_bytes(),
+        fingerprint=digest.hexdigest(),
+        task=task,
+        root=root,
+    )
+
+
+def _manifests(folder: Path) -> list[Path]:
+    files = [folder / name for name in NAMES if (folder / name).is_file()]
+    return [file for file in files if file.suffix != PARQUET or lists_paths(file)]
+
+
+def _file(location: str) -> Path:
+    path = Path(location)
+    if not path.is_dir():
+        if not path.is_file():
+            raise UserError("no such manifest", location, "name a CSV or Parquet file")
+        return path
+    files = _manifests(path)
+    if len(files) != 1:
+        found = " and ".join(file.name for file in files) or f"none of {', '.join(NAMES)}"
+        raise UserError(f"{found} in the folder", location, "name the manifest itself")
+    return files[0]
+
+
+def _root(table: Table) -> Path:
+    """Folder that the paths are below."""
+    folder = table.file.parent
+    if table.root is None:
+        return folder
+    # `..` is what it is to the system, also after a link.
+    root = Path(os.path.realpath(folder / table.root))
+    if not root.is_dir():
+        what = f"its root {table.root!r} is no folder"
+        raise UserError(what, str(table.file), f"correct its root, or put the images into {root}")
+    return root
+
+
+def _find_files(
+    table: Table, root: Path, entries: Sequence[Entry]
+) -> tuple[list[str], list[os.stat_result]]:
+    """Paths below the root at which the files are, and what the system says of them."""
+    places = ("",) if table.root is not None else ("", f"{IMAGES}/")
+    names, stats, missing = [], [], []
+    first: dict[str, int] = {}
+    for index, entry in enumerate(entries):
+        for name in (place + entry.name for place in places):
+            found = _file_stat(root / name)
+            if found:
+                break
+        else:
+            missing.append(index)
+            continue
+        if first.setdefault(name, index) != index:
+            what = f"{name!r} is already listed in {table.at(first[name])}"
+            raise table.wrong(index, what, "list each image once")
+        names.append(name)
+        stats.append(found)
+    if missing:
+        cells = table.cells("path")
+        hint = f"paths are relative to {root}; correct them or remove the rows"
+        if "\\" in cells[missing[0]]:
+            hint = "write / instead of \\ in paths"
+        raise UserError(_several(table, missing, "no such file"), str(table.file), hint)
+    return names, stats
+
+
+def _file_stat(path: Path) -> os.stat_result | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found if stat.S_ISREG(found.st_mode) else None
+
+
+def _several(table: Table, rows: Sequence[int], what: str) -> str:
+    """What is wrong with the first of many rows, and how many there are."""
+    cells = table.cells("path")
+    shown = ", ".join(f"{table.at(row)} {cells[row]!r}" for row in rows[:SHOWN])
+    rest = f" and {len(rows) - SHOWN:,} more of {len(cells):,}" if len(rows) > SHOWN else ""
+    return f"{what}: {shown}{rest}"
+
+
+def _check_hashes(table: Table, entries: Sequence[Entry], files: Sequence[Path]) -> None:
+    given = [index for index, entry in enumerate(entries) if entry.sha256]
+    if not given:
+        return
+    try:
+        with ThreadPoolExecutor() as pool:
+            digests = list(pool.map(sha256_of, (files[index] for index in given)))
+    except OSError as error:
+        what = f"cannot read: {error.strerror}"
+        raise UserError(what, str(error.filename), "correct its permissions") from None
+    pairs = zip(given, digests, strict=True)
+    wrong = [index for index, digest in pairs if digest != entries[index].sha256]
+    if wrong:
+        hint = "fetch the files again, or correct the column sha256"
+        raise UserError(_several(table, wrong, "another SHA-256"), str(table.file), hint)
+
+
+def _classes(table: Table, entries: Sequence[Entry]) -> tuple[str, ...]:
+    classes = tuple(sorted({label for entry in entries for label in entry.labels}))
+    if len(classes) < 2:
+        what = f"only one class, {classes[0]!r}" if classes else "no label in any row"
+        raise UserError(what, str(table.file), "add images of another class")
+    return classes
+
+
+def _check_splits(table: Table, entries: Sequence[Entry]) -> None:
+    splits = sorted({entry.split for entry in entries if entry.split})
+    if len(splits) > 1 and "train" not in splits:
+        what = f"no rows of train beside {' and '.join(splits)}"
+        raise UserError(what, str(table.file), "add them")

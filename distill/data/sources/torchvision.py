@@ -1,0 +1,197 @@
+"""Data sets of torchvision: `torchvision:CIFAR10`, or `torchvision:CIFAR10@FOLDER`.
+
+Any class of `torchvision.datasets` that takes `root` and either `train` or `split` and gives one
+class number per picture. Files that are missing in the folder are fetched; torchvision checks them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from distill.data.decode import UnreadableImageError
+from distill.data.lock import lock
+from distill.data.sources import Item, Source
+from distill.errors import UserError
+
+HOME = "DISTILLATE_HOME"
+# What torchvision calls each split; the first that a data set knows is taken.
+WORDS = {
+    "train": ("train", "trainval"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test",),
+}
+
+
+def open_source(rest: str) -> Source:
+    """Lists a data set of torchvision in its own splits, which are held in memory as it holds them.
+
+    Args:
+        rest: `NAME` or `NAME@FOLDER`; without a folder, `$DISTILLATE_HOME` or
+            `~/.cache/distillate`.
+
+    Raises:
+        UserError: No such data set, or it cannot be fetched, or is no classification set.
+    """
+    name, _, folder = rest.partition("@")
+    root = Path(folder or os.environ.get(HOME) or "~/.cache/distillate").expanduser()
+    where = f"torchvision:{rest}"
+    kind, parameters = _data_set(name, where)
+    splits = _splits(kind, parameters, root, where)
+    labels = {split: _labels(found, where) for split, found in splits.items()}
+    classes = _classes(splits, labels)
+    if len(classes) < 2:
+        raise UserError(f"classes {list(classes)}", where, "choose a set of two classes or more")
+    content = json.dumps([name, classes, labels])
+    return Source(
+        location=where,
+        classes=classes,
+        items=tuple(
+            Item(f"{split}/{number:06d}", label, split)
+            for split, found in labels.items()
+            for number, label in enumerate(found)
+        ),
+        read=_PictureReader(splits),
+        fingerprint=hashlib.sha256(content.encode()).hexdigest(),
+    )
+
+
+@dataclass(frozen=True)
+class _PictureReader:
+    """Reads single pictures, as torchvision decodes them."""
+
+    splits: dict[str, Any]
+
+    def __call__(self, item: Item) -> Image.Image:
+        split, _, number = item.name.partition("/")
+        try:
+            picture = self.splits[split][int(number)][0]
+        except Exception as error:  # of Pillow's on bad bytes, nearly every built-in type
+            raise UnreadableImageError(f"{type(error).__name__}: {error}") from None
+        if not isinstance(picture, Image.Image):
+            raise UnreadableImageError(f"a {type(picture).__name__}, no picture")
+        return picture
+
+
+def _data_set(name: str, where: str) -> tuple[Any, frozenset[str]]:
+    """A class of torchvision's and what its constructor takes."""
+    try:
+        from torchvision import datasets
+    except ImportError:
+        raise UserError(
+            "torchvision is not installed", where, "install distillate[train]"
+        ) from None
+    usable = {}
+    for found in datasets.__all__:
+        if inspect.isclass(getattr(datasets, found)):
+            taken = inspect.signature(getattr(datasets, found)).parameters
+            if "root" in taken and {"train", "split"} & set(taken) and not _demands(taken):
+                usable[found] = frozenset(taken)
+    if name not in usable:
+        known = {found.lower(): found for found in usable}
+        hint = "name a class of torchvision.datasets, such as CIFAR10, Food101 or OxfordIIITPet"
+        if name.lower() in known:
+            hint = f"write torchvision:{known[name.lower()]}"
+        raise UserError(f"no data set {name!r} of torchvision with splits", where, hint)
+    return getattr(datasets, name), usable[name]
+
+
+def _demands(parameters: Mapping[str, inspect.Parameter]) -> list[str]:
+    """Options without a default that we have no value for."""
+    return [
+        option.name
+        for option in parameters.values()
+        if option.default is option.empty
+        and option.kind is not option.VAR_KEYWORD
+        and option.name != "root"
+    ]
+
+
+def _splits(kind: Any, parameters: frozenset[str], root: Path, where: str) -> dict[str, Any]:
+    if "train" in parameters:
+        choices: dict[str, list[dict[str, Any]]] = {
+            "train": [{"train": True}],
+            "test": [{"train": False}],
+        }
+    else:
+        choices = {split: [{"split": word} for word in words] for split, words in WORDS.items()}
+    fetches = "download" in parameters
+    opened = {}
+    for split, options in choices.items():
+        for option in options:
+            found = _open_split(kind, root, option, fetches, where)
+            if found is not None:
+                opened[split] = found
+                break
+    if "train" not in opened:
+        raise UserError(
+            f"no split for training among {sorted(opened)}", where, "choose another set"
+        )
+    return opened
+
+
+def _open_split(kind: Any, root: Path, option: dict[str, Any], fetches: bool, where: str) -> Any:
+    """A split, fetched if its files are not there; None if the data set has no such split."""
+    try:
+        try:
+            return kind(str(root), **option)
+        except (RuntimeError, OSError):  # not there, or not whole
+            if not fetches:
+                raise
+            root.mkdir(parents=True, exist_ok=True)
+            with lock(root / f".{kind.__name__}.lock"):  # others wait, and find it there
+                return kind(str(root), **option, download=True)
+    except ValueError as error:
+        word = option.get("split")
+        if word and f"'{word}'" in str(error):
+            return None
+        raise UserError(f"not usable: {error}", where, "choose another set") from error
+    except Exception as error:  # whatever the readers of its many formats raise on bad files
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        what = f"neither in {root} nor to be fetched: {said}"
+        call = f"torchvision.datasets.{kind.__name__}(FOLDER{', download=True' if fetches else ''})"
+        hint = f"fetch it elsewhere ({call}), copy the folder, name it after an @"
+        raise UserError(what, where, hint) from error
+
+
+def _labels(found: Any, where: str) -> list[int]:
+    """The label of every picture, where possible without decoding any."""
+    columns = [getattr(found, name, None) for name in ("targets", "_labels", "labels")]
+    for pairs in (getattr(found, name, None) for name in ("_samples", "samples")):
+        columns.append(None if pairs is None else [pair[1] for pair in pairs])
+    for column in columns:
+        if column is not None and len(column) == len(found):
+            break
+    else:
+        column = [found[number][1] for number in range(len(found))]
+    try:
+        labels = [int(label) for label in column]
+        same = labels[0] == int(found[0][1])
+    except (TypeError, ValueError, IndexError):
+        same = False
+    if not same:
+        hint = "choose a set for classification"
+        raise UserError("its labels are no class numbers", where, hint) from None
+    return labels
+
+
+def _classes(splits: dict[str, Any], labels: dict[str, list[int]]) -> tuple[str, ...]:
+    """Names of the classes, numbers if the set has none.
+
+    Synonyms are joined, and classes of one name (ImageNet's two cranes) get their number.
+    """
+    names = getattr(splits["train"], "classes", None)
+    if names is None:
+        names = range(max(max(found) for found in labels.values()) + 1)
+    names = [", ".join(n) if isinstance(n, tuple | list) else str(n) for n in names]
+    count = Counter(names)
+    return tuple(n if count[n] == 1 else f"{n} {number}" for number, n in enumerate(names))

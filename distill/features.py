@@ -1,0 +1,100 @@
+"""Images as a network sees them before its head: what copies are compared by, beside pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from distill.config import ModelConfig
+from distill.data.decode import InputSpec, Pixels, UnreadableImageError, to_pixels
+from distill.data.sources import Item, Source
+from distill.models import Classifier, build_classifier, frozen, head_prefixes
+
+BATCH = 64
+SIZE = 128  # side of the images, in pixels, for a network that asks for no size of its own
+
+
+def build_backbone(model: ModelConfig) -> Classifier:
+    """A network for `pooled_features`; its head is not used, so its classes mean nothing.
+
+    Raises:
+        UserError: Unknown model, or weights that cannot be had.
+    """
+    size = model.input_size or SIZE
+    return build_classifier(model, ("0", "1"), InputSpec(height=size, width=size, resize="squash"))
+
+
+def pooled_features(
+    classifier: Classifier,
+    source: Source,
+    items: Sequence[Item],
+    device: torch.device,
+    workers: int,
+    advance: Callable[[int], None],
+) -> NDArray[np.float32]:
+    """Features of images, `(n, d)`, each row of length 1; all zero where a file is unreadable.
+
+    Only one batch of images is held at a time.
+
+    Args:
+        workers: Decoding threads.
+        advance: Told how many more images are done.
+    """
+
+    def decode(item: Item) -> Pixels | None:
+        try:
+            return to_pixels(source.read(item), classifier.contract.input_spec)
+        except (UnreadableImageError, OSError):
+            return None
+
+    model = frozen(classifier, device)
+    rows: list[NDArray[np.float32]] = []
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        for start in range(0, len(items), BATCH):
+            images = list(pool.map(decode, items[start : start + BATCH]))
+            rows.append(_features_of(model, images, device))
+            advance(len(images))
+    return np.concatenate(rows)
+
+
+@torch.inference_mode()
+def _features_of(
+    model: Classifier, images: Sequence[Pixels | None], device: torch.device
+) -> NDArray[np.float32]:
+    spec = model.contract.input_spec
+    blank: Pixels = np.zeros((spec.height, spec.width, 3), np.uint8)
+    batch = np.stack([blank if image is None else image for image in images])
+    pixels = torch.from_numpy(batch).to(device).permute(0, 3, 1, 2).float() / 255.0
+    found = F.normalize(_pool(_before_head(model, pixels), model.network), dim=1).cpu()
+    found[[index for index, image in enumerate(images) if image is None]] = 0.0
+    result: NDArray[np.float32] = found.numpy()
+    return result
+
+
+def _before_head(model: Classifier, pixels: Tensor) -> Tensor:
+    """What the network hands to its head."""
+    caught: list[Tensor] = []
+    head = model.network.get_submodule(head_prefixes(model.network)[0])
+    hook = head.register_forward_pre_hook(lambda module, inputs: caught.append(inputs[0]))
+    try:
+        model(pixels)
+    finally:
+        hook.remove()
+    return caught[0]
+
+
+def _pool(features: Tensor, network: nn.Module) -> Tensor:
+    """The mean over positions, `(batch, d)`: of maps, of channels-last maps or of tokens."""
+    if features.ndim == 4:
+        width = getattr(network, "num_features", features.shape[1])  # as timm calls it
+        last = features.shape[1] != width and features.shape[3] == width
+        features = features.mean(dim=(1, 2) if last else (2, 3))
+    elif features.ndim == 3:
+        features = features.mean(dim=1)
+    return features.flatten(1).float()

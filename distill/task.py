@@ -1,0 +1,65 @@
+"""Which scores a task has, which of them chooses the best epoch, and what it rules out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from distill.config import RunConfig
+from distill.errors import UserError
+from distill.metrics import Task, main_score
+from distill.strategies import make_strategy
+from distill.teacher_cache import check_top_k
+
+SCORES: dict[Task, tuple[str, ...]] = {
+    "single": ("top1", "macro_f1", "macro_recall", "worst_recall"),
+    "multi": ("map", "macro_f1", "micro_f1", "exact_match"),
+}
+
+
+def check_task(config: RunConfig, task: Task) -> None:
+    """Checks that a run can be had where images have one label, or any number of them.
+
+    Raises:
+        UserError: A strategy, a score or an option that is for the other task.
+    """
+    strategy = config.strategy.name
+    if task not in make_strategy(config.strategy).tasks:
+        what = f"{strategy} is for images with one label, data.task is {task!r}"
+        raise UserError(what, f"{config.name}.strategy.name", "use vanilla")
+    chosen_score(config.train.select, task, f"{config.name}.train.select")
+    check_top_k(config.cache.top_k, task)
+
+
+def chosen_score(select: str, task: Task, where: str = "train.select") -> str:
+    """The score by which `best` is chosen: one of the task's, or `loss`.
+
+    Raises:
+        UserError: The task has no such score.
+    """
+    if select == "auto":
+        return main_score(task)
+    if select != "loss" and select not in SCORES[task]:
+        what = f"data.task={task!r} has no {select}"
+        raise UserError(what, where, f"auto, loss, {', '.join(SCORES[task])}")
+    return select
+
+
+def validation_row(scores: Mapping[str, Any], task: Task) -> dict[str, float]:
+    """What a row of `metrics.jsonl` says of the validation split.
+
+    Raises:
+        UserError: A score cannot be had, as no image of the split has a label.
+    """
+    absent = [name for name in SCORES[task] if name not in scores]
+    if absent:
+        what = f"no image has a label, so there is no {absent[0]}"
+        raise UserError(what, "the validation split", "add some, or split by another seed")
+    row = {f"val/{name}": scores[name] for name in SCORES[task]}
+    return {**row, "val/loss": scores["nll"]}
+
+
+def worth(row: Mapping[str, float], select: str, task: Task) -> float:
+    """How good an epoch is by its row; higher is better."""
+    name = chosen_score(select, task)
+    return -row["val/loss"] if name == "loss" else row[f"val/{name}"]

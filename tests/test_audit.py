@@ -1,0 +1,296 @@
+"""Findings by hand: what each kind is, whom it names, and what is to be done."""
+
+import json
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from distill.data.audit import KINDS, advice, audit
+from distill.data.fingerprints import Fingerprints
+from distill.data.sources import Item, Label, Source
+
+CLASSES = ("cat", "dog")
+
+
+class Set:
+    """A data set that is only fingerprints: image by image, one row."""
+
+    def __init__(self, classes: Sequence[str] = CLASSES, ignored: Sequence[str] = ()) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.classes, self.ignored = tuple(classes), tuple(ignored)
+
+    def add(self, name: str, label: Label = 0, split: str = "train", **known: Any) -> "Set":
+        self.rows.append({"name": name, "label": label, "split": split, **known})
+        return self
+
+    def audit(self) -> list[dict[str, Any]]:
+        rows = self.rows
+        items = tuple(Item(r["name"], r["label"], None, r.get("group")) for r in rows)
+
+        def column(key: str, default: Any, kind: type = np.float32) -> Any:
+            return np.array([row.get(key, default) for row in rows], kind)
+
+        prints = Fingerprints(
+            names=tuple(item.name for item in items),
+            sha256=tuple(row.get("sha256", row["name"]) for row in rows),
+            hashes=np.zeros((len(rows), 2), np.uint64),
+            thumbs=np.zeros((len(rows), 16, 16, 3), np.uint8),
+            width=column("width", 100, np.int32),
+            height=column("height", 100, np.int32),
+            brightness=column("brightness", 200),
+            sharpness=column("sharpness", 1.0),
+            readable=np.array(["reason" not in row for row in rows]),
+            unreadable={row["name"]: row["reason"] for row in rows if "reason" in row},
+        )
+        source = Source("x", self.classes, items, lambda item: b"", "x", self.ignored)
+        copies = [row.get("copies", row.get("sha256", row["name"])) for row in rows]
+        found = audit(source, items, [row["split"] for row in rows], prints, copies)
+        assert all(set(f) == {"kind", "severity", "paths", "detail"} for f in found)
+        assert all(f["kind"] in KINDS and f["paths"] == sorted(f["paths"]) for f in found)
+        assert json.loads(json.dumps(found)) == list(found)
+        return list(found)
+
+    def kinds(self) -> list[tuple[str, list[str]]]:
+        return [(finding["kind"], finding["paths"]) for finding in self.audit()]
+
+
+def plain(count: int = 4, split: str = "train") -> Set:
+    """As many images of each class, nothing odd about them."""
+    data = Set()
+    for number in range(count):
+        data.add(f"c{number}", 0, split).add(f"d{number}", 1, split)
+    return data
+
+
+def test_nothing_odd() -> None:
+    assert plain().add("e", 0, "val").add("f", 1, "test").audit() == []
+
+
+def test_unreadable_and_ignored_files_are_named() -> None:
+    data = plain()
+    data.ignored = ("notes.txt", "a.zip")
+    data.add("y.jpg", reason="cut short").add("x.jpg", reason="no picture")
+    found = data.audit()
+    assert [(f["kind"], f["severity"], f["paths"], f["detail"]) for f in found[:2]] == [
+        ("unreadable", "warning", ["x.jpg"], "no picture"),
+        ("unreadable", "warning", ["y.jpg"], "cut short"),
+    ]
+    assert (found[2]["kind"], found[2]["paths"]) == ("ignored", ["a.zip", "notes.txt"])
+    assert len(found) == 3
+
+
+def test_unreadable_files_take_part_in_nothing_else() -> None:
+    bad = {"reason": "no", "sha256": "s", "width": 0, "height": 0, "brightness": 0, "sharpness": 0}
+    data = plain().add("x", 0, "train", **bad).add("y", 1, "test", **bad)
+    assert [kind for kind, _ in data.kinds()] == ["unreadable", "unreadable"]
+
+
+def test_only_unreadable_files() -> None:
+    assert Set().add("x", reason="no").kinds() == [("unreadable", ["x"])]
+
+
+def test_equal_files_of_one_label_and_split() -> None:
+    data = plain().add("z", sha256="s").add("y", sha256="s").add("x", sha256="s")
+    (found,) = data.audit()
+    assert (found["kind"], found["severity"]) == ("exact_duplicate", "warning")
+    assert found["paths"] == ["x", "y", "z"]
+
+
+def test_near_duplicates_are_found_beside_equal_ones() -> None:
+    data = plain().add("z", sha256="s", copies="g").add("y", sha256="s", copies="g")
+    data.add("x", copies="g")
+    assert data.kinds() == [("exact_duplicate", ["y", "z"]), ("near_duplicate", ["x", "y", "z"])]
+
+
+def test_a_picture_under_two_labels() -> None:
+    data = plain().add("a", 0, sha256="s").add("b", 1, sha256="s")
+    data.add("e", 0, copies="g").add("f", 1, copies="g").add("g", 1, copies="g")
+    conflicts = [f for f in data.audit() if f["kind"] == "label_conflict"]
+    assert [(f["severity"], f["paths"]) for f in conflicts] == [
+        ("error", ["a", "b"]),
+        ("warning", ["e", "f", "g"]),
+    ]
+    assert "cat (a)" in conflicts[0]["detail"]
+    assert "dog (b)" in conflicts[0]["detail"]
+
+
+def test_images_without_a_label_contradict_nobody() -> None:
+    data = plain().add("a", 0, sha256="s").add("b", -1, sha256="s")
+    assert [kind for kind, _ in data.kinds()] == ["exact_duplicate"]
+
+
+def test_several_labels_conflict_unless_they_are_the_same() -> None:
+    data = Set(("nose", "mouth", "chin"))
+    for number, label in enumerate([(0,), (1,), (2,)]):
+        data.add(f"plain{number}", label)
+    data.add("a", (0, 1), sha256="s").add("b", (0, 1), sha256="s")
+    data.add("c", (), sha256="t").add("d", (2,), sha256="t")
+    (conflict,) = [f for f in data.audit() if f["kind"] == "label_conflict"]
+    assert conflict["paths"] == ["c", "d"]
+    assert "no label (c)" in conflict["detail"]
+
+
+def test_the_share_of_leaked_images() -> None:
+    """Of 8 test images, one equals a training image and one nearly does: 25 %."""
+    data = plain(4).add("t0", sha256="s").add("t1", copies="g")
+    for number in range(6):
+        data.add(f"e{number}", number % 2, "test")
+    data.add("e6", 0, "test", sha256="s").add("e7", 0, "test", copies="g")
+    (leak,) = [f for f in data.audit() if f["kind"] == "leak"]
+    assert (leak["severity"], leak["paths"]) == ("error", ["e6", "e7"])
+    assert leak["detail"] == (
+        "25.0 % of the test images, 2 of 8, have a copy in train: 1 equal, 1 near"
+    )
+
+
+def test_every_pair_of_splits_may_leak() -> None:
+    data = plain(4).add("t", copies="g").add("v", 0, "val", copies="g")
+    data.add("e", 0, "test", copies="g").add("f", 1, "test")
+    leaks = [f for f in data.audit() if f["kind"] == "leak"]
+    assert [f["paths"] for f in leaks] == [["v"], ["e"], ["e"]]
+    assert ["100.0 % of the val" in f["detail"] for f in leaks] == [True, False, False]
+    assert ["50.0 % of the test" in f["detail"] for f in leaks] == [False, True, True]
+    assert ["copy in val" in f["detail"] for f in leaks] == [False, False, True]
+
+
+def test_given_groups_leak_but_are_no_copies() -> None:
+    """Two photographs of a patient are not near-duplicates, and belong into one split even so."""
+    data = plain().add("t", 0, group="patient 7").add("e", 0, "test", group="patient 7")
+    assert data.kinds() == [("leak", ["e"])]
+
+
+def test_copies_in_one_split_do_not_leak() -> None:
+    data = plain().add("e", 0, "test", copies="g").add("f", 0, "test", copies="g")
+    assert data.kinds() == [("near_duplicate", ["e", "f"])]
+
+
+@pytest.mark.parametrize(("fewest", "odd"), [(3, False), (2, True), (0, True)])
+def test_imbalance_begins_at_three_times(fewest: int, odd: bool) -> None:
+    data = Set()
+    for number in range(8):
+        data.add(f"c{number}", 0)
+    for number in range(fewest):
+        data.add(f"d{number}", 1)
+    for number in range(20):  # other splits do not count
+        data.add(f"e{number}", 1, "test")
+    found = [f for f in data.audit() if f["kind"] == "imbalance"]
+    assert len(found) == odd
+    if odd:
+        assert f"cat 8, dog {fewest}" in found[0]["detail"]
+
+
+def test_imbalance_of_labels_that_come_together() -> None:
+    data = Set()
+    for number in range(6):
+        data.add(f"c{number}", (0, 1) if number < 2 else (0,))
+    (found,) = data.audit()
+    assert found["kind"] == "imbalance"
+    assert "cat 6, dog 2" in found["detail"]
+
+
+def test_imbalance_of_many_classes_names_the_ends() -> None:
+    data = Set([f"k{number:02d}" for number in range(30)])
+    for label in range(30):
+        for number in range(label + 1):
+            data.add(f"{label}-{number}", label)
+    (found,) = data.audit()
+    named = found["detail"].split(", ")
+    assert named[0].endswith("k29 30")
+    assert named[-1] == "k00 1"
+    assert len(named) == 13
+
+
+@pytest.mark.parametrize(
+    ("known", "kinds"),
+    [
+        ({"width": 24, "height": 30}, ["tiny"]),  # a quarter of 100 is 25
+        ({"width": 25, "height": 25}, []),
+        ({"width": 801, "height": 900}, ["huge"]),
+        ({"width": 800, "height": 800}, []),
+        ({"width": 200, "height": 300_000}, ["huge", "odd_shape"]),  # 60 megapixels
+        ({"brightness": 49}, ["dark"]),
+        ({"brightness": 50}, []),
+        ({"sharpness": 0.19}, ["blurred"]),  # a fifth of 1.0
+        ({"sharpness": 0.21}, []),
+        ({"sharpness": 0}, ["blurred"]),
+        ({"width": 100, "height": 301}, ["odd_shape"]),
+        ({"width": 301, "height": 100}, ["odd_shape"]),
+        ({"width": 100, "height": 300}, []),
+    ],
+)
+def test_odd_images(known: dict[str, float], kinds: list[str]) -> None:
+    data = plain().add("y", 0, **known).add("x", 1, **known)
+    assert data.kinds() == [(kind, ["x", "y"]) for kind in kinds]
+
+
+def test_small_images_are_tiny_among_small_ones_only_below_what_networks_take() -> None:
+    data = Set()
+    for number in range(8):
+        data.add(f"{number}", number % 2, width=32, height=32)
+    assert data.kinds() == []
+    assert data.add("x", width=15, height=32).kinds() == [("tiny", ["x"])]
+
+
+def test_the_order_of_images_changes_no_finding() -> None:
+    data = plain().add("a", 0, sha256="s").add("b", 1, "test", sha256="s")
+    data.add("e", 0, "val", copies="g", brightness=3).add("f", 1, copies="g", width=400)
+    expected = data.audit()
+    assert len(expected) >= 7
+    data.rows.reverse()
+    assert sorted(data.audit(), key=str) == sorted(expected, key=str)
+
+
+def leaking() -> list[dict[str, Any]]:
+    data = plain().add("t", 0, sha256="s").add("e", 0, "test", sha256="s")
+    return data.audit()
+
+
+def commands(lines: Sequence[str]) -> list[list[str]]:
+    """The commands that advice ends in."""
+    return [shlex.split(line[line.index("distill ") :]) for line in lines if "distill " in line]
+
+
+def test_advice_on_leaks_is_commands_that_can_be_run() -> None:
+    location = "my photos/'19"
+    assert commands(advice(leaking(), location)) == [
+        ["distill", "check", location, "--repair", "--out", "DIR"],
+        ["distill", "check", location, "--split", "grouped", "--out", "DIR"],
+        ["distill", "run", "RECIPE", "--data", "DIR/manifest.parquet"],
+    ]
+
+
+def test_advice_for_images_that_a_manifest_cannot_list() -> None:
+    expected = ["distill", "run", "RECIPE", "--data", "demo", "data.split=grouped"]
+    assert commands(advice(leaking(), "demo", files=False)) == [expected]
+
+
+def test_advice_on_imbalance_names_an_option_that_there_is() -> None:
+    from distill.config import TrainConfig
+
+    data = plain(1).add("c", 0).add("d", 0)
+    ((*_, option),) = commands(advice(data.audit(), "x"))
+    key, _, value = option.partition("=")
+    assert key.startswith("student.train.")
+    assert TrainConfig(**{key.rpartition(".")[2]: value}).class_weights == "balanced"
+
+
+def test_advice_names_the_files_to_delete_of_equal_ones() -> None:
+    (line,) = advice(plain().add("x", sha256="s").add("y", sha256="s").audit(), "x")
+    assert line.endswith("(1): y")
+
+
+def test_there_is_advice_on_whatever_can_be_mended() -> None:
+    findings = [{"kind": k, "severity": "info", "paths": ["p"], "detail": ""} for k in KINDS]
+    for finding in findings:
+        assert bool(advice([finding], "x")) == (finding["kind"] != "ignored")
+    assert advice([], "x") == []
+
+
+def test_findings_of_a_source_without_classes_or_images() -> None:
+    assert Set().audit() == []
+    data = Set()
+    data.rows = [{"name": "x", "label": -1, "split": "train"}]
+    assert data.audit() == []

@@ -1,0 +1,169 @@
+"""`distill check` end to end: what it writes, what it repairs, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image, ImageOps
+
+from distill.data.sources import open_source
+
+Check = Callable[..., tuple[int, dict[str, Any], str]]
+
+
+@pytest.fixture
+def check(distill: Callable[..., tuple[int, str, str]]) -> Check:
+    """`distill check`, its options quick; gives the status, the JSON it ends with, and stderr."""
+
+    def call(*arguments: object) -> tuple[int, dict[str, Any], str]:
+        status, out, err = distill("check", *arguments, "data.size=16", "--workers", 1, "--json")
+        return status, json.loads(out.splitlines()[-1]) if status == 0 else {}, err
+
+    return call
+
+
+@pytest.fixture
+def leaky(write_images: Callable[..., Path], tmp_path: Path) -> Path:
+    """Given splits of 6, 4 and 4 images a class; two of test are mirrored copies of train."""
+    names = [
+        f"{split}/{label}/{i}.png"
+        for split, count in (("train", 6), ("val", 4), ("test", 4))
+        for label in ("cat", "dog")
+        for i in range(count)
+    ]
+    root = write_images(tmp_path / "images", names, size=(48, 40))
+    for label in ("cat", "dog"):
+        with Image.open(root / "train" / label / "0.png") as image:
+            ImageOps.mirror(image).save(root / "test" / label / "0.png")
+    return root
+
+
+def by_kind(found: dict[str, Any], kind: str) -> list[dict[str, Any]]:
+    return [finding for finding in found["findings"] if finding["kind"] == kind]
+
+
+def test_everything_is_written_down(check: Check, leaky: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    status, found, _ = check(leaky, "--out", out)
+    assert status == 0
+    written = {path.name for path in out.iterdir() if path.is_file()}
+    assert written == {"data.json", "data.html", "manifest.parquet"}
+    assert json.loads((out / "data.json").read_text()) == found
+    assert set(found) == {
+        *("location", "sha256", "task", "classes", "input_spec", "counts", "findings", "splits"),
+    }
+    (leak,) = by_kind(found, "leak")
+    assert leak["paths"] == ["test/cat/0.png", "test/dog/0.png"]
+    assert "25.0 % of the test images, 2 of 8" in leak["detail"]
+    assert "test/cat/0.png" in (out / "data.html").read_text()
+
+
+def test_a_manifest_is_data_of_the_same_splits(check: Check, leaky: Path, tmp_path: Path) -> None:
+    _, found, _ = check(leaky, "--split", "grouped", "--out", tmp_path / "out")
+    source = open_source(str(tmp_path / "out" / "manifest.parquet"))
+    splits = {item.name: item.split for item in source.items}
+    listed = {name: split for split, names in found["splits"].items() for name in names}
+    assert splits == listed
+    assert not by_kind(found, "leak")
+    pairs = [(f"train/{label}/0.png", f"test/{label}/0.png") for label in ("cat", "dog")]
+    assert all(splits[a] == splits[b] for a, b in pairs)
+    groups = {item.name: item.group for item in source.items}
+    assert all(groups[a] == groups[b] for a, b in pairs)
+    _, again, _ = check(tmp_path / "out" / "manifest.parquet")
+    assert again["splits"] == found["splits"]
+
+
+def test_repair_moves_only_what_straddles(check: Check, leaky: Path, tmp_path: Path) -> None:
+    before = {path: path.read_bytes() for path in leaky.rglob("*.png")}
+    _, found, _ = check(leaky, "--repair", "--out", tmp_path / "out")
+    assert not by_kind(found, "leak")
+    listed = {name: split for split, names in found["splits"].items() for name in names}
+    moved = {name for name, split in listed.items() if name.split("/")[0] != split}
+    assert moved <= {f"{s}/{label}/0.png" for s in ("train", "test") for label in ("cat", "dog")}
+    assert len(moved) == 2
+    assert {path: path.read_bytes() for path in leaky.rglob("*.png")} == before
+
+
+def test_random_splits_say_what_they_leak(
+    check: Check, write_images: Callable[..., Path], tmp_path: Path
+) -> None:
+    names = [f"{label}/{i}.png" for label in ("cat", "dog") for i in range(20)]
+    root = write_images(tmp_path / "images", names, size=(48, 40))
+    for label in ("cat", "dog"):
+        for i in range(20):
+            copy = root / label / f"copy{i}.png"
+            copy.write_bytes((root / label / f"{i}.png").read_bytes())
+    _, random, _ = check(root, "--split", "random")
+    _, grouped, _ = check(root)
+    assert by_kind(random, "leak")
+    assert not by_kind(grouped, "leak")
+    assert len(by_kind(grouped, "exact_duplicate")) == 40
+
+
+def test_the_same_check_may_be_repeated_and_another_may_not(
+    check: Check, leaky: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    assert check(leaky, "--out", out)[0] == 0
+    before = (out / "manifest.parquet").read_bytes()
+    assert check(leaky, "--out", out)[0] == 0
+    status, _, err = check(leaky, "--repair", "--out", out)
+    assert status == 2
+    assert "manifest.parquet" in err
+    assert "--overwrite" in err
+    assert (out / "manifest.parquet").read_bytes() == before
+    assert not (out / "new-manifest.parquet").exists()
+    assert check(leaky, "--repair", "--out", out, "--overwrite")[0] == 0
+    assert (out / "manifest.parquet").read_bytes() != before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("--repair", "--split", "grouped"), "--repair"),
+        (("--label-errors", "teachers/squeezenet1_1.toml"), "--out"),
+        (("--weights", "file.safetensors"), "--backbone"),
+        (("--split", "fair"), "data.split"),
+        (("data.task=multi", "views.per_class.cat.blur=1.0"), "views.per_class"),
+    ],
+)
+def test_mistakes_are_one_line(
+    check: Check, leaky: Path, arguments: tuple[str, ...], named: str
+) -> None:
+    status, _, err = check(leaky, *arguments)
+    assert status == 2
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert named in err
+
+
+def test_several_labels(check: Check, write_images: Callable[..., Path], tmp_path: Path) -> None:
+    root = write_images(tmp_path / "images", [f"{i}.png" for i in range(40)], size=(48, 40))
+    labels = ["nose;mouth", "mouth", "", "nose"]
+    rows = [f"{i}.png,{labels[i % 4]}" for i in range(40)]
+    (root / "labels.csv").write_text("\n".join(["fname,labels", *rows]) + "\n")
+    status, _, err = check(root)
+    assert status == 2
+    assert 'data.task="multi"' in err
+    status, found, _ = check(root, "data.task=multi", "--out", tmp_path / "out")
+    assert status == 0
+    assert found["task"] == "multi"
+    assert found["classes"] == ["mouth", "nose"]
+    assert sum(counts["nose"] for counts in found["counts"].values()) == 20
+    source = open_source(str(tmp_path / "out" / "manifest.parquet"), "multi")
+    known = {item.name: item.label for item in source.items}
+    assert known["0.png"] == (0, 1)
+    assert known["2.png"] == ()
+
+
+def test_published_splits_leak(check: Check, real_data: Path) -> None:
+    _, found, _ = check(real_data / "masks")
+    (leak,) = [
+        f for f in by_kind(found, "leak") if "test images" in f["detail"] and "train" in f["detail"]
+    ]
+    assert 10 < len(leak["paths"]) < 30  # mirrored photographs, looked at one by one
+    assert "test/with_mask/0218.jpg" in leak["paths"]

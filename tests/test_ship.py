@@ -1,0 +1,402 @@
+"""What is shipped: thresholds tuned on validation, in the file, its scores, results and answers."""
+
+import io
+import json
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from distill import evaluate as evaluate_module
+from distill import run, ship
+from distill.config import DataConfig, ExportConfig, ModelConfig, Recipe, RunConfig
+from distill.data.decode import InputSpec
+from distill.data.prepare import ImageData
+from distill.data.sources import Item, Source
+from distill.data.store import Split
+from distill.errors import UserError
+from distill.evaluate import evaluate, true_labels
+from distill.experiment import Experiment
+from distill.metrics import score, sigmoid
+from distill.models import Classifier, build_classifier
+from distill.predict import Predictor
+from distill.progress import Progress
+from distill.report.results import build_results, build_verdict
+from distill.report.table import results_table
+from distill.report.threshold_plots import draw_thresholds, shown_labels
+from distill.task import validation_row
+from distill.thresholds import tune
+from distill.train import save_weights
+
+NAMES = ("red", "green", "blue")
+SPEC = InputSpec(height=16, width=16, resize="squash")
+SMALL = ModelConfig(name="compact", options={"width": [8], "depth": [1], "head_width": 0})
+QUIET = Progress(quiet=True)
+
+
+def make_split(name: str, count: int, task: str, seed: int) -> Split:
+    """Plain colours with noise, labelled by the channels above the middle, or by the highest."""
+    rng = np.random.default_rng(seed)
+    colours = rng.integers(40, 216, (count, 1, 1, 3))
+    noise = rng.integers(-40, 40, (count, 16, 16, 3))
+    means = colours[:, 0, 0]
+    labels = (means > 128).astype(np.int64) if task == "multi" else means.argmax(axis=1)
+    names = tuple(f"{name}/{index}.png" for index in range(count))
+    return Split(name, (colours + noise).astype(np.uint8), labels, names)
+
+
+def make_experiment(out: Path, task: str, **export) -> Experiment:
+    """A teacher and a student as if they had been trained, on data that needs no decoding."""
+    runs = {name: RunConfig(name=name, model=SMALL) for name in ("teacher", "student")}
+    recipe = Recipe(
+        data=DataConfig(size=16, task=task),
+        teachers=(runs["teacher"],),
+        students=(runs["student"],),
+        random_forest={"trees": 5, "size": 4},
+        export=ExportConfig(**export),
+    )
+    experiment = Experiment(recipe, "made up", out, torch.device("cpu"), progress=QUIET)
+    counts = {"train": 40, "val": 60, "test": 30}
+    splits = {n: make_split(n, count, task, seed) for seed, (n, count) in enumerate(counts.items())}
+    data = ImageData("made up", NAMES, SPEC, splits, (), "0" * 64, task)
+    experiment.__dict__["data"] = data
+    for seed, (name, config) in enumerate(runs.items()):
+        torch.manual_seed(seed)
+        classifier = build_classifier(SMALL, NAMES, SPEC, task=task).eval()
+        fit_head(classifier, splits["train"])
+        folder = experiment.folder(name)
+        run.write_json(folder / "config.json", {"run": config.model_dump(mode="json")})
+        run.write_json(folder / "contract.json", classifier.contract.model_dump(mode="json"))
+        save_weights(classifier, folder / "best.safetensors")
+        found = score(np.full((60, 3), 0.4), data.val.labels, NAMES)
+        run.append_line(folder / "metrics.jsonl", validation_row(found, task))
+        run.write_manifest(folder, run.files_below(folder))
+    return experiment
+
+
+def fit_head(classifier: Classifier, split: Split) -> None:
+    """A head on random features, by least squares: better than chance, far from perfect."""
+    images = torch.tensor(split.pixels).permute(0, 3, 1, 2).float() / 255
+    labels = torch.tensor(split.labels)
+    targets = (labels if labels.ndim == 2 else torch.eye(3)[labels]).float() * 4 - 2
+    head = classifier.network.classifier
+    with torch.no_grad():
+        normalised = (images - classifier.mean) / classifier.std
+        features = classifier.network.forward_features(normalised).mean(dim=(2, 3))
+        padded = torch.cat([features, torch.ones(len(features), 1)], dim=1)
+        solution = torch.linalg.lstsq(padded, targets, driver="gelsd").solution
+        head.weight.copy_(solution[:-1].T)
+        head.bias.copy_(solution[-1])
+
+
+@pytest.fixture(scope="module")
+def multi(tmp_path_factory) -> Experiment:
+    """Many labels, exported."""
+    experiment = make_experiment(tmp_path_factory.mktemp("multi"), "multi")
+    ship.export_student(experiment)
+    return experiment
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory) -> Experiment:
+    """One label and a confidence threshold, exported."""
+    options = {"thresholds": "accuracy", "min_accuracy": 92.0}
+    experiment = make_experiment(tmp_path_factory.mktemp("single"), "single", **options)
+    ship.export_student(experiment)
+    return experiment
+
+
+def shipped(experiment: Experiment) -> Path:
+    return experiment.out / "export" / "student.fp32.onnx"
+
+
+def encoded(pixels: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, format="PNG")
+    return stream.getvalue()
+
+
+def source_of(split: Split, classes: tuple[str, ...] = NAMES) -> Source:
+    """A split as a data source."""
+    pictures = dict(zip(split.names, map(encoded, split.pixels), strict=True))
+    labels = [
+        tuple(np.flatnonzero(row).tolist()) if split.labels.ndim == 2 else int(row)
+        for row in split.labels
+    ]
+    items = tuple(Item(name, label) for name, label in zip(split.names, labels, strict=True))
+    task = "multi" if split.labels.ndim == 2 else "single"
+    return Source("made up", classes, items, lambda item: pictures[item.name], "", task=task)
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """Makes `evaluate` find a source; returns the tasks that it asked for."""
+    asked: list[str] = []
+
+    def serve(source: Source) -> list[str]:
+        def open_source(location: str, task: str) -> Source:
+            asked.append(task)
+            return source
+
+        monkeypatch.setattr(evaluate_module, "open_source", open_source)
+        return asked
+
+    return serve
+
+
+def test_the_file_says_what_its_labels_have_to_reach(multi):
+    predictor, val = Predictor(shipped(multi)), multi.data.val
+    metadata, record = predictor.metadata, run.read_json(multi.out / "export" / "export.json")
+    assert metadata["task"] == "multi"
+    assert list(metadata["thresholds"]) == list(NAMES)
+    probs = predictor.probs(val.pixels)
+    # Tuned on validation: of all rounded thresholds none gives a label a better F1.
+    for label, name in enumerate(NAMES):
+        truth = val.labels[:, label] == 1
+        tries = {}
+        for threshold in (metadata["thresholds"][name], *np.linspace(0, 1, 201)):
+            given = probs[:, label] >= np.float32(threshold)
+            tries[threshold] = 200 * (given & truth).sum() / (given.sum() + truth.sum())
+        row = record["thresholds"]["labels"][name]
+        assert row["threshold"] == metadata["thresholds"][name]
+        assert max(tries.values()) == tries[row["threshold"]] == pytest.approx(row["f1"])
+    assert (record["thresholds"]["split"], record["thresholds"]["rule"]) == ("val", "f1")
+    found = score(probs, val.labels, NAMES, predictor.thresholds)
+    assert metadata["metrics"]["split"] == "val"
+    for key in ("map", "macro_f1", "micro_f1", "exact_match", "hamming", "nll"):
+        assert metadata["metrics"][key] == pytest.approx(found[key], abs=1e-4)
+
+
+def test_its_probabilities_are_sigmoids_and_its_maps_average_to_the_logits(multi):
+    predictor, pixels = Predictor(shipped(multi)), multi.data.test.pixels[:7]
+    prob, cam = predictor.session.run(["prob", "cam"], {"image": pixels})
+    classifier = ship.load_run(multi.folder("student"))
+    images = torch.tensor(pixels).permute(0, 3, 1, 2).float() / 255
+    with torch.no_grad():
+        logits = classifier(images).logits.numpy()
+    np.testing.assert_allclose(prob, sigmoid(logits), atol=1e-5)
+    bias = classifier.network.classifier.bias.detach().numpy()
+    np.testing.assert_allclose(cam.mean(axis=(2, 3)) + bias, logits, atol=1e-4)
+    golden = np.load(multi.out / "export" / "golden.npz")
+    np.testing.assert_allclose(predictor.probs(golden["image"]), golden["prob"], atol=1e-5)
+
+
+def test_an_image_may_have_several_labels_or_no_confident_one(multi):
+    predictor, pixels = Predictor(shipped(multi)), multi.data.test.pixels
+    given = predictor.probs(pixels) >= predictor.thresholds
+    found = predictor.predict(pixels)
+    assert [set(p.labels) for p in found] == [{NAMES[i] for i in np.flatnonzero(r)} for r in given]
+    assert [p.abstained for p in found] == [not row.any() for row in given]
+    assert given.any(axis=1).any()
+    assert not given.all()
+
+
+def test_results_of_many_labels(multi):
+    results = build_results(multi)
+    rows = {row["name"]: row for row in results["rows"]}
+    assert set(rows) == {"teacher", "student", "random_forest", "student.fp32.onnx"}
+    assert all("map" in row["test"] and "top1" not in row["test"] for row in rows.values())
+    student, file = rows["student"], rows["student.fp32.onnx"]
+    assert file["test"]["map"] == pytest.approx(student["test"]["map"], abs=1e-3)
+    predictor, test = Predictor(shipped(multi)), multi.data.test
+    probs = predictor.probs(test.pixels)
+    assert file["test"] == score(probs, test.labels, NAMES, predictor.thresholds)
+    at_half = score(probs, test.labels, NAMES)["per_class_recall"]
+    assert student["test"]["per_class_recall"] == pytest.approx(at_half)
+    assert file["test"]["per_class_recall"] != pytest.approx(at_half)
+    assert rows["teacher"]["agreement_labels"] == 100.0
+    assert student["agreement_labels"] == file["agreement_labels"] < 100.0
+    assert not any("agreement_top1" in row for row in rows.values())
+    verdict = results["verdict"]
+    assert verdict["map"] == file["test"]["map"]
+    difference = file["test"]["map"] - rows["teacher"]["test"]["map"]
+    assert verdict["map_minus_teacher"] == pytest.approx(difference)
+    assert not {"top1", "top1_minus_teacher"} & set(verdict)
+    # Colours are easy for a forest: better than the share of positives, which is what chance gives.
+    assert rows["random_forest"]["test"]["map"] > 100 * test.labels.mean()
+    headers = [str(column.header) for column in results_table(results).columns]
+    assert "mAP %" in headers
+    assert "top1 %" not in headers
+
+
+def test_the_forest_knows_labels_that_training_has_always_or_never(tmp_path):
+    experiment = make_experiment(tmp_path, "multi")
+    experiment.data.train.labels[:, :2] = [0, 1]
+    probs = ship_forest(experiment)
+    assert probs.shape == (30, 3)
+    assert (probs[:, 0] == 0).all()
+    assert (probs[:, 1] == 1).all()
+    assert 0 < probs[:, 2].mean() < 1
+
+
+def ship_forest(experiment: Experiment) -> np.ndarray:
+    from distill.baselines import random_forest_probs
+
+    return random_forest_probs(experiment.data, experiment.recipe.random_forest, 0)
+
+
+@pytest.mark.parametrize("main", ["top1", "map"])
+def test_a_verdict_is_of_the_main_score(main):
+    rows = [
+        {"name": "t", "kind": "teacher", "params": 10, "test": {main: 90.0}},
+        {"name": "s.onnx", "kind": "onnx", "params": 4, "test": {main: 88.0}},
+    ]
+    expected = {"shipped": "s.onnx", main: 88.0, "teacher": "t", "params_share": 0.4}
+    assert build_verdict(rows, "t", main) == expected | {f"{main}_minus_teacher": -2.0}
+
+
+def test_evaluate_scores_many_labels_with_the_thresholds_of_the_file(multi, opened):
+    test = multi.data.test
+    asked = opened(source_of(test))
+    found = evaluate(shipped(multi), "made up", None, "cpu", 1, QUIET)
+    assert asked == ["multi"]
+    predictor = Predictor(shipped(multi))
+    expected = score(predictor.probs(test.pixels), test.labels, NAMES, predictor.thresholds)
+    assert {key: found[key] for key in expected} == expected
+    assert found["positives"] == dict(zip(NAMES, test.labels.sum(axis=0).tolist(), strict=True))
+    assert found["thresholds"] == pytest.approx(predictor.metadata["thresholds"])
+    assert "confusion" not in found
+    of_run = evaluate(multi.folder("student"), "made up", None, "cpu", 1, QUIET)
+    assert of_run["map"] == pytest.approx(found["map"], abs=1e-3)
+    assert of_run["nll"] == pytest.approx(found["nll"], abs=1e-4)
+    assert "thresholds" not in of_run
+    json.dumps(found, allow_nan=False)
+
+
+def test_evaluate_takes_classes_by_name(multi, opened):
+    """A source that names other classes first, and lacks one, is not mixed up."""
+    test = multi.data.test
+    opened(source_of(test))
+    straight = evaluate(shipped(multi), "made up", None, "cpu", 1, QUIET)
+    without = source_of(test)
+    turned = {0: 2, 1: 1, 2: 0}
+    items = tuple(
+        Item(item.name, tuple(sorted(turned[index] for index in item.label)))
+        for item in without.items
+    )
+    opened(Source("made up", ("blue", "green", "red"), items, without.read, "", task="multi"))
+    assert evaluate(shipped(multi), "made up", None, "cpu", 1, QUIET) == straight
+    pairs = [Item("x", (0,)), Item("y", ()), Item("z", (0, 1))]
+    assert true_labels(pairs, ("blue", "red"), NAMES).tolist() == [[0, 0, 1], [0, 0, 0], [1, 0, 1]]
+
+
+def test_a_threshold_of_confidence_is_one_for_all_classes(single):
+    predictor, val = Predictor(shipped(single)), single.data.val
+    assert predictor.task == "single"
+    assert len(set(predictor.thresholds)) == 1
+    found = score(predictor.probs(val.pixels), val.labels, NAMES, predictor.thresholds)
+    assert found["answered"]["accuracy"] >= 92.0
+    assert 0 < found["answered"]["coverage"] < 100
+    record = run.read_json(single.out / "export" / "export.json")["thresholds"]
+    assert {key: record[key] for key in ("coverage", "accuracy")} == found["answered"]
+    assert predictor.metadata["metrics"]["answered"] == found["answered"]
+
+
+def test_evaluate_reports_what_is_answered_and_top1_of_all(
+    single, opened, distill, tmp_path, repository
+):
+    test, file = single.data.test, shipped(single)
+    opened(source_of(test))
+    status, out, _ = distill("evaluate", file, "made up", "--json")
+    assert status == 0
+    found = json.loads(out.splitlines()[-1])
+    predictions = Predictor(file).predict(test.pixels)
+    given = [p.labels[0] for p in predictions if not p.abstained]
+    truth = [NAMES[label] for label in test.labels]
+    kept = [label for label, p in zip(truth, predictions, strict=True) if not p.abstained]
+    right = sum(a == b for a, b in zip(given, kept, strict=True))
+    assert 0 < len(given) < 30
+    expected = {"coverage": 100 * len(given) / 30, "accuracy": 100 * right / len(given)}
+    assert found["answered"] == pytest.approx(expected)
+    # Abstaining does not change the top class, nor what is told of it.
+    of_run = evaluate(single.folder("student"), "made up", None, "cpu", 1, QUIET)
+    assert of_run["top1"] == found["top1"]
+    assert of_run["confusion"] == found["confusion"]
+    assert "answered" not in of_run
+    scorer = repository.parent / "shared" / "tools" / "score_onnx.py"
+    if not scorer.is_file():
+        pytest.skip(f"no independent scorer: {scorer} is missing")
+    for index, label in enumerate(truth):
+        (tmp_path / label).mkdir(exist_ok=True)
+        Image.fromarray(test.pixels[index]).save(tmp_path / label / f"{index}.png")
+    done = subprocess.run([sys.executable, scorer, file, tmp_path], capture_output=True, text=True)
+    assert f"top1 {found['top1']:.2f} on 30 images" in done.stdout
+
+
+def test_the_command_scores_many_labels(multi, opened, distill):
+    opened(source_of(multi.data.test))
+    status, out, _ = distill("evaluate", shipped(multi), "made up", "--json")
+    assert status == 0
+    assert json.loads(out.splitlines()[-1])["map"] > 0
+    assert all(name in out for name in NAMES)
+
+
+def test_an_accuracy_that_cannot_be_had_leaves_nothing_behind(tmp_path):
+    options = {"thresholds": "accuracy", "min_accuracy": 100.0}
+    experiment = make_experiment(tmp_path, "single", **options)
+    experiment.data.val.labels[:] = 0  # a network that finds red never, or is wrong when surest
+    probs, _ = ship.tune_on_validation(
+        make_experiment(tmp_path / "other", "single"), ship.load_run(experiment.folder("student"))
+    )
+    experiment.data.val.labels[:] = (probs.argmax(axis=1) + 1) % 3
+    with pytest.raises(UserError, match=r"export\.min_accuracy"):
+        ship.export_student(experiment)
+    assert not (tmp_path / "export").exists()
+    assert not (tmp_path / "plots").exists()
+
+
+def test_without_tuning_there_is_no_picture_and_without_matplotlib_no_failure(
+    tmp_path, monkeypatch, multi, single
+):
+    plain = make_experiment(tmp_path / "plain", "single")
+    ship.export_student(plain)
+    assert not (plain.out / "plots").exists()
+    assert Predictor(shipped(plain)).metadata["thresholds"] == {}
+    assert Predictor(shipped(plain)).tuned is None
+    half = make_experiment(tmp_path / "half", "multi", thresholds="none")
+    ship.export_student(half)
+    assert Predictor(shipped(half)).metadata["thresholds"] == dict.fromkeys(NAMES, 0.5)
+    for experiment in (multi, single):
+        assert (experiment.out / "plots" / "thresholds.png").is_file()
+
+    def missing(*_):
+        raise ModuleNotFoundError(name="matplotlib")
+
+    monkeypatch.setattr(ship, "draw_thresholds", missing)
+    bare = make_experiment(tmp_path / "bare", "multi", thresholds="fpr", max_fpr=0.1)
+    ship.export_student(bare)
+    assert Predictor(shipped(bare)).tuned is not None
+    assert not (bare.out / "plots").exists()
+
+
+def test_pictures_can_be_drawn_of_odd_cases(tmp_path):
+    rng = np.random.default_rng(0)
+    labels = (rng.random((9, 30)) < 0.4).astype(np.int64)
+    labels[:, 0], labels[:, 1] = 0, 1
+    probs, names = rng.random((9, 30)).round(1), tuple(f"$_{i}" for i in range(30))
+    few = slice(None), slice(0, 3)
+    cases = [
+        (probs, labels, names, {}),
+        (probs[few], labels[few], names[:3], {"thresholds": "fpr"}),
+    ]
+    cases += [(labels[few] * 1.0, labels[few], names[:3], {})]
+    cases += [(probs[:1, :1], labels[:1, :1], ("one",), {})]
+    accuracy = {"thresholds": "accuracy", "min_accuracy": 50.0}
+    cases.append((np.array([[1.0, 0.0]]), np.array([0]), ("a", "b"), accuracy))
+    for number, (given, truth, named, options) in enumerate(cases):
+        tuned = tune(given, truth, named, ExportConfig(**options))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            draw_thresholds(given, truth, tuned, tmp_path / f"{number}.png")
+        assert Image.open(tmp_path / f"{number}.png").size[0] >= 600
+
+
+def test_of_many_labels_the_worst_are_drawn():
+    rows = {"a": {"f1": 90.0}, "b": {"f1": 20.0}, "c": {"f1": 80.0}, "d": {"f1": 30.0}}
+    assert shown_labels({"labels": rows | {"none": {}}}, most=3) == ["b", "c", "d"]
+    assert shown_labels({"labels": rows}, most=4) == list("abcd")

@@ -1,0 +1,79 @@
+"""Which score chooses, and what a run with several labels per image cannot have."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from distill.config import CacheConfig, ModelConfig, RunConfig, StrategyConfig, TrainConfig
+from distill.errors import UserError
+from distill.experiment import best_validation
+from distill.task import SCORES, check_task, chosen_score, validation_row, worth
+
+SINGLE = {"top1": 90.0, "macro_f1": 80.0, "macro_recall": 70.0, "worst_recall": 60.0, "nll": 0.5}
+MULTI = {"map": 90.0, "macro_f1": 80.0, "micro_f1": 70.0, "exact_match": 60.0, "nll": 0.5}
+TASKS = [("single", SINGLE), ("multi", MULTI)]
+
+
+def config(strategy: str = "vanilla", **options) -> RunConfig:
+    parts = {"model": ModelConfig(name="compact"), "strategy": StrategyConfig(name=strategy)}
+    return RunConfig(name="tiny", **parts, **options)
+
+
+@pytest.mark.parametrize(("task", "scores"), TASKS)
+def test_a_row_has_every_score_of_its_task(task, scores) -> None:
+    row = validation_row({**scores, "ece": 3.0, "per_class_recall": {}}, task)
+    expected = {f"val/{name}": value for name, value in scores.items() if name != "nll"}
+    assert row == {**expected, "val/loss": 0.5}
+
+
+@pytest.mark.parametrize(("task", "scores"), TASKS)
+def test_every_score_can_choose(task, scores) -> None:
+    row = validation_row(scores, task)
+    for name in SCORES[task]:
+        assert chosen_score(name, task) == name
+        assert worth(row, name, task) == scores[name]
+    assert worth(row, "auto", task) == 90.0
+    assert worth(row, "loss", task) == -0.5  # higher is better
+
+
+@pytest.mark.parametrize(
+    ("task", "select"), [("single", "map"), ("single", "micro_f1"), ("multi", "top1")]
+)
+def test_the_other_tasks_score_is_refused(task, select) -> None:
+    with pytest.raises(UserError, match=f"has no {select}") as caught:
+        check_task(config(train=TrainConfig(select=select)), task)
+    assert caught.value.where == "tiny.train.select"
+
+
+@pytest.mark.parametrize(
+    ("changed", "where"),
+    [
+        (config("logit_standardisation"), "tiny.strategy.name"),
+        (config(cache=CacheConfig(top_k=2)), "cache.top_k"),
+    ],
+)
+def test_what_is_for_one_label_per_image_is_refused(changed, where) -> None:
+    check_task(changed, "single")
+    with pytest.raises(UserError) as caught:
+        check_task(changed, "multi")
+    assert caught.value.where == where
+
+
+@pytest.mark.parametrize("select", ["auto", *SCORES["single"], "loss"])
+def test_a_runs_main_score_is_that_of_the_kept_epoch(select, tmp_path: Path) -> None:
+    """Every score prefers an epoch of its own; `best` of equals is the first."""
+    names = ["top1", "macro_f1", "macro_recall", "worst_recall", "loss"]
+    rows = []
+    for epoch, name in enumerate(names):
+        row = {f"val/{other}": 10.0 for other in names} | {"epoch": epoch, "val/top1": 20.0 + epoch}
+        row[f"val/{name}"] = 1.0 if name == "loss" else 99.0
+        rows.append(row)
+    rows.append({"epoch": 5, "train/loss": 1.0})  # was not validated
+    rows.append({**rows[names.index("loss" if select == "loss" else "macro_f1")], "val/top1": 3.0})
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "config.json").write_text(json.dumps({"run": {"train": {"select": select}}}))
+    (tmp_path / "contract.json").write_text(json.dumps({"task": "single"}))
+    (tmp_path / "manifest.json").write_text("{}")
+    kept = names.index("top1" if select == "auto" else select)
+    assert best_validation(tmp_path) == (99.0 if kept == 0 else 20.0 + kept)
