@@ -65,7 +65,8 @@ def read_image(source: str | Path | bytes | Image.Image) -> Image.Image:
     except UnreadableImageError:
         raise
     except Exception as error:  # Pillow's plug-ins raise nearly every built-in type on bad bytes
-        raise UnreadableImageError(f"{type(error).__name__}: {error}") from None
+        said = str(error).partition(" <_io.")[0]  # where it was in memory tells nobody anything
+        raise UnreadableImageError(f"{type(error).__name__}: {said}") from None
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

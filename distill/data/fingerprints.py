@@ -149,8 +149,7 @@ def _look(source: Source, item: Item) -> _Print:
         image, (width, height) = _read_reduced(raw)
     except (UnreadableImageError, OSError) as error:
         # Pillow names the buffer by its address, which is another in every run.
-        reason = str(error).partition(" <_io.")[0] or type(error).__name__
-        return _Print(digest, reason=reason)
+        return _Print(digest, reason=str(error) or type(error).__name__)
     grey = image.convert("L")
     thumb = np.asarray(image.resize((THUMB, THUMB), Image.Resampling.BOX))
     brightness, sharpness = _light_and_sharpness(grey)
