@@ -24,7 +24,12 @@ class Options(BaseOptions):
 def build(
     variant: str, num_classes: int, size: int, pretrained: bool, options: Options
 ) -> nn.Module:
-    """A torchvision network; Inception v3 and GoogLeNet keep their auxiliary heads."""
+    """A torchvision network; Inception v3 and GoogLeNet keep their auxiliary heads.
+
+    SqueezeNet goes without the ReLU behind its last convolution: logits that cannot be negative
+    are probabilities of at least a half for every label, and a class without a positive one gets no
+    gradient.
+    """
     if variant not in models.list_models(module=models):
         raise UserError(f"torchvision has no classifier {variant!r}", "model.name")
     arguments: dict[str, object] = {"num_classes": num_classes}
@@ -36,6 +41,9 @@ def build(
         network: nn.Module = models.get_model(variant, weights=None, **arguments)
     except TypeError:
         raise UserError(f"{variant} has no dropout to set", "model.options.dropout") from None
+    if isinstance(network, models.SqueezeNet):
+        assert isinstance(network.classifier[2], nn.ReLU)
+        network.classifier[2] = nn.Identity()
     if pretrained:
         source = download(f"torchvision/{variant}", lambda: _pretrained(variant))
         transfer_weights(network, source.state_dict(), head_prefixes(network))

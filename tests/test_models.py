@@ -311,6 +311,17 @@ def test_a_container_of_more_than_ten_is_not_confused_by_prefixes() -> None:
     assert owners["head.bias"] == 12
 
 
+@pytest.mark.parametrize("variant", ["squeezenet1_0", "squeezenet1_1"])
+def test_squeezenet_can_say_no(variant: str) -> None:
+    """torchvision's ends in a ReLU: no label could have a probability below a half."""
+    network = build(f"torchvision/{variant}").network
+    with torch.no_grad():
+        network.classifier[1].weight.zero_()
+        network.classifier[1].bias.fill_(-3.0)
+        logits = network.eval()(torch.rand(1, 3, 64, 64))
+    assert logits.flatten().tolist() == pytest.approx([-3.0] * logits.shape[1])
+
+
 @pytest.mark.parametrize("name", ["torchvision/squeezenet1_1", "timm/resnet18"])
 def test_library_networks_give_logits_of_our_classes(name: str) -> None:
     classifier = build(name)
