@@ -265,7 +265,7 @@ def test_dry_run_writes_nothing(recipe, photos, distill, tmp_path):
 
 
 def test_check_lists_what_cannot_be_read(photos, distill, tmp_path):
-    status, out, err = distill("check", photos, "--out", tmp_path, "--json")
+    status, out, _ = distill("check", photos, "--out", tmp_path, "--json")
     assert status == 0
     assert "broken.jpg" in out
     found = json.loads((tmp_path / "data.json").read_text())
