@@ -66,6 +66,7 @@ def check_data(location: str, recipe: Recipe, wanted: Wanted, progress: Progress
     if wanted.show and picture.exists() and not wanted.overwrite:
         raise UserError("the picture exists", str(picture), "remove it or add --overwrite")
     source = open_source(location, recipe.data.task)
+    check_place(source, wanted)
     check_views(recipe.views, source.classes, recipe.data.task)
     with tempfile.TemporaryDirectory() as scratch:
         cache = wanted.out / "cache" if wanted.out else Path(scratch)
@@ -91,6 +92,19 @@ def check_data(location: str, recipe: Recipe, wanted: Wanted, progress: Progress
             draw_views(listing, recipe, cache, wanted, progress)
             print(picture)
     return found
+
+
+def check_place(source: Source, wanted: Wanted) -> None:
+    """Checks that what is asked for can be written.
+
+    Raises:
+        UserError: A repaired manifest of images that are no files, or results among the images.
+    """
+    if source.root is None and wanted.repair:
+        what = "these images are no files of their own, so no manifest can list them"
+        raise UserError(what, "--repair", "train with data.split=grouped instead")
+    if source.root and wanted.out and wanted.out.resolve().is_relative_to(source.root.resolve()):
+        raise UserError("lies among the images", str(wanted.out), "choose an --out beside them")
 
 
 def backbone_features(wanted: Wanted, progress: Progress) -> Features | None:
@@ -151,20 +165,21 @@ def show_listing(listing: Listing) -> None:
 
 
 def write_down(listing: Listing, found: dict[str, Any], out: Path, overwrite: bool) -> None:
-    """The manifest, `data.json` and the page.
+    """The page, `data.json` and, where images are files, the manifest.
 
     Raises:
-        UserError: There is another manifest, and `overwrite` is off; nothing is written then.
+        UserError: There is another manifest, and `overwrite` is off: it stays.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    run.write_json(out / "data.json", found)
+    write_page(out / "data.html", listing)
+    if listing.source.root is None:
+        return
     place, fresh = out / MANIFEST, out / f"new-{MANIFEST}"
     write_manifest(fresh, listing.rows(), listing.source.root)
     if place.exists() and not overwrite and place.read_bytes() != fresh.read_bytes():
         fresh.unlink()
         raise UserError("another manifest is there", str(place), "remove it or add --overwrite")
     fresh.replace(place)
-    run.write_json(out / "data.json", found)
-    write_page(out / "data.html", listing)
     print(out / "data.html")
 
 

@@ -128,7 +128,8 @@ def show_plan(experiment: Experiment, stages: tuple[str, ...], as_json: bool) ->
     from distill.data.sources import open_source
     from distill.experiment import plan
 
-    source, lines = open_source(experiment.location), plan(experiment, stages)
+    source = open_source(experiment.location, experiment.recipe.data.task)
+    lines = plan(experiment, stages)
     for line in (f"{len(source.items):,} images, {len(source.classes)} classes", *lines):
         print(line)
     emit({"plan": lines}, as_json)

@@ -283,7 +283,7 @@ def test_advice_names_the_files_to_delete_of_equal_ones() -> None:
 
 
 def test_there_is_advice_on_whatever_can_be_mended() -> None:
-    findings = [{"kind": k, "severity": "info", "paths": ["p"], "detail": ""} for k in KINDS]
+    findings = [{"kind": k, "severity": "info", "paths": ["p", "q"], "detail": ""} for k in KINDS]
     for finding in findings:
         assert bool(advice([finding], "x")) == (finding["kind"] != "ignored")
     assert advice([], "x") == []
@@ -294,3 +294,11 @@ def test_findings_of_a_source_without_classes_or_images() -> None:
     data = Set()
     data.rows = [{"name": "x", "label": -1, "split": "train"}]
     assert data.audit() == []
+
+
+def test_nobody_is_told_to_delete_one_of_two_labels() -> None:
+    """The copy that came first by name was kept, whichever of them was labelled right."""
+    same = {"kind": "exact_duplicate", "severity": "warning", "paths": ["a", "b"], "detail": ""}
+    conflict = {**same, "kind": "label_conflict"}
+    assert not [line for line in advice([same, conflict], "x") if line.startswith("delete")]
+    assert [line for line in advice([same], "x") if line == "delete copies of other files (1): b"]

@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 from PIL import Image, ImageOps
 
+from distill.config import DataConfig
+from distill.data.listing import list_data
 from distill.data.sources import open_source
+from distill.progress import Progress
 
 Check = Callable[..., tuple[int, dict[str, Any], str]]
 
@@ -167,3 +170,43 @@ def test_published_splits_leak(check: Check, real_data: Path) -> None:
     ]
     assert 10 < len(leak["paths"]) < 30  # mirrored photographs, looked at one by one
     assert "test/with_mask/0218.jpg" in leak["paths"]
+
+
+def test_given_groups_do_not_hide_copies(check: Check, leaky: Path, tmp_path: Path) -> None:
+    """A source in which every image had a group was not looked at by a run."""
+    rows = [
+        f"{file.relative_to(leaky).as_posix()},{file.parent.name},person {i}"
+        for i, file in enumerate(sorted(leaky.rglob("*.png")))
+    ]
+    (leaky / "manifest.csv").write_text("\n".join(["path,label,group", *rows]) + "\n")
+    listing = list_data(
+        open_source(str(leaky / "manifest.csv")), DataConfig(), 0, None, 1, Progress(quiet=True)
+    )
+    groups = dict(zip((item.name for item in listing.items), listing.groups, strict=True))
+    assert groups["train/cat/0.png"] == groups["test/cat/0.png"]
+    assert [f["kind"] for f in listing.findings if f["kind"] == "near_duplicate"]
+
+
+def test_results_do_not_go_among_the_images(check: Check, leaky: Path) -> None:
+    status, _, err = check(leaky, "--out", leaky / "checked")
+    assert status == 2
+    assert "lies among the images" in err
+    assert not (leaky / "checked").exists()
+
+
+def test_images_that_are_no_files_have_no_manifest(check: Check, tmp_path: Path) -> None:
+    status, _, _ = check("demo:30", "--out", tmp_path / "out")
+    assert status == 0
+    assert not (tmp_path / "out" / "manifest.parquet").exists()
+    status, _, err = check("demo:30", "--repair", "--out", tmp_path / "more")
+    assert status == 2
+    assert "data.split=grouped" in err
+
+
+def test_class_names_are_not_markup(
+    check: Check, write_images: Callable[..., Path], tmp_path: Path
+) -> None:
+    names = [f"{label}/{i}.png" for label in ("mask [on]", "[red]") for i in range(6)]
+    status, found, _ = check(write_images(tmp_path / "images", names))
+    assert status == 0
+    assert found["classes"] == ["[red]", "mask [on]"]

@@ -87,12 +87,16 @@ def advice(findings: Sequence[Finding], location: str, files: bool = True) -> li
     """
     lines = []
     kinds = {finding["kind"] for finding in findings}
+    conflicts = (finding["paths"] for finding in findings if finding["kind"] == "label_conflict")
+    disputed = {path for paths in conflicts for path in paths}
     for kind in KINDS:
         if kind in kinds and kind in _ADVICE:
             paths = [finding["paths"] for finding in findings if finding["kind"] == kind]
-            if kind == "exact_duplicate":
-                paths = [same[1:] for same in paths]
+            if kind == "exact_duplicate":  # of those of several labels, which one is to be decided
+                paths = [same[1:] for same in paths if disputed.isdisjoint(same)]
             named = list(dict.fromkeys(path for some in paths for path in some))
+            if not named:
+                continue
             lines.append(f"{_ADVICE[kind]} ({len(named):,}): {_some(named)}")
     data = shlex.quote(location)
     if "leak" in kinds and files:

@@ -36,7 +36,7 @@ class Listing:
     Attributes:
         copies: Name of each item's group of copies.
         groups: Name of the group that it has to be split with: of copies, and as the source says.
-        prints: None where the source itself says what belongs together.
+        prints: None where nobody looked, as the source has no copies.
         findings: `{kind, severity, paths, detail}` of everything odd.
     """
 
@@ -133,13 +133,11 @@ def list_data(
 ) -> Listing:
     """Looks at every image of a source, finds copies, and decides on the splits.
 
-    A source that gives every image a group is taken at its word.
-
     Args:
         cache: Where fingerprints are kept; None keeps none.
         smoke: Take only a few images of each class.
         features: What copies are compared by beside pixels.
-        always: Look at the images even so.
+        always: Look at the images even of a source without copies.
 
     Raises:
         UserError: It cannot be split; the message says why and what to do.
@@ -147,7 +145,7 @@ def list_data(
     items = limit_per_class(source.items, SMOKE_IMAGES) if smoke else list(source.items)
     prints, copies = None, [item.name for item in items]
     given = [item.group for item in items]
-    if always or None in given:
+    if always or not source.distinct:
         with progress.task(f"look at {len(items):,} images", len(items), "images") as task:
             prints = take_fingerprints(source, items, cache, workers, task.advance)
         found = features(source, items) if features else None

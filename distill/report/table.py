@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from distill.data.sources import SPLITS
@@ -82,13 +83,13 @@ class Counted(Protocol):
 
 def data_table(data: Counted) -> Table:
     """Images per class and split."""
-    table = Table(title=data.location, box=box.SIMPLE)
+    table = Table(title=escape(data.location), box=box.SIMPLE)
     table.add_column("class")
     for split in SPLITS:
         table.add_column(split, justify="right")
     counts = {split: data.class_counts(split) for split in SPLITS}
     for label, name in enumerate(data.classes):
-        table.add_row(name, *(f"{counts[split][label]:,}" for split in SPLITS))
+        table.add_row(escape(name), *(f"{counts[split][label]:,}" for split in SPLITS))
     table.add_section()
     table.add_row("all", *(f"{data.num_images(split):,}" for split in SPLITS))
     return table
@@ -114,10 +115,11 @@ def confusion_table(found: dict[str, Any]) -> Table:
     table = Table(title="rows: true class, columns: predicted", box=box.SIMPLE)
     table.add_column("")
     for name in (*names, "recall %"):
-        table.add_column(name, justify="right")
+        table.add_column(escape(name), justify="right")
     recall = found["per_class_recall"]
     for name, counts in zip(names, found["confusion"]["rows_true_columns_predicted"], strict=True):
-        table.add_row(name, *(f"{c:,}" for c in counts), _number(recall.get(name), "{:.2f}"))
+        numbers = (f"{c:,}" for c in counts)
+        table.add_row(escape(name), *numbers, _number(recall.get(name), "{:.2f}"))
     return table
 
 
@@ -131,7 +133,7 @@ def label_table(found: dict[str, Any]) -> Table:
     for name, count in found["positives"].items():
         cells = [_number(found[share].get(name), "{:.2f}") for share in shares]
         threshold = f"{thresholds.get(name, THRESHOLD):.3f}"
-        table.add_row(name, f"{count:,}", *cells, threshold)
+        table.add_row(escape(name), f"{count:,}", *cells, threshold)
     return table
 
 

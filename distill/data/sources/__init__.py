@@ -67,6 +67,7 @@ class Source:
         fingerprint: Changes whenever the listing or a file's size or time does; cheap.
         ignored: Names of files that are not images by their ending.
         task: `multi` if the labels of its items are tuples.
+        distinct: No two images can be copies, so that nobody needs to compare them.
         root: Folder that the names of its items are paths below; None where they are no files.
     """
 
@@ -77,6 +78,7 @@ class Source:
     fingerprint: str
     ignored: tuple[str, ...] = field(default=())
     task: Task = "single"
+    distinct: bool = False
     root: Path | None = None
 
 

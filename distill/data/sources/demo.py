@@ -14,7 +14,7 @@ DEFAULT_COUNT = 3000
 def open_source(rest: str) -> Source:
     """Lists `COUNT` images that are painted when they are read; the splits are left to the seed.
 
-    No two are of the same face, so each is a group of its own.
+    No two are of the same face, so there are no copies to look for.
     """
     count = int(rest or DEFAULT_COUNT) if (rest or "0").isdecimal() else 0
     if count < 30:
@@ -23,7 +23,8 @@ def open_source(rest: str) -> Source:
     return Source(
         location=f"demo:{count}",
         classes=CLASSES,
-        items=tuple(Item(n, label_of(i), group=n) for i, n in enumerate(names)),
+        items=tuple(Item(n, label_of(i)) for i, n in enumerate(names)),
         read=lambda item: Image.fromarray(paint(int(item.name.split("/")[1]))[0]),
         fingerprint=f"demo-1-{count}",
+        distinct=True,
     )
