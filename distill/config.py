@@ -289,6 +289,8 @@ class ExportConfig(Options):
             `auto`: `f1` for many labels, `none` for one.
         max_fpr: Largest share of a label's negatives that are given it.
         min_accuracy: Smallest accuracy of the images that are answered, in percent.
+        int8: Whether an int8 file is shipped too, if it loses little and is smaller or faster.
+        int8_max_drop: Most that it may lose of the task's main score on validation, in points.
     """
 
     student: Name = "best"
@@ -297,6 +299,8 @@ class ExportConfig(Options):
     thresholds: Literal["auto", "none", "f1", "fpr", "accuracy"] = "auto"
     max_fpr: Fraction = 0.05
     min_accuracy: Annotated[float, Field(ge=0.0, le=100.0)] = 99.0
+    int8: bool = True
+    int8_max_drop: Annotated[float, Field(ge=0.0, le=100.0)] = 0.5
 
     def rule(self, task: Literal["single", "multi"]) -> Literal["none", "f1", "fpr", "accuracy"]:
         """The rule that `thresholds` stands for.

@@ -6,14 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from distill import __version__, run
 from distill.benchmarks.speed import Subject, measure, onnx_subject, torch_subject
 from distill.config import ModelConfig
+from distill.data.training import TrainingImages
 from distill.experiment import Experiment, best_run
 from distill.export.golden import write_golden
 from distill.export.onnx_fp32 import export_onnx
+from distill.export.onnx_int8 import export_int8, summary
 from distill.metrics import probabilities, score
 from distill.models import Classifier, build_classifier, deployed
 from distill.report.results import build_results
@@ -23,6 +26,7 @@ from distill.thresholds import Tuned, tune
 from distill.train import predict_logits
 
 TIMED_IMAGES = 64  # encoded pictures that the decoding clock runs over
+CALIBRATION_IMAGES = 256  # training images that int8 takes its ranges from
 
 
 def chosen_student(experiment: Experiment) -> str:
@@ -70,14 +74,56 @@ def export_student(experiment: Experiment) -> None:
         "thresholds": {"split": "val", **tuned.record},
         "files": {file.name: {"size_bytes": file.stat().st_size, **found}},
     }
-    run.write_json(folder / "export.json", record)
-    run.write_manifest(folder, run.files_below(folder))
     parity = found["tried"][-1]
     experiment.progress.say(
         f"export: {file}, {file.stat().st_size / 1e6:.2f} MB, agrees with torch on "
         f"{parity['agreement']:.2f} % of {parity['n']:,} test images, "
         f"largest difference {parity['max_prob_difference']:.1e}"
     )
+    if experiment.recipe.export.int8:
+        record["int8"] = add_int8(experiment, file, record["files"])
+    run.write_json(folder / "export.json", record)
+    run.write_manifest(folder, run.files_below(folder))
+
+
+def add_int8(experiment: Experiment, source: Path, files: dict[str, Any]) -> dict[str, Any]:
+    """Writes an int8 file beside the fp32 one if it passes, and adds it to `files`.
+
+    Returns:
+        What was tried, passed or not.
+    """
+    file, val = source.with_name("student.int8.onnx"), experiment.data.val
+    record = export_int8(
+        source,
+        file,
+        calibration_pixels(experiment),
+        (val.pixels, val.labels),
+        experiment.recipe.export,
+        experiment.recipe.bench.threads,
+    )
+    if "thresholds" in record:
+        thresholds = record.pop("thresholds")
+        step = record["steps"][-1]["step"]
+        files[file.name] = {
+            "size_bytes": file.stat().st_size,
+            "step": step,
+            "thresholds": thresholds,
+        }
+    experiment.progress.say(f"export: {summary(record)}")
+    return record
+
+
+def calibration_pixels(experiment: Experiment) -> NDArray[np.uint8]:
+    """View 0 of some training images, drawn by the seed: uint8 `(n, height, width, 3)`."""
+    recipe, data, cpu = experiment.recipe, experiment.data, torch.device("cpu")
+    splits, size = (data.train,), data.spec.height
+    images = TrainingImages(splits, data.classes, recipe.views, recipe.seed, size)
+    count = min(CALIBRATION_IMAGES, len(images))
+    ids = np.random.default_rng(recipe.seed).choice(len(images), count, replace=False)
+    views = [images.view(ids[i : i + 64], 0, cpu) for i in range(0, count, 64)]
+    pixels = torch.cat(views).mul(255.0).round().to(torch.uint8).permute(0, 2, 3, 1)
+    found: NDArray[np.uint8] = pixels.contiguous().numpy()
+    return found
 
 
 def producer() -> str:

@@ -26,8 +26,10 @@ name = "teacher"
 model = {name = "baseline_cnn", options = {width = [8, 8], hidden = 8}}
 train = {epochs = 2, batch_size = 16}
 [student]
-model = {name = "compact", options = {width = [8, 16], depth = [1, 1], head_width = 0}}
+model = {name = "compact", options = {width = [16, 64], depth = [1, 1], head_width = 0}}
 train = {epochs = 2, batch_size = 16}
+[export]
+int8_max_drop = 100.0
 """
 CHAIN = """
 [[students]]
@@ -95,8 +97,8 @@ def test_a_run_writes_exactly_these_files(experiment):
     runs.append("students/second")
     expected = {f"{folder}/{name}" for folder in runs for name in of_a_run}
     expected |= {"recipe.toml", "data.json", "bench.json", "results.json", "manifest.json"}
-    files = ("student.fp32.onnx", "labels.txt", "golden.npz", "export.json", "manifest.json")
-    assert found == expected | {f"export/{name}" for name in files}
+    files = {"student.fp32.onnx", "student.int8.onnx", "labels.txt", "golden.npz", "export.json"}
+    assert found == expected | {f"export/{name}" for name in files | {"manifest.json"}}
 
 
 def test_results_have_a_row_per_model_and_file(experiment):
@@ -110,11 +112,16 @@ def test_results_have_a_row_per_model_and_file(experiment):
         "second": "student",
         "random_forest": "control",
         "student.fp32.onnx": "onnx",
+        "student.int8.onnx": "onnx",
         "teacher.onnx": "onnx",
     }
+    assert results["verdict"]["shipped"] == "student.int8.onnx"
+    assert set(results["verdict"]["times_as_fast_as"]) == {"student.fp32.onnx", "teacher.onnx"}
+    for row in results["rows"]:
+        if row["kind"] == "onnx":
+            assert row["images_per_s"] > 0
     shipped = next(row for row in results["rows"] if row["name"] == "student.fp32.onnx")
     assert shipped["batch_size"] == 1
-    assert shipped["images_per_s"] > 0
     expected = {"n", "top1", "macro_f1", "macro_recall", "worst_recall", "nll", "ece"}
     assert set(shipped["test"]) == {*expected, "per_class_recall"}
     export = json.loads((experiment / "export" / "export.json").read_text())

@@ -19,6 +19,7 @@ from distill.data.decode import InputSpec
 from distill.data.prepare import ImageData
 from distill.data.sources import Item, Source
 from distill.data.store import Split
+from distill.data.training import TrainingImages
 from distill.errors import UserError
 from distill.evaluate import evaluate, true_labels
 from distill.experiment import Experiment
@@ -36,6 +37,7 @@ from distill.train import save_weights
 NAMES = ("red", "green", "blue")
 SPEC = InputSpec(height=16, width=16, resize="squash")
 SMALL = ModelConfig(name="compact", options={"width": [8], "depth": [1], "head_width": 0})
+WIDE = ModelConfig(name="compact", options={"width": [32, 64], "depth": [1, 1], "head_width": 0})
 QUIET = Progress(quiet=True)
 
 
@@ -50,15 +52,15 @@ def make_split(name: str, count: int, task: str, seed: int) -> Split:
     return Split(name, (colours + noise).astype(np.uint8), labels, names)
 
 
-def make_experiment(out: Path, task: str, **export) -> Experiment:
+def make_experiment(out: Path, task: str, model: ModelConfig = SMALL, **export) -> Experiment:
     """A teacher and a student as if they had been trained, on data that needs no decoding."""
-    runs = {name: RunConfig(name=name, model=SMALL) for name in ("teacher", "student")}
+    runs = {name: RunConfig(name=name, model=model) for name in ("teacher", "student")}
     recipe = Recipe(
         data=DataConfig(size=16, task=task),
         teachers=(runs["teacher"],),
         students=(runs["student"],),
         random_forest={"trees": 5, "size": 4},
-        export=ExportConfig(**export),
+        export=ExportConfig(**{"int8": False, **export}),
     )
     experiment = Experiment(recipe, "made up", out, torch.device("cpu"), progress=QUIET)
     counts = {"train": 40, "val": 60, "test": 30}
@@ -67,7 +69,7 @@ def make_experiment(out: Path, task: str, **export) -> Experiment:
     experiment.__dict__["data"] = data
     for seed, (name, config) in enumerate(runs.items()):
         torch.manual_seed(seed)
-        classifier = build_classifier(SMALL, NAMES, SPEC, task=task).eval()
+        classifier = build_classifier(model, NAMES, SPEC, task=task).eval()
         fit_head(classifier, splits["train"])
         folder = experiment.folder(name)
         run.write_json(folder / "config.json", {"run": config.model_dump(mode="json")})
@@ -240,6 +242,78 @@ def ship_forest(experiment: Experiment) -> np.ndarray:
     return random_forest_probs(experiment.data, experiment.recipe.random_forest, 0)
 
 
+@pytest.mark.parametrize("task", ["single", "multi"])
+def test_an_int8_file_is_shipped_beside_the_fp32_file(task, tmp_path, opened):
+    experiment = make_experiment(tmp_path, task, model=WIDE, int8=True, int8_max_drop=100.0)
+    ship.export_student(experiment)
+    folder = tmp_path / "export"
+    names = {"student.fp32.onnx", "student.int8.onnx", "labels.txt", "golden.npz", "export.json"}
+    assert {path.name for path in folder.iterdir()} == names | {"manifest.json"}
+    run.verify_manifest(folder)
+    record = run.read_json(folder / "export.json")
+    assert set(record) == {"identity", "strategy", "params", "thresholds", "files", "int8"}
+    assert record["int8"]["images"] == {"calibration": 40, "val": 60}
+    file, size_bytes = folder / "student.int8.onnx", (folder / "student.int8.onnx").stat().st_size
+    described = record["files"][file.name]
+    assert (described["size_bytes"], described["step"]) == (size_bytes, "minmax")
+    assert described["thresholds"]["split"] == "val"
+    results = build_results(experiment)
+    rows = {row["name"]: row for row in results["rows"]}
+    main = "map" if task == "multi" else "top1"
+    test, predictor = experiment.data.test, Predictor(file)
+    expected = score(predictor.probs(test.pixels), test.labels, NAMES, predictor.tuned)
+    row = rows[file.name]
+    assert row["test"] == expected
+    assert row["params"] == rows["student.fp32.onnx"]["params"] == record["params"]
+    assert row["strategy"] == "supervised"
+    assert row["size_bytes"] == size_bytes < rows["student.fp32.onnx"]["size_bytes"]
+    assert (results["verdict"]["shipped"], results["verdict"][main]) == (file.name, expected[main])
+    opened(source_of(test))
+    found = evaluate(file, "made up", None, "cpu", 1, QUIET)
+    assert found[main] == pytest.approx(expected[main])
+
+
+def test_an_int8_file_that_loses_too_much_is_not_shipped_and_export_succeeds(tmp_path, monkeypatch):
+    """The first of many runs is of the fp32 file; every other one answers at random."""
+    from distill.export import onnx_int8
+
+    run_file, rng = onnx_int8.probs_of_file, np.random.default_rng(0)
+
+    def noisy(file: Path, pixels: np.ndarray) -> np.ndarray:
+        probs = run_file(file, pixels)
+        return probs if file.name == "student.fp32.onnx" else rng.random(probs.shape, np.float32)
+
+    monkeypatch.setattr(onnx_int8, "probs_of_file", noisy)
+    monkeypatch.setattr(onnx_int8, "METHODS", ("minmax",))
+    experiment = make_experiment(tmp_path, "single", model=WIDE, int8=True)
+    ship.export_student(experiment)
+    assert run.is_complete(tmp_path / "export")
+    record = run.read_json(tmp_path / "export" / "export.json")
+    assert list(record["files"]) == ["student.fp32.onnx"]
+    steps = record["int8"]["steps"]
+    assert steps[0]["drop"] > 0.5
+    assert all("points of top1 are lost" in step["refused"] for step in steps)
+    assert not (tmp_path / "export" / "student.int8.onnx").exists()
+    assert build_results(experiment)["verdict"]["shipped"] == "student.fp32.onnx"
+
+
+def test_calibration_images_are_views_drawn_by_the_seed(tmp_path, monkeypatch):
+    experiment = make_experiment(tmp_path, "single")
+    monkeypatch.setattr(ship, "CALIBRATION_IMAGES", 70)
+    few = ship.calibration_pixels(experiment)
+    assert (few.shape, few.dtype) == ((40, 16, 16, 3), np.uint8)  # there are 40 to train on
+    monkeypatch.setattr(ship, "CALIBRATION_IMAGES", 12)
+    some = ship.calibration_pixels(experiment)
+    assert len(some) == 12
+    np.testing.assert_array_equal(some, ship.calibration_pixels(experiment))
+    images = TrainingImages(
+        (experiment.data.train,), NAMES, experiment.recipe.views, experiment.recipe.seed, 16
+    )
+    views = images.view(np.arange(40), 0, torch.device("cpu")).permute(0, 2, 3, 1).numpy() * 255
+    distance = np.abs(some[:, None].astype(float) - views[None]).max(axis=(2, 3, 4)).min(axis=1)
+    assert (distance <= 0.51).all()
+
+
 @pytest.mark.parametrize("main", ["top1", "map"])
 def test_a_verdict_is_of_the_main_score(main):
     rows = [
@@ -248,6 +322,11 @@ def test_a_verdict_is_of_the_main_score(main):
     ]
     expected = {"shipped": "s.onnx", main: 88.0, "teacher": "t", "params_share": 0.4}
     assert build_verdict(rows, "t", main) == expected | {f"{main}_minus_teacher": -2.0}
+    int8 = {"name": "s.int8.onnx", "kind": "onnx", "params": 4, "test": {main: 87.0}}
+    timed = [row | {"images_per_s": speed} for row, speed in ((rows[1], 50.0), (int8, 75.0))]
+    verdict = build_verdict([rows[0], *timed], "t", main)
+    assert (verdict["shipped"], verdict[main]) == ("s.int8.onnx", 87.0)
+    assert verdict["times_as_fast_as"] == {"s.onnx": 1.5}
 
 
 def test_evaluate_scores_many_labels_with_the_thresholds_of_the_file(multi, opened):

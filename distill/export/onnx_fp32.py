@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 
 from distill.errors import RunStopped
 from distill.export.graph import ShippedGraph
+from distill.export.onnx_file import clean, describe, probs_of_file
 from distill.metrics import Task, agreement
 from distill.metrics_multi import THRESHOLD
 from distill.models import Classifier
 from distill.run import atomic
 
-OPSET, IR = 18, 10
+OPSET = 18
 PATHS = ("dynamo", "dynamo-unoptimized", "legacy")
 MIN_AGREEMENT = 99.9  # percent of images with the same answer
 MAX_DIFFERENCE = 1e-3  # between probabilities
@@ -120,30 +121,11 @@ def compare(
     thresholds: list[float] | None = None,
 ) -> Parity:
     """Runs a file in onnxruntime on all images, in batches of differing sizes."""
-    from distill.predict import open_session
-
-    session = open_session(file)
-    parts, start = [], 0
-    for size in _batch_sizes(len(pixels)):
-        batch = np.ascontiguousarray(pixels[start : start + size])
-        parts.append(session.run(["prob"], {"image": batch})[0])
-        start += size
-    found = np.concatenate(parts)
+    found = probs_of_file(file, pixels)
     difference = np.abs(found - expected)
     settled = np.where(difference <= ROUNDING, expected, found)
     same = agreement(settled, expected, task, thresholds)
     return Parity(len(pixels), same, float(difference.max()))
-
-
-def _batch_sizes(count: int) -> Iterator[int]:
-    """1, 2, 5, then 64s: a batch dimension that is not dynamic fails at the second."""
-    for size in (1, 2, 5):
-        if count > 0:
-            yield min(size, count)
-            count -= min(size, count)
-    while count > 0:
-        yield min(64, count)
-        count -= min(64, count)
 
 
 def _convert(graph: ShippedGraph, shape: tuple[int, ...], path: str) -> onnx.ModelProto:
@@ -173,30 +155,9 @@ def _convert(graph: ShippedGraph, shape: tuple[int, ...], path: str) -> onnx.Mod
                 **common,
             )
         model = onnx.load(file)
-    _clean(model)
+    clean(model)
     onnx.checker.check_model(model, full_check=True)
     return model
-
-
-def _clean(model: onnx.ModelProto) -> None:
-    """Removes what tells of the machine (stack traces with local paths) and pins the versions."""
-    model.ir_version = min(model.ir_version, IR)
-    for holder in (model, model.graph, *model.graph.node, *model.graph.value_info):
-        holder.ClearField("metadata_props")
-        holder.ClearField("doc_string")
-    for value in (*model.graph.input, *model.graph.output, *model.graph.initializer):
-        value.ClearField("metadata_props")
-        value.ClearField("doc_string")
-    for value in (*model.graph.input, *model.graph.output):
-        value.type.tensor_type.shape.dim[0].dim_param = "batch"
-    del model.graph.value_info[:]
-
-
-def describe(model: onnx.ModelProto, metadata: dict[str, Any]) -> None:
-    """Puts the metadata into the model, each value as a JSON string, and names the producer."""
-    model.producer_name = "distillate"
-    values = {key: json.dumps(value, ensure_ascii=False) for key, value in metadata.items()}
-    onnx.helper.set_model_props(model, values)
 
 
 @contextlib.contextmanager

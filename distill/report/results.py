@@ -127,13 +127,16 @@ def _speeds(file: Path) -> dict[tuple[str, str], Row]:
 def build_verdict(rows: list[Row], teacher: str | None, main: str) -> dict[str, Any]:
     """The shipped file against the best teacher, and against every file timed beside it.
 
+    Of several files the int8 one is it: it was only published because it is worth it.
+
     Args:
         main: The score that they are compared by, `top1` or `map`.
     """
     by_name = {row["name"]: row for row in rows}
-    shipped = next((row for row in rows if row["kind"] == "onnx" and "test" in row), None)
-    if shipped is None:
+    exported = [row for row in rows if row["kind"] == "onnx" and "test" in row]
+    if not exported:
         return {}
+    shipped = next((row for row in exported if row["name"].endswith("int8.onnx")), exported[0])
     verdict: dict[str, Any] = {"shipped": shipped["name"], main: shipped["test"][main]}
     if teacher is not None:
         verdict["teacher"] = teacher

@@ -1,0 +1,112 @@
+"""Which layers of a graph can be in integers, and whether onnxruntime then runs them so."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import onnx
+
+LAYERS = ("Conv", "Gemm", "MatMul")
+ACTIVATIONS = ("Relu", "Clip")  # which quantising the output of a layer makes superfluous
+CONVOLUTIONS = ("QLinearConv", "ConvInteger")
+MULTIPLICATIONS = ("QGemm", "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat")
+
+
+def is_layer(graph: onnx.GraphProto, node: onnx.NodeProto) -> bool:
+    """Whether a node multiplies by weights."""
+    return node.op_type in LAYERS and any(node.input[1] == w.name for w in graph.initializer)
+
+
+def leading_to(graph: onnx.GraphProto, tensors: Iterable[str]) -> set[str]:
+    """Names of these tensors and of all that they are computed from."""
+    needed = set(tensors)
+    for node in reversed(graph.node):
+        if needed & set(node.output):
+            needed |= set(node.input)
+    return needed
+
+
+def inner_nodes(graph: onnx.GraphProto) -> list[str]:
+    """Names of the nodes from the first layers to the last on the way to `prob`, in order.
+
+    Normalisation comes before them; softmax, sigmoid and the class activation map stay outside. An
+    activation right after the last layer belongs to it.
+    """
+    to_prob = leading_to(graph, ["prob"])
+    layers = [n for n in graph.node if is_layer(graph, n) and n.output[0] in to_prob]
+    to_layers = leading_to(graph, [layer.input[0] for layer in layers])
+    names = {layer.name for layer in layers}
+    found, after = list[str](), set[str]()
+    for node in graph.node:
+        follows = bool(after & set(node.input))
+        between = follows and bool(to_layers & set(node.output))
+        activates = follows and node.op_type in ACTIVATIONS and node.output[0] in to_prob
+        if node.name in names or between or activates:
+            found.append(node.name)
+            after |= set(node.output)
+    return found
+
+
+def order_layers(graph: onnx.GraphProto) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of the layers among the inner nodes, and of those at either end.
+
+    An end is a layer that no other one comes before, or that leads to no other one.
+    """
+    inner = inner_nodes(graph)
+    layers = [node for node in graph.node if node.name in inner and is_layer(graph, node)]
+    needed = [leading_to(graph, [layer.input[0]]) for layer in layers]
+    outputs = {layer.output[0] for layer in layers}
+    ends = [
+        layer.name
+        for layer, before in zip(layers, needed, strict=True)
+        if not outputs & before or not any(layer.output[0] in other for other in needed)
+    ]
+    return tuple(layer.name for layer in layers), tuple(ends)
+
+
+def kernels(file: Path, folder: Path) -> Counter[str]:
+    """How often onnxruntime runs each kind of operator of a file, after its own optimisation.
+
+    Args:
+        folder: For the optimised graph, which is read and removed.
+    """
+    import onnxruntime as ort
+
+    optimised = folder / "optimised.onnx"
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(optimised)
+    ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    ran = Counter(node.op_type for node in onnx.load(optimised).graph.node)
+    optimised.unlink()
+    return ran
+
+
+def float_in_disguise(file: Path, layers: Sequence[str], ran: Counter[str]) -> list[str]:
+    """Reasons why a file is not the quantised one that it says it is; none if it is.
+
+    Args:
+        layers: Names of those that it should have in integers.
+        ran: Its `kernels`.
+    """
+    graph, reasons = onnx.load(file).graph, list[str]()
+    kinds = Counter(node.op_type for node in graph.node)
+    if not (kinds["QuantizeLinear"] and kinds["DequantizeLinear"]):
+        reasons.append("it has no Q/DQ nodes")
+    restored = {n.output[0] for n in graph.node if n.op_type == "DequantizeLinear"}
+    quantised = {
+        n.name: n.op_type for n in graph.node if n.op_type in LAYERS and {*n.input[:2]} <= restored
+    }
+    missing = [name for name in layers if name not in quantised]
+    if missing:
+        of = f"{len(missing)} of {len(layers)} layers"
+        reasons.append(f"{of} have no quantised inputs, the first is {missing[0]}")
+    wanted = sum(quantised.get(name) == "Conv" for name in layers)
+    integer = sum(ran[kind] for kind in CONVOLUTIONS)
+    if integer < wanted:
+        reasons.append(f"onnxruntime runs {integer} of {wanted} convolutions in integers")
+    if not integer + sum(ran[kind] for kind in MULTIPLICATIONS):
+        reasons.append("onnxruntime runs no layer in integers")
+    return reasons

@@ -1,0 +1,66 @@
+"""What every exported file has in common: no traces of the machine, a description, any batch size.
+
+numpy and onnx only, so that a target that starts from the fp32 file needs no torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+IR = 10  # what onnxruntime 1.18 and later reads
+
+
+def clean(model: onnx.ModelProto) -> None:
+    """Removes what tells of the machine (stack traces with local paths) and pins the versions."""
+    model.ir_version = min(model.ir_version, IR)
+    for holder in (model, model.graph, *model.graph.node, *model.graph.value_info):
+        holder.ClearField("metadata_props")
+        holder.ClearField("doc_string")
+    for value in (*model.graph.input, *model.graph.output, *model.graph.initializer):
+        value.ClearField("metadata_props")
+        value.ClearField("doc_string")
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    del model.graph.value_info[:]
+
+
+def describe(model: onnx.ModelProto, metadata: dict[str, Any]) -> None:
+    """Puts the metadata into the model, each value as a JSON string, and names the producer."""
+    model.producer_name = "distillate"
+    values = {key: json.dumps(value, ensure_ascii=False) for key, value in metadata.items()}
+    onnx.helper.set_model_props(model, values)
+
+
+def probs_of_file(file: Path, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Probabilities `(n, classes)` of all images by onnxruntime, in batches of differing sizes.
+
+    Args:
+        pixels: uint8 `(n, height, width, 3)`.
+    """
+    from distill.predict import open_session
+
+    session = open_session(file)
+    parts, start = [], 0
+    for size in batch_sizes(len(pixels)):
+        batch = np.ascontiguousarray(pixels[start : start + size])
+        parts.append(session.run(["prob"], {"image": batch})[0])
+        start += size
+    return np.concatenate(parts)
+
+
+def batch_sizes(count: int) -> Iterator[int]:
+    """1, 2, 5, then 64s: a batch dimension that is not dynamic fails at the second."""
+    for size in (1, 2, 5):
+        if count > 0:
+            yield min(size, count)
+            count -= min(size, count)
+    while count > 0:
+        yield min(64, count)
+        count -= min(64, count)
