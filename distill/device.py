@@ -1,10 +1,14 @@
-"""Choosing a device by its name on the command line."""
+"""Choosing a device by its name on the command line, and getting arrays there."""
 
 from __future__ import annotations
 
 import os
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from distill.errors import UserError
 
@@ -38,3 +42,14 @@ def resolve_device(name: str) -> torch.device:
     if device.type != "cpu" and device.index is not None:
         os.environ["ACCELERATE_TORCH_DEVICE"] = name
     return device
+
+
+def to_device(array: NDArray[Any] | Tensor, device: torch.device) -> Tensor:
+    """An array as a tensor on a device; nobody waits for the copy.
+
+    From memory that is not pinned, a GPU's copy would wait for all that was asked of it before.
+    """
+    tensor = torch.from_numpy(array) if isinstance(array, np.ndarray) else array
+    if device.type == "cuda" and not tensor.is_pinned():
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distill.data.draws import Draws
+from distill.device import to_device
 
 
 def weighted_mean(values: Tensor, weights: Tensor | None) -> Tensor:
@@ -115,8 +116,8 @@ def corrupt_labels(labels: Tensor, num_classes: int, rate: float, draws: Draws) 
         Labels of the same shape and type.
     """
     u = draws.uniform("label_noise", 2)
-    hit = torch.from_numpy(u[:, 0] < rate).to(labels.device)
-    shift = torch.from_numpy(1 + (u[:, 1] * (num_classes - 1)).astype(np.int64)).to(labels.device)
+    hit = to_device(u[:, 0] < rate, labels.device)
+    shift = to_device(1 + (u[:, 1] * (num_classes - 1)).astype(np.int64), labels.device)
     own = labels if labels.ndim == 1 else labels.argmax(dim=1)
     other = (own + shift) % num_classes
     if labels.ndim == 1:
@@ -126,8 +127,8 @@ def corrupt_labels(labels: Tensor, num_classes: int, rate: float, draws: Draws) 
 
 def corrupt_cells(labels: Tensor, rate: float, draws: Draws) -> Tensor:
     """Replaces each cell of `(batch, num_classes)` by its complement, with probability `rate`."""
-    hit = torch.from_numpy(draws.uniform("label_noise", labels.shape[1]) < rate)
-    return torch.where(hit.to(labels.device), 1.0 - labels, labels)
+    hit = to_device(draws.uniform("label_noise", labels.shape[1]) < rate, labels.device)
+    return torch.where(hit, 1.0 - labels, labels)
 
 
 def mix(values: Tensor, partner: Tensor, share: Tensor | float) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal, Protocol
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from distill.data.training import Batch
+from distill.device import to_device
 from distill.job import Job
 from distill.models import Classifier, frozen
 from distill.teacher_cache import CacheReader, TeacherCache
@@ -84,7 +86,7 @@ class CachedTeachers:
             RunStopped: A file of a cache is missing or was cut short.
         """
         found = torch.stack([reader.logits(batch.ids, batch.view) for reader in self.readers])
-        logits = found.to(self.device, non_blocking=True)
+        logits = to_device(found, self.device)
         if self._offsets is not None:  # before mixing: it is probabilities that are mixed
             logits = logits + self._offsets
         if batch.share is None:
@@ -100,10 +102,10 @@ def mix_logits(logits: Tensor, share: float, task: Task = "single") -> Tensor:
     Args:
         logits: `(teachers, batch, num_classes)`.
     """
-    weight = logits.new_tensor([share, 1.0 - share]).log()
+    mine, others = (math.log(part) if part > 0 else -math.inf for part in (share, 1.0 - share))
 
     def mixed(own: Tensor) -> Tensor:
-        return torch.logaddexp(own + weight[0], own.roll(1, 1) + weight[1])
+        return torch.logaddexp(own + mine, own.roll(1, 1) + others)
 
     if task == "multi":
         return mixed(F.logsigmoid(logits)) - mixed(F.logsigmoid(-logits))
@@ -112,4 +114,4 @@ def mix_logits(logits: Tensor, share: float, task: Task = "single") -> Tensor:
 
 def on_device(array: NDArray[np.float32] | None, device: torch.device) -> Tensor | None:
     """An array as a tensor; nothing stays nothing."""
-    return None if array is None else torch.from_numpy(array).to(device)
+    return None if array is None else to_device(array, device)

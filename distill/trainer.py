@@ -12,11 +12,12 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from distill.data.draws import Draws
 from distill.data.prepare import epoch_batches
 from distill.data.training import Batch, Ids
+from distill.device import to_device
 from distill.errors import UserError
 from distill.imbalance import balanced_sampling, class_weights, draw_epoch, log_prior
 from distill.job import Job
@@ -129,7 +130,7 @@ class Trainer:
             self.accelerator.clip_grad_norm_(self.classifier.parameters(), self.train.clip_norm)
         self.optimizer.step()
         if self.averaged is not None:
-            self.averaged.update_parameters(self.classifier)
+            update_average(self.averaged, self.classifier, self.train.ema_decay)
         return {name: term.detach() for name, term in terms.items()}
 
     def _adjusted(self, logits: Tensor) -> Tensor:
@@ -173,13 +174,12 @@ class Trainer:
     def _labels(self, ids: Ids) -> tuple[Tensor, Tensor | None]:
         """Smoothed labels as the strategy takes them, and their weights."""
         stored, num_classes = self.job.images, len(self.job.data.classes)
-        known = torch.from_numpy(stored.labels[ids]).to(self.device, non_blocking=True)
-        known = known.clamp(min=0)
+        known = to_device(stored.labels[ids], self.device).clamp(min=0)
         weights = None
         if self.class_weights is not None:
             weights = self.objective.label_weights(known, self.class_weights)
         if not self._all_labelled:
-            labelled = torch.from_numpy(stored.is_labelled[ids]).to(self.device).float()
+            labelled = to_device(stored.is_labelled[ids], self.device).float()
             cells = labelled if weights is None or weights.ndim == 1 else labelled[:, None]
             weights = labelled if weights is None else weights * cells
         smoothing, soft = self.train.label_smoothing, self.train.mixup > 0
@@ -214,8 +214,25 @@ class Trainer:
 def _averaged(classifier: Classifier, decay: float) -> AveragedModel | None:
     if decay == 0:
         return None
-    average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-    return AveragedModel(classifier, multi_avg_fn=average, use_buffers=True)
+    return AveragedModel(classifier, use_buffers=True)
+
+
+@torch.no_grad()
+def update_average(averaged: AveragedModel, classifier: Classifier, decay: float) -> None:
+    """Moves averaged weights and buffers towards those of a step; counts are copied.
+
+    `AveragedModel.update_parameters` would send its counter to the GPU and wait, at every step.
+    """
+    mine = [*averaged.module.parameters(), *averaged.module.buffers()]
+    pairs = list(zip(mine, [*classifier.parameters(), *classifier.buffers()], strict=True))
+    moving = [pair for pair in pairs if pair[0].is_floating_point()]
+    is_first = averaged.n_averaged.item() == 0  # a number in the host's memory
+    old, new = map(list, zip(*moving, strict=True))
+    torch._foreach_lerp_(old, new, 1.0 if is_first else 1.0 - decay)
+    for count, current in pairs:
+        if not count.is_floating_point():
+            count.copy_(current)
+    averaged.n_averaged += 1
 
 
 def _offset(job: Job, device: torch.device) -> Tensor | None:

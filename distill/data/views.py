@@ -21,6 +21,7 @@ from distill.config import ViewsConfig
 from distill.data import view_draws
 from distill.data.draws import Draws, Floats, Ints
 from distill.data.view_draws import LUMA, crop_matrices
+from distill.device import to_device
 
 # Stored pixels between two samples. A checkerboard of single pixels, shrunk by any factor above
 # this one, differs from grey by at most 7 % of full range; with 1.5 it would be 13 %.
@@ -29,7 +30,7 @@ COARSEST = 1.25
 
 def to_unit(pixels: NDArray[np.uint8], device: torch.device) -> Tensor:
     """uint8 `(batch, h, w, 3)` as float32 `(batch, 3, h, w)` in [0, 1]."""
-    images = torch.tensor(pixels, device=device).permute(0, 3, 1, 2)
+    images = to_device(torch.tensor(pixels), device).permute(0, 3, 1, 2)
     return images.to(torch.float32, memory_format=torch.contiguous_format).div_(255.0)
 
 
@@ -57,16 +58,16 @@ def make_views(
     """
     strength = view_draws.strengths(config, labels, classes)
     stored = torch.tensor(pixels) if isinstance(pixels, np.ndarray) else pixels
-    views = _resample(stored.to(device), crop_matrices(draws, config), size)
+    views = _resample(to_device(stored, device), crop_matrices(draws, config), size)
     views = _recolour(views, *view_draws.colour_maps(draws, strength))
     hit, sigma = view_draws.blurred(draws, strength)
     if len(hit):  # only these pay
-        rows = torch.from_numpy(hit).to(device)
+        rows = to_device(hit, device)
         kernels = view_draws.blur_kernels(sigma, view_draws.blur_radius(config, size))
         views.index_copy_(0, rows, blur(views.index_select(0, rows), kernels))
     if config.erase > 0:
         masks = view_draws.erase_boxes(draws, config.erase, size)
-        down, across = (torch.from_numpy(mask).to(device) for mask in masks)
+        down, across = (to_device(mask, device) for mask in masks)
         views.masked_fill_(down[:, None, :, None] & across[:, None, None, :], 0.5)
     return views
 
@@ -87,7 +88,7 @@ def _resample(stored: Tensor, theta: Floats, size: int) -> Tensor:
     views = torch.empty(len(stored), 3, size, size, device=stored.device)
     for samples in groups:
         members = np.flatnonzero(per_side == samples)
-        rows = torch.from_numpy(members).to(stored.device)
+        rows = to_device(members, stored.device)
         group = _sample(stored.index_select(0, rows), theta[members], size, int(samples))
         views.index_copy_(0, rows, group)
     return views
@@ -102,7 +103,7 @@ def _sample(stored: Tensor, theta: Floats, size: int, per_side: int) -> Tensor:
     def at(right: float, below: float) -> Tensor:
         moved = theta.copy()
         moved[:, :, 2] += right * theta[:, :, 0] + below * theta[:, :, 1]
-        grid = affine_grid(torch.from_numpy(moved).to(stored.device, torch.float32), size)
+        grid = affine_grid(to_device(moved.astype(np.float32), stored.device), size)
         return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
 
     views = at(offsets[0], offsets[0])
@@ -131,7 +132,7 @@ def affine_grid(theta: Tensor, size: int) -> Tensor:
 def _recolour(views: Tensor, matrices: Floats, shifts: Floats) -> Tensor:
     """Affine maps of RGB, from 0 to 255 to [0, 1]."""
     matrix, shift, luma = (
-        torch.from_numpy(array).to(views.device, torch.float32)
+        to_device(array.astype(np.float32), views.device)
         for array in (matrices / 255.0, shifts / 255.0, LUMA)
     )
     mean = (views.mean(dim=(2, 3)) * luma).sum(dim=1)  # (batch,)
@@ -150,7 +151,7 @@ def blur(images: Tensor, kernels: Floats) -> Tensor:
     """
     batch, channels, height, width = images.shape
     radius = kernels.shape[1] // 2
-    weights = torch.from_numpy(kernels).to(images.device, images.dtype)
+    weights = to_device(kernels.astype(np.float32), images.device).to(images.dtype)
     weights = weights.repeat_interleave(channels, dim=0)[:, None]  # (batch * channels, 1, taps)
     planes = F.pad(images, [radius] * 4, mode="reflect")
     planes = planes.view(1, batch * channels, height + 2 * radius, width + 2 * radius)

@@ -6,11 +6,11 @@ matches logits by squared error; here the noisy teacher is matched as in `vanill
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from distill.config import Fraction
 from distill.data.draws import Draws
+from distill.device import to_device
 from distill.objective import SOFTMAX, Objective
 from distill.strategies.vanilla import Strategy as Vanilla
 
@@ -44,8 +44,8 @@ class Strategy(Vanilla):
     def perturb(self, teacher_logits: Tensor, draws: Draws) -> Tensor:
         """Teacher logits `(teachers, batch, num_classes)` with noise on a share of the samples."""
         teachers, batch, num_classes = teacher_logits.shape
-        noise = torch.from_numpy(draws.normal("teacher_noise", teachers * num_classes))
-        noise = noise.view(batch, teachers, num_classes).transpose(0, 1)
-        noise = noise.to(teacher_logits.dtype).to(teacher_logits.device)
-        hit = torch.from_numpy(draws.uniform("teacher_hit", 1) < self.noise_share)
-        return teacher_logits * (1.0 + self.noise_std * noise * hit.to(teacher_logits.device))
+        device = teacher_logits.device
+        noise = to_device(draws.normal("teacher_noise", teachers * num_classes), device)
+        noise = noise.to(teacher_logits.dtype).view(batch, teachers, num_classes).transpose(0, 1)
+        hit = to_device(draws.uniform("teacher_hit", 1) < self.noise_share, device)
+        return teacher_logits * (1.0 + self.noise_std * noise * hit)

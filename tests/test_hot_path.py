@@ -1,0 +1,159 @@
+"""Nothing in a training step waits for a GPU: shown without one, on tensors that hold no numbers.
+
+On torch's meta device, reading a number or picking rows by a mask is an error; what is left that
+makes the host wait is a copy to the device that blocks, and those are counted here.
+"""
+
+import contextlib
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from distill.config import (
+    CacheConfig,
+    ClassViews,
+    ModelConfig,
+    RunConfig,
+    StrategyConfig,
+    TrainConfig,
+    ViewsConfig,
+)
+from distill.data.draws import Draws
+from distill.data.store import subset
+from distill.data.views import make_views
+from distill.device import to_device
+from distill.job import Job
+from distill.models import build_classifier
+from distill.progress import Progress
+from distill.registry import names_in
+from distill.teacher import CachedTeachers, LiveTeachers
+from distill.teacher_cache_build import build_caches
+from distill.trainer import Trainer, make_accelerator, update_average
+
+CPU, META = torch.device("cpu"), torch.device("meta")
+QUIET = Progress(quiet=True)
+TINY = ModelConfig(name="compact", options={"width": [8, 16], "depth": [1, 1], "head_width": 0})
+
+
+class BlockingCopies(TorchDispatchMode):
+    """Counts copies to the device that are not asked to go on by themselves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is torch.ops.aten._to_copy.default:
+            leaves = args[0].device != META and kwargs.get("device") == META
+            self.count += leaves and not kwargs.get("non_blocking", False)
+        return func(*args, **kwargs)
+
+
+def on_meta() -> SimpleNamespace:
+    """As much of an Accelerator as a step needs, on a device that computes nothing."""
+    make_accelerator(CPU, "fp32")  # its state is what seeding asks
+    return SimpleNamespace(
+        device=META,
+        num_processes=1,
+        process_index=0,
+        prepare_optimizer=lambda optimizer: optimizer,
+        prepare_model=lambda model: model,
+        autocast=contextlib.nullcontext,
+        backward=lambda loss: loss.backward(),
+        clip_grad_norm_=torch.nn.utils.clip_grad_norm_,
+    )
+
+
+def make_job(data, tmp_path, strategy, views, **train) -> Job:
+    config = RunConfig(
+        name="tiny",
+        model=TINY,
+        strategy=StrategyConfig(name=strategy),
+        train=TrainConfig(epochs=1, batch_size=16, **train),
+        cache=CacheConfig(top_k=1 if data.task == "single" else 0),
+    )
+    torch.manual_seed(1)
+    teacher = build_classifier(TINY, data.classes, data.spec, task=data.task)
+    return Job(config, data, views, 0, tmp_path / "run", [teacher], cache=tmp_path / "cache")
+
+
+def blocking_copies(job: Job, teachers) -> int:
+    student = build_classifier(TINY, job.data.classes, job.data.spec, task=job.data.task)
+    trainer = Trainer(student, job, on_meta(), teachers)
+    trainer.begin_epoch(0)
+    with BlockingCopies() as copies:
+        batches = iter(trainer.batches(0))
+        for _ in range(2):
+            trainer.step(next(batches), 0)
+    return copies.count
+
+
+EVERYTHING = {"translate": 0.1, "shear_degrees": 5.0, "blur": 0.5, "erase": 0.5}
+AVERAGED = {"ema_decay": 0.9, "clip_norm": 1.0, "label_smoothing": 0.1}
+UNEQUAL = {"sampling": "balanced", "class_weights": "effective", "logit_adjustment": 1.0}
+
+
+@pytest.mark.parametrize("strategy", names_in("strategies"))
+@pytest.mark.parametrize("train", [{}, {**AVERAGED, "mixup": 0.2}, {**UNEQUAL, "focal_gamma": 2.0}])
+def test_a_step_waits_for_nothing(data, tmp_path, strategy, train):
+    """Parameters of views, cached logits, noise and averaged weights each made every step wait."""
+    per_class = {data.classes[1]: ClassViews(blur=1.0)}
+    job = make_job(
+        data, tmp_path, strategy, ViewsConfig(**EVERYTHING, per_class=per_class), **train
+    )
+    extra = subset(data.train, np.arange(20))
+    job = replace(
+        job, unlabelled=replace(extra, labels=np.full(20, -1)), teacher_adjustments=(1.0,)
+    )
+    teachers = CachedTeachers(build_caches(job, CPU, QUIET), META, "single", job.teacher_offsets)
+    assert blocking_copies(job, teachers) == 0
+
+
+@pytest.mark.parametrize("strategy", ["messy_collaboration", "noisy_teacher"])
+def test_nor_does_one_of_several_labels_taught_live(multi_data, tmp_path, strategy):
+    job = make_job(multi_data, tmp_path, strategy, ViewsConfig(), **AVERAGED, mixup=0.2)
+    assert blocking_copies(job, LiveTeachers(job.teachers, META)) == 0
+
+
+def test_nor_do_views_that_shrink(only):
+    pixels = np.zeros((8, 64, 64, 3), dtype=np.uint8)
+    with BlockingCopies() as copies:
+        make_views(pixels, Draws(0, np.arange(8), 0), only(crop_scale=(0.1, 1.0)), 16, META)
+    assert copies.count == 0
+
+
+def test_a_copy_that_blocks_is_noticed():
+    """So that the tests above can fail."""
+    with BlockingCopies() as copies:
+        torch.zeros(3).to(META)
+        to_device(np.zeros(3), META)
+    assert copies.count == 1
+    with pytest.raises(RuntimeError):
+        bool(torch.zeros((), device=META) > 0)
+
+
+def test_averaged_weights_are_torchs(data):
+    """`update_average` is `AveragedModel.update_parameters` but for its copy of a counter."""
+    torch.manual_seed(0)
+    model = build_classifier(TINY, data.classes, data.spec)
+    average = get_ema_multi_avg_fn(0.9)
+    theirs = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+    ours = AveragedModel(model, use_buffers=True)
+    for _ in range(3):
+        model.train()(torch.rand(4, 3, 32, 32))  # moves BatchNorm's statistics
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        theirs.update_parameters(model)
+        update_average(ours, model, 0.9)
+    expected = theirs.state_dict()
+    for name, value in ours.state_dict().items():
+        if "num_batches_tracked" not in name:  # a count is copied, not averaged and cut
+            torch.testing.assert_close(value, expected[name], msg=name)
+    assert not torch.equal(ours.module.network.classifier.bias, model.network.classifier.bias)
