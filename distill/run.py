@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import errno
 import hashlib
 import json
 import os
@@ -19,6 +20,7 @@ from typing import Any
 from distill.errors import RunStopped, UserError
 
 MANIFEST = "manifest.json"
+NO_SPACE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 @contextlib.contextmanager
@@ -34,7 +36,7 @@ def atomic(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.replace(path)
     except OSError as error:
-        if error.errno == 28:
+        if error.errno in NO_SPACE:
             raise RunStopped(
                 f"no space left for {path}: make room and repeat the command"
             ) from None

@@ -8,7 +8,6 @@ generators behind dropout are seeded anew for each epoch.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from pathlib import Path
@@ -157,9 +156,9 @@ def predict_logits(
             images = to_unit(split.take(ids), device)
             # Channels-last is faster forward, on CPUs too, whatever the weights' layout.
             images = images.contiguous(memory_format=torch.channels_last)
-            parts.append(classifier(images).logits.float().cpu())
+            parts.append(classifier(images).logits.float())
     classifier.train(was_training)
-    return torch.cat(parts).numpy()
+    return torch.cat(parts).cpu().numpy()  # the only wait for a GPU
 
 
 def save_weights(classifier: Classifier, path: Path) -> None:
@@ -188,10 +187,9 @@ def _resume(trainer: Trainer, folder: Path) -> tuple[int, float, int]:
         return 0, -math.inf, 0
     state = torch.load(file, map_location=trainer.device, weights_only=True)
     trainer.load_state(state)
-    lines = log.read_text().splitlines()
-    kept = [line for line in lines if json.loads(line)["epoch"] <= state["epoch"]]
+    kept = log.read_text().splitlines(keepends=True)[: state["epoch"] + 1]  # a line per epoch
     with run.atomic(log) as temporary:
-        temporary.write_text("".join(line + "\n" for line in kept))
+        temporary.write_text("".join(kept))
     return state["epoch"] + 1, state["best"], state["waited"]
 
 

@@ -109,6 +109,22 @@ def test_the_second_opening_decodes_nothing(image_folder: Path, tmp_path: Path) 
         assert np.array_equal(second.splits[name].labels, split.labels)
 
 
+def test_its_size_is_announced_before_the_first_image_is_read(
+    image_folder: Path, tmp_path: Path
+) -> None:
+    """Without a terminal the size was said when all was written."""
+    source, sizes = open_source(str(image_folder)), []
+    splits = assign_splits(source.items, source.classes, DataConfig(), 0)
+
+    def read(item: Item) -> bytes:
+        assert sizes == [store_bytes(splits, SPECS)]
+        return source.read(item)
+
+    for _ in ("written", "found"):
+        open_at(replace(source, read=read), tmp_path / "cache", announce=sizes.append)
+    assert len(sizes) == 1
+
+
 def test_the_number_of_threads_changes_nothing(image_folder: Path, tmp_path: Path) -> None:
     source = open_source(str(image_folder))
     one, four = (open_at(source, tmp_path / str(n), workers=n) for n in (1, 4))

@@ -16,7 +16,7 @@ from distill.data.draws import permutation
 from distill.data.listing import Listing, list_data
 from distill.data.sources import SPLITS, Item, Source, Task, open_source
 from distill.data.splits import check_no_class_is_empty
-from distill.data.store import Split, Store, open_store, store_bytes
+from distill.data.store import Split, Store, open_store
 from distill.data.view_draws import check_views
 from distill.progress import Progress
 
@@ -147,10 +147,12 @@ def decode(
     progress: Progress,
 ) -> Store:
     """The store of these images, its size announced before it is written."""
-    megabytes = store_bytes(splits, specs) / 1e6
-    title = f"decode {len(items):,} images to {megabytes:,.0f} MB"
-    with progress.task(title, len(items), "images") as task:
-        return open_store(source, items, splits, specs, cache, workers, task.advance)
+
+    def announce(size: int) -> None:
+        progress.say(f"decoding {len(items):,} images into {size / 1e6:,.1f} MB below {cache}")
+
+    with progress.task("decode", len(items), "images") as task:
+        return open_store(source, items, splits, specs, cache, workers, task.advance, announce)
 
 
 def stored_spec(data: DataConfig, views: ViewsConfig) -> InputSpec:

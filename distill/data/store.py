@@ -12,7 +12,7 @@ import json
 import math
 import mmap
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,6 +107,7 @@ def open_store(
     folder: Path,
     workers: int,
     advance: Advance,
+    announce: Callable[[int], None] = lambda size: None,
 ) -> Store:
     """Opens the store of these images at these sizes, writing it if there is none that fits.
 
@@ -117,6 +118,7 @@ def open_store(
         folder: Cache folder; the store is one sub-folder of it.
         workers: Decoding threads (Pillow releases the GIL).
         advance: Told how many more images are done.
+        announce: Told the size in bytes of a store that is about to be written.
 
     Raises:
         RunStopped: The disk has no room for it.
@@ -131,6 +133,7 @@ def open_store(
             store = _load(place, specs, matrix)
             if store is None:
                 needed = store_bytes(splits, specs)
+                announce(needed)
                 build_store(source, items, splits, specs, needed, place, workers, advance)
                 store = _load(place, specs, matrix)
     assert store is not None, f"{place} is damaged as soon as it is written"

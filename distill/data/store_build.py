@@ -5,7 +5,6 @@ A store is written beside its place and renamed, so that what has its name is co
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
 import json
@@ -21,11 +20,11 @@ import numpy as np
 from distill.data.decode import InputSpec, Pixels, UnreadableImageError, read_image, resize_image
 from distill.data.sources import SPLITS, Item, Label, Source
 from distill.errors import RunStopped
+from distill.run import NO_SPACE
 
 Advance = Callable[[int], None]
 CHUNK = 256
 FORMAT = 2  # of index.json; a store of another format is written again
-NO_SPACE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 def build_store(
