@@ -35,8 +35,9 @@ from distill.cli_options import (
     UnlabelledOpt,
     WorkersOpt,
 )
-from distill.errors import DistillError, UserError
+from distill.errors import DistillError, RunStopped, UserError
 from distill.progress import Progress
+from distill.run import NO_SPACE
 
 app = typer.Typer(
     name="distill",
@@ -191,6 +192,12 @@ def main() -> None:
     except DistillError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        where = f" for {error.filename}" if error.filename else ""
+        print(f"error: no space left{where}: make room and repeat the command", file=sys.stderr)
+        sys.exit(RunStopped.exit_code)
     if interrupted:
         print("interrupted: repeat the command to continue", file=sys.stderr)
         sys.exit(INTERRUPTED)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from pydantic import ValidationError
 
 from distill import run
 from distill.config import Options, RunConfig, ViewsConfig
+from distill.data.lock import lock
 from distill.errors import UserError
 from distill.experiment import (
     Experiment,
@@ -73,19 +76,37 @@ def train_students(experiment: Experiment) -> None:
 def train_run(experiment: Experiment, config: RunConfig) -> None:
     """Trains one model into its run directory, unless that is complete and of the same options.
 
+    Two processes that are asked for the same run train it once.
+
     Raises:
         UserError: The directory holds a run of other options, and `overwrite` is off.
     """
-    if is_done(make_job(experiment, config), experiment.overwrite):
-        experiment.progress.say(f"{config.name}: done before, kept")
-        return
-    classifier, job = prepare_run(experiment, config)
-    if config.engine == "kd_lib":
-        from distill.kd_lib import fit_with_kd_lib
+    with _alone(experiment, config):
+        if is_done(make_job(experiment, config), experiment.overwrite):
+            experiment.progress.say(f"{config.name}: done before, kept")
+            return
+        classifier, job = prepare_run(experiment, config)
+        if config.engine == "kd_lib":
+            from distill.kd_lib import fit_with_kd_lib
 
-        fit_with_kd_lib(classifier, job, experiment.device, experiment.progress)
-    else:
-        fit(classifier, job, experiment.device, experiment.progress)
+            fit_with_kd_lib(classifier, job, experiment.device, experiment.progress)
+        else:
+            fit(classifier, job, experiment.device, experiment.progress)
+
+
+@contextlib.contextmanager
+def _alone(experiment: Experiment, config: RunConfig) -> Iterator[None]:
+    """Waits for another process that trains the same run; ranks of one job train it together."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        yield
+        return
+    folder = experiment.folder(config.name)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    waiting = f"{config.name}: another process trains it, waiting for that one to end"
+    with lock(
+        folder.with_name(f"{config.name}.lock"), True, lambda: experiment.progress.say(waiting)
+    ):
+        yield
 
 
 def make_job(experiment: Experiment, config: RunConfig, with_inputs: bool = True) -> Job:

@@ -11,7 +11,7 @@ import json
 import tomllib
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 
@@ -67,7 +67,7 @@ def check_table(model: type[ModelT], table: Table, where: str) -> ModelT:
 def describe(error: ValidationError, table: Table) -> str:
     """The first problem of a validation error, as one line."""
     problem = error.errors()[0]
-    key = ".".join(str(part) for part in problem["loc"])
+    key = _dotted(problem["loc"], table, problem["type"] == "missing")
     if problem["type"] == "extra_forbidden":
         return f"unknown option {key!r}"
     if problem["type"] == "missing":
@@ -75,6 +75,18 @@ def describe(error: ValidationError, table: Table) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     got = problem["input"]
     return f"{key}: {message}" + ("" if isinstance(got, dict | list) else f", got {got!r}")
+
+
+def _dotted(places: tuple[int | str, ...], table: Table, is_missing: bool) -> str:
+    """A validation error's key, without pydantic's names of the types that a value may have."""
+    found, here = [], cast(Any, table)
+    for number, place in enumerate(places):
+        known = place in here if isinstance(here, dict) else isinstance(place, int)
+        if known:
+            here = here[place]
+        if known or (is_missing and number + 1 == len(places)):
+            found.append(str(place))
+    return ".".join(found)
 
 
 def find_recipe(path: str | Path) -> Path:

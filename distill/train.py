@@ -8,6 +8,7 @@ generators behind dropout are seeded anew for each epoch.
 
 from __future__ import annotations
 
+import io
 import math
 import time
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from distill import run
@@ -164,8 +165,9 @@ def predict_logits(
 def save_weights(classifier: Classifier, path: Path) -> None:
     """Writes the network's weights as safetensors."""
     state = classifier.network.state_dict()
+    content = save({n: t.detach().cpu().contiguous() for n, t in state.items()})
     with run.atomic(path) as temporary:
-        save_file({n: t.detach().cpu().contiguous() for n, t in state.items()}, temporary)
+        temporary.write_bytes(content)  # which, unlike the library's own writing, tells a full disk
 
 
 def load_weights(classifier: Classifier, path: Path) -> Classifier:
@@ -175,8 +177,10 @@ def load_weights(classifier: Classifier, path: Path) -> Classifier:
 
 
 def _save_state(state: dict[str, Any], folder: Path) -> None:
+    content = io.BytesIO()
+    torch.save(state, content)
     with run.atomic(folder / "last" / "state.pt") as temporary:
-        torch.save(state, temporary)
+        temporary.write_bytes(content.getbuffer())
 
 
 def _resume(trainer: Trainer, folder: Path) -> tuple[int, float, int]:

@@ -1,6 +1,8 @@
 """The command line as a user meets it: whole runs, exact files, errors and exit codes."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ import onnx
 import pytest
 from PIL import Image
 
+from distill import run
 from distill.predict import Predictor
 
 RECIPE = """
@@ -358,6 +361,18 @@ def test_interrupted_is_130_and_the_same_command_continues(
     assert status == 0
     assert "epoch 1/2" not in err
     assert "epoch 2/2" in err
+
+
+def test_a_full_disk_is_one_line_and_status_3(recipe, photos, distill, tmp_path, monkeypatch):
+    """What is written without a temporary file ended in a traceback."""
+
+    def full(path, value):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(run, "append_line", full)
+    status, _, err = distill("teacher", recipe, "--data", photos, "--out", tmp_path)
+    assert status == 3
+    assert err.splitlines()[-1].startswith("error: no space left")
 
 
 def test_a_refused_recipe_leaves_the_description_of_the_directory_as_it_was(

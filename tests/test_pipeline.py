@@ -1,6 +1,8 @@
 """Which runs depend on which, and what is refused before a distillation starts."""
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -141,6 +143,26 @@ def test_a_teacher_trained_anew_makes_its_students_stale(trained, tmp_path):
     with pytest.raises(UserError, match=r"inputs\.teachers"):
         pipeline.train_students(changed)
     pipeline.train_students(replace(changed, overwrite=True))
+
+
+def test_two_at_once_train_a_run_once(tmp_path, monkeypatch):
+    """Both trained into one directory, whose log then had every epoch twice."""
+    trained = []
+
+    def slow(classifier, job, device, progress):
+        trained.append(job.config.name)
+        time.sleep(0.3)  # enough, mostly, for the other to come; the test holds without
+        run.write_json(job.folder / "config.json", job.describe())
+        run.write_manifest(job.folder, ["config.json"])
+
+    monkeypatch.setattr(pipeline, "fit", slow)
+    recipe = Recipe(data={"size": 32}, teachers=(config("one"),))
+    experiment = make_experiment(tmp_path, recipe)
+    assert experiment.data.train.labels.size  # decoded once for both
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(pipeline.train_run, [experiment] * 2, recipe.teachers * 2))
+    assert trained == ["one"]
+    assert not list(tmp_path.rglob("*.lock"))
 
 
 def test_self_training_gets_a_teacher_of_its_own_unless_one_is_named():

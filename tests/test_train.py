@@ -1,5 +1,6 @@
 """The loop: modes, numbers, resume, failure; on painted images of 32 px."""
 
+import errno
 import json
 import math
 import shutil
@@ -148,6 +149,36 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(
         for row in rows(tmp_path / "whole")
     ]
     assert [row["epoch"] for row in rows(job.folder)] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("written", ["best.safetensors", "state.pt"])
+def test_a_disk_that_fills_up_stops_resumably(data, tmp_path, monkeypatch, written):
+    """The libraries' own writing ended in a traceback: their errors are not an OSError."""
+    write = Path.write_bytes
+
+    def full(self, content):
+        if self.name.startswith(written):
+            write(self, content[:100])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(self, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        with pytest.raises(RunStopped, match="make room"):
+            train(data, tmp_path / "cut")
+    assert not list(tmp_path.rglob("*.tmp"))
+    whole, resumed = train(data, tmp_path / "whole"), train(data, tmp_path / "cut")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_line_of_the_log_that_was_cut_short_is_written_again(data, tmp_path):
+    """A resume ended in a traceback over the half line that a kill had left."""
+    train(data, tmp_path, epochs=2)
+    (tmp_path / "manifest.json").unlink()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 2, "lr"')
+    train(data, tmp_path, epochs=3)
+    assert [row["epoch"] for row in rows(tmp_path)] == [0, 1, 2]
 
 
 def test_student_trains_and_teacher_does_not_in_the_second_epoch(data, tmp_path):

@@ -87,8 +87,16 @@ def test_nothing_new_is_an_error(labelled, tmp_path):
     folder = tmp_path / "same"
     folder.mkdir()
     shutil.copy(tmp_path / "images" / labelled.val.names[0], folder / "copy.jpg")
-    with pytest.raises(UserError, match="no image that is not in the labelled data"):
+    with pytest.raises(UserError, match="none of its 1 images is new"):
         prepare(folder, labelled, tmp_path)
+
+
+def test_nothing_readable_is_called_so(labelled, tmp_path):
+    """Files that are no images were said to be in the labelled data."""
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "a.jpg").write_bytes(b"no picture")
+    with pytest.raises(UserError, match="1 cannot be read"):
+        prepare(tmp_path / "odd", labelled, tmp_path)
 
 
 def test_a_folder_that_is_not_there_is_an_error(labelled, tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,19 @@ except ImportError:  # Windows: work may be done twice there, never wrongly
 
 
 @contextmanager
-def lock(file: Path, wait: bool = True) -> Iterator[bool]:
+def lock(
+    file: Path, wait: bool = True, on_wait: Callable[[], None] = lambda: None
+) -> Iterator[bool]:
     """Holds a lock file against other processes and threads, and removes it afterwards.
+
+    Args:
+        on_wait: Called if another holds it and is waited for.
 
     Yields:
         Whether it is held: not on systems or disks without `flock`, and without `wait` not while
         another holds it.
     """
-    descriptor = _acquire(file, wait)
+    descriptor = _acquire(file, wait, on_wait)
     try:
         yield descriptor is not None
     finally:
@@ -31,11 +36,17 @@ def lock(file: Path, wait: bool = True) -> Iterator[bool]:
             os.close(descriptor)
 
 
-def _acquire(file: Path, wait: bool) -> int | None:
+def _acquire(file: Path, wait: bool, on_wait: Callable[[], None]) -> int | None:
     while fcntl is not None:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if not wait:
+                    raise
+                on_wait()
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
             if _is_at(file, descriptor):
                 return descriptor
         except OSError:

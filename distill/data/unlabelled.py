@@ -62,5 +62,6 @@ def prepare_unlabelled(
         "they are copies of each other or of labelled ones"
     )
     if not rows:
-        raise UserError("no image that is not in the labelled data", location, "see --unlabelled")
+        what = f"none of its {len(items)} images is new: {len(store.unreadable)} cannot be read"
+        raise UserError(f"{what}, the rest is in the labelled data", location, "see --unlabelled")
     return subset(found, np.asarray(rows, dtype=np.int64)), described
