@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from distill import run
 from distill.config import ModelConfig, Recipe
-from distill.data.audit import advice, audit
+from distill.data.audit import audit
 from distill.data.listing import Features, Listing, list_data
 from distill.data.manifest import write_manifest
 from distill.data.prepare import decode_listing, input_spec
@@ -160,7 +160,7 @@ def show_listing(listing: Listing) -> None:
     show(data_table(listing))
     for line in finding_lines(listing.findings, most=3):
         print(line)
-    for line in advice(listing.findings, listing.location, listing.source.root is not None):
+    for line in listing.advice():
         print(line)
 
 

@@ -262,6 +262,11 @@ def test_advice_on_leaks_is_commands_that_can_be_run() -> None:
     ]
 
 
+def test_advice_says_that_labels_are_several() -> None:
+    """Without it the commands that it names refused the data that it was given for."""
+    assert all("data.task=multi" in c for c in commands(advice(leaking(), "x", task="multi")))
+
+
 def test_advice_for_images_that_a_manifest_cannot_list() -> None:
     expected = ["distill", "run", "RECIPE", "--data", "demo", "data.split=grouped"]
     assert commands(advice(leaking(), "demo", files=False)) == [expected]
