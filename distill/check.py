@@ -98,13 +98,16 @@ def check_place(source: Source, wanted: Wanted) -> None:
     """Checks that what is asked for can be written.
 
     Raises:
-        UserError: A repaired manifest of images that are no files, or results among the images.
+        UserError: A repaired manifest of images that are no files, or results among the images or
+            where an experiment has its own.
     """
     if source.root is None and wanted.repair:
         what = "these images are no files of their own, so no manifest can list them"
         raise UserError(what, "--repair", "train with data.split=grouped instead")
     if source.root and wanted.out and wanted.out.resolve().is_relative_to(source.root.resolve()):
         raise UserError("lies among the images", str(wanted.out), "choose an --out beside them")
+    if wanted.out and (wanted.out / "recipe.toml").exists():
+        raise UserError("an experiment is there", str(wanted.out), "choose another --out")
 
 
 def backbone_features(wanted: Wanted, progress: Progress) -> Features | None:
@@ -165,21 +168,26 @@ def show_listing(listing: Listing) -> None:
 
 
 def write_down(listing: Listing, found: dict[str, Any], out: Path, overwrite: bool) -> None:
-    """The page, `data.json` and, where images are files, the manifest.
+    """The page, `data.json` and, where images are files, the manifest; says where the page is.
 
     Raises:
-        UserError: There is another manifest, and `overwrite` is off: it stays.
+        UserError: What is there is of other data or splits, and `overwrite` is off: all of it
+            stays.
     """
-    run.write_json(out / "data.json", found)
+    place, fresh, described = out / MANIFEST, out / f"new-{MANIFEST}", out / "data.json"
+    if described.exists() and not overwrite:
+        odd = run.differing_keys(run.read_json(described), found)
+        if odd not in ([], ["findings"]):
+            what = f"another check is there, of other {odd[0]}"
+            raise UserError(what, str(described), "choose another --out or add --overwrite")
+    if listing.source.root is not None:
+        write_manifest(fresh, listing.rows(), listing.source.root)
+        if place.exists() and not overwrite and place.read_bytes() != fresh.read_bytes():
+            fresh.unlink()
+            raise UserError("another manifest is there", str(place), "remove it or add --overwrite")
+        fresh.replace(place)
+    run.write_json(described, found)
     write_page(out / "data.html", listing)
-    if listing.source.root is None:
-        return
-    place, fresh = out / MANIFEST, out / f"new-{MANIFEST}"
-    write_manifest(fresh, listing.rows(), listing.source.root)
-    if place.exists() and not overwrite and place.read_bytes() != fresh.read_bytes():
-        fresh.unlink()
-        raise UserError("another manifest is there", str(place), "remove it or add --overwrite")
-    fresh.replace(place)
     print(out / "data.html")
 
 

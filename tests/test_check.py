@@ -49,6 +49,10 @@ def by_kind(found: dict[str, Any], kind: str) -> list[dict[str, Any]]:
     return [finding for finding in found["findings"] if finding["kind"] == kind]
 
 
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
 def test_everything_is_written_down(check: Check, leaky: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     status, found, _ = check(leaky, "--out", out)
@@ -112,16 +116,42 @@ def test_the_same_check_may_be_repeated_and_another_may_not(
 ) -> None:
     out = tmp_path / "out"
     assert check(leaky, "--out", out)[0] == 0
-    before = (out / "manifest.parquet").read_bytes()
+    before = files_of(out)
     assert check(leaky, "--out", out)[0] == 0
+    assert files_of(out) == before
     status, _, err = check(leaky, "--repair", "--out", out)
     assert status == 2
-    assert "manifest.parquet" in err
     assert "--overwrite" in err
-    assert (out / "manifest.parquet").read_bytes() == before
-    assert not (out / "new-manifest.parquet").exists()
+    assert files_of(out) == before
     assert check(leaky, "--repair", "--out", out, "--overwrite")[0] == 0
-    assert (out / "manifest.parquet").read_bytes() != before
+    assert all(files_of(out)[name] != before[name] for name in before)
+
+
+def test_a_refused_check_leaves_everything_as_it_was(
+    check: Check, leaky: Path, tmp_path: Path
+) -> None:
+    """Only the manifest was kept: the findings and the page beside it were of other splits."""
+    out = tmp_path / "out"
+    assert check(leaky, "--out", out)[0] == 0
+    (out / "manifest.parquet").write_bytes(b"edited")
+    before = files_of(out)
+    status, _, err = check(leaky, "--out", out)
+    assert status == 2
+    assert "manifest.parquet" in err
+    assert files_of(out) == before
+    assert check("demo:30", "--out", out)[0] == 2
+    assert files_of(out) == before
+
+
+def test_an_experiment_keeps_its_description(check: Check, leaky: Path, tmp_path: Path) -> None:
+    """Its `data.json` was replaced, and `distill export` then ended in a traceback."""
+    (tmp_path / "run").mkdir()
+    for name in ("recipe.toml", "data.json"):
+        (tmp_path / "run" / name).write_text("{}")
+    status, _, err = check(leaky, "--out", tmp_path / "run", "--overwrite")
+    assert status == 2
+    assert "experiment" in err
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["data.json", "recipe.toml"]
 
 
 @pytest.mark.parametrize(
