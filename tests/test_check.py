@@ -224,6 +224,18 @@ def test_results_do_not_go_among_the_images(check: Check, leaky: Path) -> None:
     assert not (leaky / "checked").exists()
 
 
+def test_a_place_that_cannot_be_written_is_one_line(
+    check: Check, leaky: Path, tmp_path: Path
+) -> None:
+    """An `--out` that is a file, or below one, ended in a traceback."""
+    (tmp_path / "file").write_text("x")
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        status, _, err = check(leaky, "--out", out)
+        assert status == 2
+        assert "Traceback" not in err
+        assert err.splitlines()[-1].startswith("error: ")
+
+
 def test_images_that_are_no_files_have_no_manifest(check: Check, tmp_path: Path) -> None:
     status, _, _ = check("demo:30", "--out", tmp_path / "out")
     assert status == 0
