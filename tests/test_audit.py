@@ -282,6 +282,15 @@ def test_advice_on_imbalance_names_an_option_that_there_is() -> None:
     assert TrainConfig(**{key.rpartition(".")[2]: value}).class_weights == "balanced"
 
 
+def test_a_class_without_images_needs_images_and_not_weights() -> None:
+    """Class weights were advised, which training refuses for such a class."""
+    data = Set().add("a", 0).add("b", 0)
+    (finding,) = data.audit()
+    assert (finding["kind"], finding["severity"]) == ("imbalance", "error")
+    (line,) = advice([finding], "x")
+    assert line.startswith("add images")
+
+
 def test_advice_names_the_files_to_delete_of_equal_ones() -> None:
     (line,) = advice(plain().add("x", sha256="s").add("y", sha256="s").audit(), "x")
     assert line.endswith("(1): y")

@@ -109,7 +109,9 @@ def advice(
         lines.append(f"then: distill run RECIPE --data DIR/manifest.parquet{several}")
     elif "leak" in kinds:
         lines.append(f"to make new splits: distill run RECIPE --data {data} data.split=grouped")
-    if "imbalance" in kinds:
+    if any(f["kind"] == "imbalance" and f["severity"] == "error" for f in findings):
+        lines.append("add images of the classes that have none in train, or remove the classes")
+    elif "imbalance" in kinds:
         option = "student.train.class_weights=balanced"
         lines.append(f"to give rare classes more weight: distill run RECIPE --data {data} {option}")
     return lines
@@ -225,7 +227,8 @@ def _imbalance(facts: _Facts) -> Iterator[Finding]:
             order = [f"{name} {count:,}" for count, name in sorted(ranked, key=lambda r: -r[0])]
             half = MOST_COUNTS // 2
             spelled = [*order[:half], f"{len(order) - 2 * half} others", *order[-half:]]
-        yield _finding("imbalance", "warning", (), f"train: {', '.join(spelled)}")
+        severity = "warning" if fewest else "error"  # what nobody has seen, nobody learns
+        yield _finding("imbalance", severity, (), f"train: {', '.join(spelled)}")
 
 
 def _oddities(prints: Fingerprints, kept: Ids) -> Iterator[Finding]:
