@@ -81,13 +81,15 @@ def check_data(location: str, recipe: Recipe, wanted: Wanted, progress: Progress
             always=True,
         )
         if wanted.repair:
-            listing = repaired(listing)
+            listing = repaired(listing, progress)
         if wanted.label_errors:
             listing = doubted(location, listing, recipe, wanted, progress)
         found = listing.describe(input_spec(recipe.data))
         show_listing(listing)
         if wanted.out:
             write_down(listing, found, wanted.out, wanted.overwrite)
+        elif listing.findings:
+            print("to see every file of these, with pictures: add --out DIR")
         if wanted.show:
             draw_views(listing, recipe, cache, wanted, progress)
             print(picture)
@@ -128,9 +130,11 @@ def backbone_features(wanted: Wanted, progress: Progress) -> Features | None:
     return features
 
 
-def repaired(listing: Listing) -> Listing:
+def repaired(listing: Listing, progress: Progress) -> Listing:
     """The listing with every group in one of the splits that it was in."""
     splits = repair_splits(listing.items, listing.splits, listing.groups)
+    moved = sum(one != other for one, other in zip(splits, listing.splits, strict=True))
+    progress.say(f"repair: {moved:,} of {len(splits):,} images change their split")
     assert listing.prints is not None
     findings = audit(listing.source, listing.items, splits, listing.prints, listing.copies)
     return replace(listing, splits=tuple(splits), findings=findings)

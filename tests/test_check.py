@@ -86,8 +86,9 @@ def test_a_manifest_is_data_of_the_same_splits(check: Check, leaky: Path, tmp_pa
 
 def test_repair_moves_only_what_straddles(check: Check, leaky: Path, tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in leaky.rglob("*.png")}
-    _, found, _ = check(leaky, "--repair", "--out", tmp_path / "out")
+    _, found, err = check(leaky, "--repair", "--out", tmp_path / "out")
     assert not by_kind(found, "leak")
+    assert "2 of 28 images" in err
     listed = {name: split for split, names in found["splits"].items() for name in names}
     moved = {name for name, split in listed.items() if name.split("/")[0] != split}
     assert moved <= {f"{s}/{label}/0.png" for s in ("train", "test") for label in ("cat", "dog")}
