@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from distill import run
 from distill.config import ModelConfig, Recipe
-from distill.data.audit import advice, audit
+from distill.data.audit import audit
 from distill.data.listing import Features, Listing, list_data
 from distill.data.manifest import write_manifest
 from distill.data.prepare import decode_listing, input_spec
@@ -81,13 +81,15 @@ def check_data(location: str, recipe: Recipe, wanted: Wanted, progress: Progress
             always=True,
         )
         if wanted.repair:
-            listing = repaired(listing)
+            listing = repaired(listing, progress)
         if wanted.label_errors:
             listing = doubted(location, listing, recipe, wanted, progress)
         found = listing.describe(input_spec(recipe.data))
         show_listing(listing)
         if wanted.out:
             write_down(listing, found, wanted.out, wanted.overwrite)
+        elif listing.findings:
+            print("to see every file of these, with pictures: add --out DIR")
         if wanted.show:
             draw_views(listing, recipe, cache, wanted, progress)
             print(picture)
@@ -98,13 +100,16 @@ def check_place(source: Source, wanted: Wanted) -> None:
     """Checks that what is asked for can be written.
 
     Raises:
-        UserError: A repaired manifest of images that are no files, or results among the images.
+        UserError: A repaired manifest of images that are no files, or results among the images or
+            where an experiment has its own.
     """
     if source.root is None and wanted.repair:
         what = "these images are no files of their own, so no manifest can list them"
         raise UserError(what, "--repair", "train with data.split=grouped instead")
     if source.root and wanted.out and wanted.out.resolve().is_relative_to(source.root.resolve()):
         raise UserError("lies among the images", str(wanted.out), "choose an --out beside them")
+    if wanted.out and (wanted.out / "recipe.toml").exists():
+        raise UserError("an experiment is there", str(wanted.out), "choose another --out")
 
 
 def backbone_features(wanted: Wanted, progress: Progress) -> Features | None:
@@ -125,9 +130,11 @@ def backbone_features(wanted: Wanted, progress: Progress) -> Features | None:
     return features
 
 
-def repaired(listing: Listing) -> Listing:
+def repaired(listing: Listing, progress: Progress) -> Listing:
     """The listing with every group in one of the splits that it was in."""
     splits = repair_splits(listing.items, listing.splits, listing.groups)
+    moved = sum(one != other for one, other in zip(splits, listing.splits, strict=True))
+    progress.say(f"repair: {moved:,} of {len(splits):,} images change their split")
     assert listing.prints is not None
     findings = audit(listing.source, listing.items, splits, listing.prints, listing.copies)
     return replace(listing, splits=tuple(splits), findings=findings)
@@ -160,26 +167,31 @@ def show_listing(listing: Listing) -> None:
     show(data_table(listing))
     for line in finding_lines(listing.findings, most=3):
         print(line)
-    for line in advice(listing.findings, listing.location, listing.source.root is not None):
+    for line in listing.advice():
         print(line)
 
 
 def write_down(listing: Listing, found: dict[str, Any], out: Path, overwrite: bool) -> None:
-    """The page, `data.json` and, where images are files, the manifest.
+    """The page, `data.json` and, where images are files, the manifest; says where the page is.
 
     Raises:
-        UserError: There is another manifest, and `overwrite` is off: it stays.
+        UserError: What is there is of other data or splits, and `overwrite` is off: all of it
+            stays.
     """
-    run.write_json(out / "data.json", found)
+    place, fresh, described = out / MANIFEST, out / f"new-{MANIFEST}", out / "data.json"
+    if described.exists() and not overwrite:
+        odd = run.differing_keys(run.read_json(described), found)
+        if odd not in ([], ["findings"]):
+            what = f"another check is there, of other {odd[0]}"
+            raise UserError(what, str(described), "choose another --out or add --overwrite")
+    if listing.source.root is not None:
+        write_manifest(fresh, listing.rows(), listing.source.root)
+        if place.exists() and not overwrite and place.read_bytes() != fresh.read_bytes():
+            fresh.unlink()
+            raise UserError("another manifest is there", str(place), "remove it or add --overwrite")
+        fresh.replace(place)
+    run.write_json(described, found)
     write_page(out / "data.html", listing)
-    if listing.source.root is None:
-        return
-    place, fresh = out / MANIFEST, out / f"new-{MANIFEST}"
-    write_manifest(fresh, listing.rows(), listing.source.root)
-    if place.exists() and not overwrite and place.read_bytes() != fresh.read_bytes():
-        fresh.unlink()
-        raise UserError("another manifest is there", str(place), "remove it or add --overwrite")
-    fresh.replace(place)
     print(out / "data.html")
 
 

@@ -52,6 +52,8 @@ TRAINING_PACKAGES = (
     *("torch", "torchvision", "timm", "accelerate", "onnx", "onnxscript", "sklearn"),
     *("safetensors", "matplotlib", "pyarrow"),
 )
+# What a path of the user's may be to the system; nothing of ours can mend it.
+PATH_ERRORS = (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
 # Newer typers carry a click of their own; their exceptions' base is reached through a public one.
 UsageProblem: Any = typer.BadParameter.__mro__[2]
 
@@ -188,6 +190,10 @@ def main() -> None:
             raise
         hint = "install it with: pip install 'distillate[all]'"
         print(f"error: this command needs {error.name}, {hint}", file=sys.stderr)
+        sys.exit(2)
+    except PATH_ERRORS as error:
+        hint = "correct its permissions or name another path"
+        print(f"error: {error.strerror}, {error.filename}, {hint}", file=sys.stderr)
         sys.exit(2)
     except DistillError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -14,7 +14,7 @@ from distill import run
 from distill.config import Recipe, RunConfig, StrategyConfig
 from distill.data.listing import Listing, list_data
 from distill.data.prepare import ImageData, decode_listing, input_spec
-from distill.data.sources import open_source
+from distill.data.sources import Source, open_source
 from distill.data.store import Split
 from distill.data.unlabelled import prepare_unlabelled
 from distill.data.view_draws import check_views
@@ -48,15 +48,21 @@ class Experiment:
     progress: Progress = field(default_factory=Progress)
 
     @cached_property
-    def listing(self) -> Listing:
-        """The data as it was found; checking it is the first stage."""
-        recipe, cache = self.recipe, self.out / "cache"
+    def source(self) -> Source:
+        """The images by name; that the recipe speaks of their classes is checked."""
+        recipe = self.recipe
         source = open_source(self.location, recipe.data.task)
         check_views(recipe.views, source.classes, recipe.data.task)
         for config in (*recipe.teachers, *recipe.students):
             check_class_weights(config.train, source.classes, f"{config.name}.train.class_weights")
+        return source
+
+    @cached_property
+    def listing(self) -> Listing:
+        """The data as it was found; checking it is the first stage."""
+        recipe, cache = self.recipe, self.out / "cache"
         options = (recipe.seed, cache, self.workers, self.progress, self.smoke)
-        return list_data(source, recipe.data, *options)
+        return list_data(self.source, recipe.data, *options)
 
     @cached_property
     def data(self) -> ImageData:

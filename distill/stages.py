@@ -125,10 +125,9 @@ def find_learning_rates(experiment: Experiment, stages: tuple[str, ...], as_json
 
 def show_plan(experiment: Experiment, stages: tuple[str, ...], as_json: bool) -> None:
     """What the stages would do; nothing is decoded, trained or written."""
-    from distill.data.sources import open_source
     from distill.experiment import plan
 
-    source = open_source(experiment.location, experiment.recipe.data.task)
+    source = experiment.source
     lines = plan(experiment, stages)
     for line in (f"{len(source.items):,} images, {len(source.classes)} classes", *lines):
         print(line)

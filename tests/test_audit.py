@@ -262,6 +262,11 @@ def test_advice_on_leaks_is_commands_that_can_be_run() -> None:
     ]
 
 
+def test_advice_says_that_labels_are_several() -> None:
+    """Without it the commands that it names refused the data that it was given for."""
+    assert all("data.task=multi" in c for c in commands(advice(leaking(), "x", task="multi")))
+
+
 def test_advice_for_images_that_a_manifest_cannot_list() -> None:
     expected = ["distill", "run", "RECIPE", "--data", "demo", "data.split=grouped"]
     assert commands(advice(leaking(), "demo", files=False)) == [expected]
@@ -275,6 +280,15 @@ def test_advice_on_imbalance_names_an_option_that_there_is() -> None:
     key, _, value = option.partition("=")
     assert key.startswith("student.train.")
     assert TrainConfig(**{key.rpartition(".")[2]: value}).class_weights == "balanced"
+
+
+def test_a_class_without_images_needs_images_and_not_weights() -> None:
+    """Class weights were advised, which training refuses for such a class."""
+    data = Set().add("a", 0).add("b", 0)
+    (finding,) = data.audit()
+    assert (finding["kind"], finding["severity"]) == ("imbalance", "error")
+    (line,) = advice([finding], "x")
+    assert line.startswith("add images")
 
 
 def test_advice_names_the_files_to_delete_of_equal_ones() -> None:

@@ -49,6 +49,10 @@ def by_kind(found: dict[str, Any], kind: str) -> list[dict[str, Any]]:
     return [finding for finding in found["findings"] if finding["kind"] == kind]
 
 
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
 def test_everything_is_written_down(check: Check, leaky: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     status, found, _ = check(leaky, "--out", out)
@@ -82,8 +86,9 @@ def test_a_manifest_is_data_of_the_same_splits(check: Check, leaky: Path, tmp_pa
 
 def test_repair_moves_only_what_straddles(check: Check, leaky: Path, tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in leaky.rglob("*.png")}
-    _, found, _ = check(leaky, "--repair", "--out", tmp_path / "out")
+    _, found, err = check(leaky, "--repair", "--out", tmp_path / "out")
     assert not by_kind(found, "leak")
+    assert "2 of 28 images" in err
     listed = {name: split for split, names in found["splits"].items() for name in names}
     moved = {name for name, split in listed.items() if name.split("/")[0] != split}
     assert moved <= {f"{s}/{label}/0.png" for s in ("train", "test") for label in ("cat", "dog")}
@@ -112,16 +117,42 @@ def test_the_same_check_may_be_repeated_and_another_may_not(
 ) -> None:
     out = tmp_path / "out"
     assert check(leaky, "--out", out)[0] == 0
-    before = (out / "manifest.parquet").read_bytes()
+    before = files_of(out)
     assert check(leaky, "--out", out)[0] == 0
+    assert files_of(out) == before
     status, _, err = check(leaky, "--repair", "--out", out)
     assert status == 2
-    assert "manifest.parquet" in err
     assert "--overwrite" in err
-    assert (out / "manifest.parquet").read_bytes() == before
-    assert not (out / "new-manifest.parquet").exists()
+    assert files_of(out) == before
     assert check(leaky, "--repair", "--out", out, "--overwrite")[0] == 0
-    assert (out / "manifest.parquet").read_bytes() != before
+    assert all(files_of(out)[name] != before[name] for name in before)
+
+
+def test_a_refused_check_leaves_everything_as_it_was(
+    check: Check, leaky: Path, tmp_path: Path
+) -> None:
+    """Only the manifest was kept: the findings and the page beside it were of other splits."""
+    out = tmp_path / "out"
+    assert check(leaky, "--out", out)[0] == 0
+    (out / "manifest.parquet").write_bytes(b"edited")
+    before = files_of(out)
+    status, _, err = check(leaky, "--out", out)
+    assert status == 2
+    assert "manifest.parquet" in err
+    assert files_of(out) == before
+    assert check("demo:30", "--out", out)[0] == 2
+    assert files_of(out) == before
+
+
+def test_an_experiment_keeps_its_description(check: Check, leaky: Path, tmp_path: Path) -> None:
+    """Its `data.json` was replaced, and `distill export` then ended in a traceback."""
+    (tmp_path / "run").mkdir()
+    for name in ("recipe.toml", "data.json"):
+        (tmp_path / "run" / name).write_text("{}")
+    status, _, err = check(leaky, "--out", tmp_path / "run", "--overwrite")
+    assert status == 2
+    assert "experiment" in err
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["data.json", "recipe.toml"]
 
 
 @pytest.mark.parametrize(
@@ -192,6 +223,18 @@ def test_results_do_not_go_among_the_images(check: Check, leaky: Path) -> None:
     assert status == 2
     assert "lies among the images" in err
     assert not (leaky / "checked").exists()
+
+
+def test_a_place_that_cannot_be_written_is_one_line(
+    check: Check, leaky: Path, tmp_path: Path
+) -> None:
+    """An `--out` that is a file, or below one, ended in a traceback."""
+    (tmp_path / "file").write_text("x")
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        status, _, err = check(leaky, "--out", out)
+        assert status == 2
+        assert "Traceback" not in err
+        assert err.splitlines()[-1].startswith("error: ")
 
 
 def test_images_that_are_no_files_have_no_manifest(check: Check, tmp_path: Path) -> None:

@@ -266,6 +266,15 @@ def test_export_again_takes_another_student(experiment, distill):
     assert record["identity"]["student"] == "first"
 
 
+def test_a_dry_run_knows_the_classes(recipe, photos, distill, tmp_path):
+    """It planned hours of training that would have been refused at once."""
+    command = ("run", recipe, "--data", photos, "--out", tmp_path / "out", "--dry-run")
+    status, _, err = distill(*command, "student.train.class_weights={ nobody = 2.0 }")
+    assert status == 2
+    assert "class_weights" in err
+    assert not (tmp_path / "out").exists()
+
+
 def test_dry_run_writes_nothing(recipe, photos, distill, tmp_path):
     out = tmp_path / "out"
     status, text, _ = distill("run", recipe, "--data", photos, "--out", out, "--dry-run")

@@ -80,6 +80,35 @@ def test_files_in_folders_below_a_class_belong_to_it(tmp_path: Path, write_image
     assert names(source) == ["a/0.jpg", "a/batch 1/deep/1.jpg", "b/2.jpg"]
 
 
+def test_a_link_that_leads_nowhere_is_an_unreadable_image(image_folder: Path) -> None:
+    """It was passed over without a word, as a missing photograph must not be."""
+    (image_folder / "cat" / "lost.jpg").symlink_to(image_folder / "nowhere.jpg")
+    source = open_source(str(image_folder))
+    (lost,) = (item for item in source.items if item.name == "cat/lost.jpg")
+    with pytest.raises(OSError, match="lost"):
+        source.read(lost)
+
+
+def test_a_name_that_is_no_unicode_is_told(image_folder: Path) -> None:
+    """A name of another encoding, as old archives hold them, ended in a traceback."""
+    name = os.fsdecode(b"caf\xe9.jpg")
+    try:
+        (image_folder / "cat" / name).write_bytes(b"x")
+    except OSError:
+        pytest.skip("this file system takes Unicode only")
+    with pytest.raises(UserError, match="no valid Unicode") as caught:
+        open_source(str(image_folder))
+    assert str(caught.value).isprintable()
+
+
+def test_a_class_called_train(tmp_path: Path, write_images: Write) -> None:
+    root = write_images(tmp_path, ["train/0.jpg", "bus/0.jpg"])
+    with pytest.raises(UserError, match="if train is a class, put all classes into"):
+        open_source(str(root))
+    root = write_images(tmp_path / "in", ["train/train/0.jpg", "train/bus/0.jpg"])
+    assert open_source(str(root)).classes == ("bus", "train")
+
+
 def test_endings_are_compared_without_case(tmp_path: Path, write_images: Write) -> None:
     write_images(tmp_path, ["a/0.JPG", "a/1.Jpeg", "b/2.WebP"])
     assert len(open_source(str(tmp_path)).items) == 3

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from distill.data.duplicates import join_groups
 from distill.data.fingerprints import Fingerprints
-from distill.data.sources import SPLITS, Item, Label, Source
+from distill.data.sources import SPLITS, Item, Label, Source, Task
 
 Finding = dict[str, Any]
 Ids = list[int]
@@ -79,11 +79,14 @@ def audit(
     return tuple(sorted(found, key=lambda finding: KINDS.index(finding["kind"])))
 
 
-def advice(findings: Sequence[Finding], location: str, files: bool = True) -> list[str]:
+def advice(
+    findings: Sequence[Finding], location: str, files: bool = True, task: Task = "single"
+) -> list[str]:
     """What to do about findings, one line each: which files, which command.
 
     Args:
         files: Whether the images are files, which a manifest can list.
+        task: What the commands have to say of the labels, too, where it is `multi`.
     """
     lines = []
     kinds = {finding["kind"] for finding in findings}
@@ -98,14 +101,17 @@ def advice(findings: Sequence[Finding], location: str, files: bool = True) -> li
             if not named:
                 continue
             lines.append(f"{_ADVICE[kind]} ({len(named):,}): {_some(named)}")
-    data = shlex.quote(location)
+    several = "" if task == "single" else f" data.task={task}"
+    data = shlex.quote(location) + several
     if "leak" in kinds and files:
         lines.append(f"to keep the splits but for copies: distill check {data} --repair --out DIR")
         lines.append(f"to make new ones: distill check {data} --split grouped --out DIR")
-        lines.append("then: distill run RECIPE --data DIR/manifest.parquet")
+        lines.append(f"then: distill run RECIPE --data DIR/manifest.parquet{several}")
     elif "leak" in kinds:
         lines.append(f"to make new splits: distill run RECIPE --data {data} data.split=grouped")
-    if "imbalance" in kinds:
+    if any(f["kind"] == "imbalance" and f["severity"] == "error" for f in findings):
+        lines.append("add images of the classes that have none in train, or remove the classes")
+    elif "imbalance" in kinds:
         option = "student.train.class_weights=balanced"
         lines.append(f"to give rare classes more weight: distill run RECIPE --data {data} {option}")
     return lines
@@ -221,7 +227,8 @@ def _imbalance(facts: _Facts) -> Iterator[Finding]:
             order = [f"{name} {count:,}" for count, name in sorted(ranked, key=lambda r: -r[0])]
             half = MOST_COUNTS // 2
             spelled = [*order[:half], f"{len(order) - 2 * half} others", *order[-half:]]
-        yield _finding("imbalance", "warning", (), f"train: {', '.join(spelled)}")
+        severity = "warning" if fewest else "error"  # what nobody has seen, nobody learns
+        yield _finding("imbalance", severity, (), f"train: {', '.join(spelled)}")
 
 
 def _oddities(prints: Fingerprints, kept: Ids) -> Iterator[Finding]:

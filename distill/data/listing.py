@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from distill import run
 from distill.config import DataConfig
-from distill.data.audit import audit
+from distill.data.audit import advice, audit
 from distill.data.decode import InputSpec
 from distill.data.duplicates import copy_groups, join_groups
 from distill.data.fingerprints import Fingerprints, take_fingerprints
@@ -77,6 +77,11 @@ class Listing:
         """SHA-256 of each image by its name; empty where nobody looked."""
         prints = self.prints
         return dict(zip(prints.names, prints.sha256, strict=True)) if prints else {}
+
+    def advice(self) -> list[str]:
+        """What to do about the findings, line by line."""
+        files = self.source.root is not None
+        return advice(self.findings, self.location, files, self.source.task)
 
     def describe(self, spec: InputSpec) -> dict[str, Any]:
         """The content of `data.json`, as `ImageData.describe` has it, before anything is decoded.

@@ -13,7 +13,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from distill.data.audit import KINDS, advice
+from distill.data.audit import KINDS
 from distill.data.decode import UnreadableImageError, read_image
 from distill.data.listing import Listing
 from distill.data.sources import SPLITS, Item
@@ -157,7 +157,7 @@ def _summary(listing: Listing, found: dict[str, list[dict[str, Any]]]) -> Iterat
         link = f'<a{mark} href="#{kind}">{TITLES[kind][0]}</a>'
         yield f"<li>{link} <small>{_amount(findings)}</small></li>\n"
     yield "</ul></nav>\n<section><h2>What to do</h2><ul>\n"
-    for line in advice(listing.findings, listing.location, listing.source.root is not None):
+    for line in listing.advice():
         before, command, after = line.partition("distill ")
         code = f"<code>{escape(command + after)}</code>" if command else ""
         yield f"<li>{escape(before)}{code}</li>\n"

@@ -43,18 +43,22 @@ def open_unlabelled(location: str) -> Source:
 def _listing(
     root: Path, places: list[tuple[Path, int, str | None]], classes: tuple[str, ...]
 ) -> Source:
-    """The images of (folder, label, split) triples."""
+    """The images of (folder, label, split) triples; links that lead nowhere are unreadable ones."""
     items, ignored, digest = [], [], hashlib.sha256()
     for folder, label, split in places:
         for file in sorted(folder.rglob("*")):
             relative = file.relative_to(root).as_posix()
-            if not file.is_file() or relative.startswith(".") or "/." in relative:
+            leads_nowhere = file.is_symlink() and not file.exists()
+            if not (file.is_file() or leads_nowhere):
                 continue
+            if relative.startswith(".") or "/." in relative:
+                continue
+            _check_unicode(root, relative)
             if file.suffix.lower() not in EXTENSIONS:
                 ignored.append(relative)
                 continue
             items.append(Item(relative, label, split))
-            stat = file.stat()
+            stat = file.lstat() if leads_nowhere else file.stat()
             digest.update(f"{relative}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
     if not items:
         raise UserError("no images", str(root), f"known endings: {' '.join(sorted(EXTENSIONS))}")
@@ -69,6 +73,13 @@ def _listing(
     )
 
 
+def _check_unicode(root: Path, relative: str) -> None:
+    try:
+        relative.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{relative!r} is no valid Unicode", str(root), "rename it") from None
+
+
 def _visible_folders(folder: Path) -> list[Path]:
     return sorted(f for f in folder.iterdir() if f.is_dir() and not f.name.startswith((".", "__")))
 
@@ -77,7 +88,10 @@ def _check_layout(root: Path, folders: list[Path], splits: dict[str, Path]) -> N
     others = [f.name for f in folders if f.name.lower() not in SPLIT_NAMES]
     if others:
         what = f"split folders {sorted(splits)} and other folders {others[:3]} side by side"
-        raise UserError(what, str(root), "keep either splits or classes at the top")
+        hint = "keep either splits or classes at the top"
+        if list(splits) == ["train"]:
+            hint += "; if train is a class, put all classes into a folder train"
+        raise UserError(what, str(root), hint)
     if len(splits) != len(folders):
         raise UserError("two folders stand for the same split", str(root), "merge or rename one")
     if "train" not in splits:
