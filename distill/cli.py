@@ -35,6 +35,7 @@ from distill.cli_options import (
     UnlabelledOpt,
     WorkersOpt,
 )
+from distill.cli_search import search_command
 from distill.errors import DistillError, RunStopped, UserError
 from distill.progress import Progress
 from distill.run import NO_SPACE
@@ -96,6 +97,7 @@ app.command("student", help="Train the recipe's students, taught by the teachers
 
 
 app.command("check")(check_command)
+app.command("search")(search_command)
 
 
 def later_command(stage: str) -> Callable[..., None]:

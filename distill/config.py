@@ -328,6 +328,35 @@ class BenchConfig(Options):
     opponents: tuple[str, ...] = ()
 
 
+class SearchConfig(Options):
+    """Shapes of the compact student that `distill search` chooses from: all combinations of these.
+
+    Attributes:
+        sizes: Sizes of the images; none is `data.size` and three quarters of it.
+        widths: Channels of the first of four stages; each further one has twice as many.
+        depths: Blocks of each stage.
+        stems: Stride of the first stage; the further ones have 2.
+        kernels: Pixels across of the convolutions, one value or one per stage.
+        promising: Shapes that are trained briefly, at most.
+        brief_epochs: Epochs of that.
+        precision: Of the file that is timed and weighed.
+    """
+
+    sizes: tuple[Annotated[int, Field(ge=16, le=1024)], ...] = ()
+    widths: Annotated[tuple[Count, ...], Field(min_length=1)] = (8, 12, 16, 24, 32)
+    depths: Annotated[tuple[tuple[Count, Count, Count, Count], ...], Field(min_length=1)] = (
+        (1, 1, 1, 1),
+        (1, 1, 2, 2),
+        (1, 2, 2, 2),
+        (1, 2, 3, 3),
+    )
+    stems: Annotated[tuple[Count, ...], Field(min_length=1)] = (2, 4)
+    kernels: Annotated[tuple[tuple[Count, ...], ...], Field(min_length=1)] = ((3,), (3, 3, 3, 1))
+    promising: Count = 4
+    brief_epochs: Count = 6
+    precision: Literal["fp32", "int8"] = "int8"
+
+
 class Recipe(Options):
     """A whole experiment."""
 
@@ -339,6 +368,7 @@ class Recipe(Options):
     random_forest: ForestConfig = ForestConfig()
     export: ExportConfig = ExportConfig()
     bench: BenchConfig = BenchConfig()
+    search: SearchConfig = SearchConfig()
 
     @model_validator(mode="after")
     def _names_resolve(self) -> Recipe:

@@ -238,4 +238,6 @@ def _shrink(table: Table) -> None:
             run["model"]["pretrained"] = False
     table["random_forest"] = {**table.get("random_forest", {}), "trees": 8}
     table["bench"] = {**table.get("bench", {}), "seconds": 0.05, "rounds": 1, "opponents": []}
+    table["search"] = {**table.get("search", {}), "widths": [8, 12], "depths": [[1, 1, 1, 1]]}
+    table["search"] |= {"brief_epochs": 1, "promising": 2}
     table["export"] = {**table.get("export", {}), "min_accuracy": 0.0}  # who trained two epochs

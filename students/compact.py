@@ -12,7 +12,7 @@ from typing import Annotated, cast
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
 from distill.config import Count, Fraction
@@ -22,6 +22,15 @@ from distill.models import IMAGENET_MEAN, IMAGENET_STD, Channels
 Stride = Annotated[int, Field(ge=1, le=8)]
 
 
+def _odd(kernel: int) -> int:
+    if kernel % 2 == 0:
+        raise ValueError(f"{kernel} is even, a kernel has a middle pixel")
+    return kernel
+
+
+Kernel = Annotated[int, Field(ge=1, le=7), AfterValidator(_odd)]
+
+
 class Options(BaseOptions):
     """Shape of the network.
 
@@ -29,7 +38,10 @@ class Options(BaseOptions):
         width: Channels of each stage; the first is the stem.
         depth: Blocks of each stage.
         stride: Factor by which the first block of each stage lowers the resolution; one value is
-            for all stages. Above 2, the block's convolution is as wide as its stride.
+            for all stages. Above 2, the block's convolution is as wide as its stride, whatever
+            `kernel` says; if that is even, there is no padding, and a first layer then takes the
+            pixels of the shipped file as they are.
+        kernel: Pixels across of the convolutions of each stage, odd; one value is for all stages.
         branches: Train each block as three branches; False trains the plain convolution that is
             deployed either way, in two thirds of the time.
         head_width: Channels of a 1x1 convolution before pooling; 0 for none.
@@ -39,22 +51,25 @@ class Options(BaseOptions):
     width: tuple[Count, ...] = (16, 32, 64, 128)
     depth: tuple[Count, ...] = (1, 2, 2, 3)
     stride: tuple[Stride, ...] = (2,)
+    kernel: tuple[Kernel, ...] = (3,)
     branches: bool = True
     head_width: Annotated[int, Field(ge=0)] = 256
     dropout: Fraction = 0.1
 
 
 class RepBlock(nn.Module):
-    """3x3 + 1x1 + identity, each with BatchNorm, then ReLU; one convolution once fused.
+    """Wide + 1x1 + identity, each with BatchNorm, then ReLU; one convolution once fused.
 
     On the image itself there is no 1x1 branch: it would cost a third of an epoch, and its
     channels-last backward pass corrupts memory on CPUs (torch 2.11 and 2.15).
     """
 
-    def __init__(self, in_channels: int, channels: int, stride: int, branches: bool) -> None:
+    def __init__(
+        self, in_channels: int, channels: int, kernel: int, stride: int, branches: bool
+    ) -> None:
         super().__init__()
-        self.wide = _conv_bn(in_channels, channels, 3 if stride < 3 else stride, stride)
-        branches = branches and in_channels > 3 and stride < 3
+        self.wide = _conv_bn(in_channels, channels, kernel if stride < 3 else stride, stride)
+        branches = branches and in_channels > 3 and stride < 3 and kernel > 1
         self.narrow = _conv_bn(in_channels, channels, 1, stride) if branches else None
         same = branches and stride == 1 and in_channels == channels
         self.identity = nn.BatchNorm2d(channels) if same else None
@@ -71,14 +86,15 @@ class RepBlock(nn.Module):
     def fuse(self) -> nn.Sequential:
         """The same function in evaluation mode as one convolution with bias."""
         weight, bias = _folded(self.wide)
+        middle = weight.shape[-1] // 2
         if self.narrow is not None:
             weight_1x1, bias_1x1 = _folded(self.narrow)
-            weight, bias = weight + F.pad(weight_1x1, [1, 1, 1, 1]), bias + bias_1x1
+            weight, bias = weight + F.pad(weight_1x1, [middle] * 4), bias + bias_1x1
         if self.identity is not None:
             scale, shift = _scale_shift(self.identity)
             kernel = torch.zeros_like(weight)
             diagonal = torch.arange(len(weight))
-            kernel[diagonal, diagonal, 1, 1] = scale
+            kernel[diagonal, diagonal, middle, middle] = scale
             weight, bias = weight + kernel, bias + shift
         old = cast(nn.Conv2d, self.wide[0])
         kernel_size, stride, padding = old.kernel_size[0], old.stride[0], old.padding[0]
@@ -94,13 +110,17 @@ class Compact(nn.Module):
         super().__init__()
         blocks: list[nn.Module] = []
         channels = 3
-        strides = (
-            options.stride * len(options.width) if len(options.stride) == 1 else options.stride
+        shape = zip(
+            options.width,
+            options.depth,
+            _per_stage(options.stride, options),
+            _per_stage(options.kernel, options),
+            strict=True,
         )
-        for width, depth, stride in zip(options.width, options.depth, strides, strict=True):
+        for width, depth, stride, kernel in shape:
             for index in range(depth):
                 first = stride if index == 0 else 1
-                blocks.append(RepBlock(channels, width, first, options.branches))
+                blocks.append(RepBlock(channels, width, kernel, first, options.branches))
                 channels = width
         if options.head_width:
             blocks.append(nn.Sequential(*_conv_bn(channels, options.head_width, 1, 1), nn.ReLU()))
@@ -131,6 +151,27 @@ class Compact(nn.Module):
                 _assign(plain, *_folded(cast(nn.Sequential, block)))
                 fused.blocks[index] = nn.Sequential(plain, nn.ReLU(inplace=True))
         return fused.eval()
+
+    def fold_normalisation(self, scale: Tensor, shift: Tensor) -> bool:
+        """Lets a deployed network take `x` for `x * scale + shift`, if its first layer can.
+
+        With padding it cannot: zeros around the image are not what they would be normalised.
+
+        Args:
+            scale: Per channel, as `shift`, `(1, 3, 1, 1)`.
+        """
+        conv = cast(nn.Conv2d, cast(nn.Sequential, self.blocks[0])[0])
+        if conv.padding != (0, 0):
+            return False
+        assert conv.bias is not None
+        bias = conv.bias.data + (conv.weight.data * shift).sum(dim=(1, 2, 3))
+        _assign(conv, conv.weight.data * scale, bias)
+        return True
+
+
+def _per_stage(values: tuple[int, ...], options: Options) -> tuple[int, ...]:
+    """A value for each stage, where one value is for all."""
+    return values * len(options.width) if len(values) == 1 else values
 
 
 def _conv_bn(in_channels: int, channels: int, kernel: int, stride: int) -> nn.Sequential:
@@ -168,8 +209,9 @@ def build(
         raise UserError("compact has no published weights", "model.pretrained", "name a file")
     if len(options.width) != len(options.depth):
         raise UserError("width and depth differ in length", "model.options")
-    if len(options.stride) not in (1, len(options.width)):
-        raise UserError("stride is neither one value nor one per stage", "model.options")
+    for name in ("stride", "kernel"):
+        if len(getattr(options, name)) not in (1, len(options.width)):
+            raise UserError(f"{name} is neither one value nor one per stage", "model.options")
     return Compact(num_classes, options)
 
 

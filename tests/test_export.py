@@ -51,6 +51,15 @@ def test_every_kind_of_network_agrees_with_torch(name, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]  # no external data beside it
 
 
+@pytest.mark.parametrize(("stride", "kinds"), [(4, ["Conv"]), (2, ["Mul", "Add", "Conv"])])
+def test_normalisation_is_in_the_weights_of_a_first_layer_without_padding(stride, kinds, tmp_path):
+    options = {"width": [8, 16], "depth": [1, 1], "stride": [stride, 2]}
+    classifier, file = build("compact", options=options), tmp_path / "m.onnx"
+    export_onnx(classifier, file, metadata(classifier), random_pixels(20))
+    found = [node.op_type for node in onnx.load(file).graph.node]
+    assert found[: 2 + len(kinds)] == ["Transpose", "Cast", *kinds]
+
+
 @pytest.mark.parametrize("path", ["dynamo-unoptimized", "legacy"])
 def test_the_other_paths_give_the_same_file_format(path, tmp_path):
     pytest.importorskip("onnxscript")

@@ -344,6 +344,30 @@ def test_constants_of_the_normalisation_are_as_wide_as_the_image(single, tmp_pat
     assert all(np.array_equal(before[name], after[name]) for name in before)
 
 
+def test_a_first_layer_that_takes_pixels_takes_the_bytes_of_the_image(single, tmp_path):
+    """Without padding it needs no normalisation before it, and no other step than 1 in 255."""
+    torch.manual_seed(0)
+    options = {**MODEL.options, "stride": [4, 2]}
+    model = ModelConfig(name="compact", options=options)
+    classifier = build_classifier(model, single.data.classes, single.data.spec).eval()
+    metadata = {"names": list(single.data.classes), "task": "single", "thresholds": {}}
+    metadata |= {"input_spec": single.data.spec.model_dump()}
+    export_onnx(classifier, tmp_path / "m.onnx", metadata, single.pixels)
+    dark = single.pixels // 4  # images that do not show the whole range
+    file = Quantiser(tmp_path / "m.onnx", dark, tmp_path).quantise("minmax")
+    graph = onnx.load(file).graph
+    producer = {output: node for node in graph.node for output in node.output}
+    first = next(node for node in graph.node if node.op_type == "Conv")
+    dequantise = producer[first.input[0]]
+    values = initialisers(onnx.load(file))
+    assert [float(values[name]) for name in dequantise.input[1:]] == [1.0, 0.0]
+    assert producer[dequantise.input[0]].op_type == "Transpose"
+    assert "Cast" not in {node.op_type for node in graph.node}
+    expected = probs_of_file(tmp_path / "m.onnx", single.pixels)
+    found = probs_of_file(file, single.pixels)
+    assert 0.0 < np.abs(found - expected).mean() < 0.02
+
+
 def test_what_is_only_concatenated_has_the_range_of_the_whole():
     graph = graph_of(
         "Concat inner: a b > i", "Concat outer: i c d > o", "Conv also: c w > e", weights=["w"]

@@ -112,6 +112,29 @@ def test_strides_of_compact_lower_the_resolution():
     assert student.network.forward_features(IMAGES).shape == (2, 16, 8, 8)
 
 
-def test_strides_that_fit_no_stages_are_refused():
-    with pytest.raises(UserError, match="stride"):
-        build("compact", width=[8, 16, 16], depth=[1, 1, 1], stride=[2, 2])
+@pytest.mark.parametrize("kernel", [[1], [5], [3, 5, 1]])
+def test_kernels_of_any_size_fuse_to_the_same_function(kernel):
+    shape = {"width": [8, 16, 16], "depth": [1, 2, 2], "kernel": kernel, "dropout": 0.0}
+    student = build("compact", **shape).train()
+    with torch.no_grad():
+        for _ in range(3):  # gives BatchNorm statistics to fold
+            student(torch.rand(8, 3, 64, 64))
+        expected = student.eval()(IMAGES).logits
+        found = deployed(student)
+        torch.testing.assert_close(found(IMAGES).logits, expected, rtol=1e-4, atol=1e-5)
+    sizes = [m.kernel_size[0] for m in found.network.modules() if isinstance(m, torch.nn.Conv2d)]
+    per_stage = kernel * 3 if len(kernel) == 1 else kernel
+    assert sizes == [*per_stage[:1], *per_stage[1:2] * 2, *per_stage[2:] * 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"stride": [2, 2]}, "stride"),
+        ({"kernel": [3, 3]}, "kernel"),
+        ({"kernel": [4]}, "middle pixel"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(options, match):
+    with pytest.raises(UserError, match=match):
+        build("compact", width=[8, 16, 16], depth=[1, 1, 1], **options)

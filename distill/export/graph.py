@@ -30,6 +30,9 @@ class ShippedGraph(nn.Module):
         # (x / 255 - mean) / std in one multiplication and one addition.
         self.register_buffer("scale", 1.0 / (255.0 * self.classifier.std))
         self.register_buffer("shift", -self.classifier.mean / self.classifier.std)
+        # A first layer without padding can do both in its weights.
+        fold = getattr(self.classifier.network, "fold_normalisation", None)
+        self.is_folded = bool(fold and fold(self.scale, self.shift))
         self.has_cam = has_cam(self.classifier)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
@@ -42,7 +45,7 @@ class ShippedGraph(nn.Module):
         size = self.classifier.contract.input_size
         if images.shape[-2:] != (size, size):
             images = F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
-        normalised = images * self.scale + self.shift
+        normalised = images if self.is_folded else images * self.scale + self.shift
         if not self.has_cam:
             return (self._probs(self.classifier.network(normalised)),)
         extract, head = cast(tuple[Callable[[Tensor], Tensor], nn.Linear], _parts(self.classifier))

@@ -1,4 +1,4 @@
-"""Which layers of a graph can be in integers, and whether onnxruntime then runs them so."""
+"""What of a graph can be in integers, and whether onnxruntime then runs it so."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import onnx
+from onnx import numpy_helper
 
 LAYERS = ("Conv", "Gemm", "MatMul")
 ACTIVATIONS = ("Relu", "Clip")  # which quantising the output of a layer makes superfluous
@@ -64,6 +65,41 @@ def order_layers(graph: onnx.GraphProto) -> tuple[tuple[str, ...], tuple[str, ..
         if not outputs & before or not any(layer.output[0] in other for other in needed)
     ]
     return tuple(layer.name for layer in layers), tuple(ends)
+
+
+def pixel_tensors(graph: onnx.GraphProto) -> set[str]:
+    """Names of what is nothing but the pixels in float: from 0 to 255, whatever images show."""
+    pixels, cast = {"image"}, set[str]()
+    for node in graph.node:
+        if node.op_type == "Transpose" and node.input[0] in pixels:
+            pixels |= set(node.output)
+        elif node.op_type == "Cast" and node.input[0] in pixels:
+            cast |= set(node.output)
+    return cast
+
+
+def pass_pixels_on(graph: onnx.GraphProto) -> None:
+    """Lets a first layer that takes pixels have the bytes of the image, not bytes made anew.
+
+    Quantised by a scale of 1, pixels in float are the bytes that they were. Onnxruntime then makes
+    no float of them at all.
+    """
+    constants = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
+    sources = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Cast"}
+    casts = pixel_tensors(graph)
+    for node in list(graph.node):
+        if node.op_type != "QuantizeLinear" or node.input[0] not in casts:
+            continue
+        scale, zero_point = (constants[name] for name in node.input[1:3])
+        if scale == 1 and zero_point == 0:
+            for user in graph.node:
+                if user.op_type == "DequantizeLinear" and user.input[0] == node.output[0]:
+                    user.input[0] = sources[node.input[0]]
+            graph.node.remove(node)
+    used = {name for node in graph.node for name in node.input}
+    for node in list(graph.node):
+        if node.op_type == "Cast" and node.output[0] in casts - used:
+            graph.node.remove(node)
 
 
 def kernels(file: Path, folder: Path) -> Counter[str]:

@@ -29,7 +29,13 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from distill.export.integer_graph import LAYERS, inner_nodes, order_layers
+from distill.export.integer_graph import (
+    LAYERS,
+    inner_nodes,
+    order_layers,
+    pass_pixels_on,
+    pixel_tensors,
+)
 from distill.export.onnx_file import clean, describe, probs_of_file
 from distill.predict import open_session, read_metadata
 
@@ -122,10 +128,14 @@ class Quantiser:
 
     def _write(self, method: Method, nodes: list[str]) -> Path:
         from onnxruntime.quantization import QDQQuantizer, QuantType
+        from onnxruntime.quantization.calibrate import TensorData
 
         if method not in self._ranges:
             ranges = find_ranges(self.prepared, self.pixels, method, self.folder)
-            share_ranges(onnx.load(self.prepared).graph, ranges)
+            graph = onnx.load(self.prepared).graph
+            share_ranges(graph, ranges)
+            for name in pixel_tensors(graph) & set(ranges.keys()):
+                ranges[name] = TensorData(lowest=np.float32(0), highest=np.float32(255))
             self._ranges[method] = ranges
         quantizer = QDQQuantizer(
             onnx.load(self.prepared),
@@ -143,6 +153,7 @@ class Quantiser:
         quantizer.quantize_model()
         quantizer.model.topological_sort()
         model = quantizer.model.model
+        pass_pixels_on(model.graph)
         clean(model)
         _keep_used_opsets(model)
         describe(model, self.metadata)

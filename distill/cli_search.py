@@ -1,0 +1,109 @@
+"""`distill search`: the best student within a limit on latency, on size, or on both."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from distill import stages
+from distill.cli_options import (
+    WORKERS,
+    DataOpt,
+    DeviceOpt,
+    DryRunOpt,
+    JsonOpt,
+    OutOpt,
+    Overrides,
+    OverwriteOpt,
+    RecipeArg,
+    SeedOpt,
+    SmokeOpt,
+    UnlabelledOpt,
+    WorkersOpt,
+)
+
+SHOWN = 12  # rows of each outcome in the terminal's table; all are in search.json
+ORDER = ("winner", "promising", "not promising", "dominated", "too slow", "too large")
+
+
+def search_command(
+    recipe: RecipeArg,
+    data: DataOpt,
+    overrides: Overrides = None,
+    max_latency_ms: Annotated[
+        float | None, typer.Option("--max-latency-ms", help="Of one image, in the shipped file.")
+    ] = None,
+    max_size_kb: Annotated[
+        float | None, typer.Option("--max-size-kb", help="Of the shipped file; 1 kB = 1,000 bytes.")
+    ] = None,
+    out: OutOpt = None,
+    device: DeviceOpt = "auto",
+    seed: SeedOpt = None,
+    workers: WorkersOpt = WORKERS,
+    overwrite: OverwriteOpt = False,
+    smoke: SmokeOpt = False,
+    unlabelled: UnlabelledOpt = None,
+    dry_run: DryRunOpt = False,
+    as_json: JsonOpt = False,
+) -> None:
+    """Find the shape of the compact student that is best within limits, and train it.
+
+    Shapes, precision and the epochs of the short training are [search] in the recipe.
+    """
+    from distill.recipe import check_table
+    from distill.report.table import show
+    from distill.search import Search, check_search, find_student
+    from distill.search_space import Limits, candidates, image_sizes
+
+    given = {"max_latency_ms": max_latency_ms}
+    given["max_size_bytes"] = None if max_size_kb is None else 1000 * max_size_kb
+    limits = check_table(Limits, given, "distill search")
+    settings = stages.Settings(out, device, seed, workers, overwrite, smoke, unlabelled)
+    search = Search(stages.open_experiment(recipe, overrides, data, settings), limits)
+    check_search(search)
+    if dry_run:
+        space = search.recipe.search
+        count = sum(1 for _ in candidates(search.recipe))
+        sizes = " and ".join(f"{size} px" for size in image_sizes(search.recipe))
+        print(f"{count} shapes at {sizes}, timed as {space.precision} files")
+        print(f"at most {space.promising} of them trained for {space.brief_epochs} epochs")
+        print(f"the best for {search.recipe.students[0].train.epochs}, into {search.base.out}")
+        return
+    found = find_student(search)
+    show(search_table(found))
+    print(f"{found['winner']['name']}: its experiment directory is {found['experiment']}")
+    stages.emit(found, as_json)
+
+
+def search_table(found: dict[str, Any]) -> Table:
+    """What every shape gave, the winner first, the larger before the smaller."""
+    rows = sorted(found["candidates"], key=lambda r: (ORDER.index(r["outcome"]), -r["macs"]))
+    table = Table(title="shapes of the student", box=box.SIMPLE)
+    table.add_column("shape")
+    for name in ("params", "million MACs", "kB", "ms", "images/s", "brief val %", "val %"):
+        table.add_column(name, justify="right")
+    table.add_column("outcome")
+    shown = dict.fromkeys(ORDER, 0)
+    for row in rows:
+        shown[row["outcome"]] += 1
+        if shown[row["outcome"]] > SHOWN:
+            continue
+        scores = {key.removesuffix("top1").removesuffix("map"): row[key] for key in row}
+        table.add_row(
+            escape(row["name"]),
+            f"{row['params']:,}",
+            f"{row['macs'] / 1e6:.1f}",
+            f"{row['size_bytes'] / 1000:.0f}",
+            f"{row['latency_ms']:.3f}",
+            f"{row['images_per_s']:,.0f}",
+            *(f"{scores[key]:.2f}" if key in scores else "" for key in ("brief_val_", "val_")),
+            row["outcome"],
+        )
+    for outcome, count in shown.items():
+        if count > SHOWN:
+            table.add_row(f"and {count - SHOWN} more", *[""] * 7, outcome)
+    return table

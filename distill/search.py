@@ -1,0 +1,171 @@
+"""`distill search`: the best student that a limit on latency or size leaves room for.
+
+Shapes of the compact student are timed on this machine with random weights. Of those within the
+limits that no other one dominates, the largest are trained briefly by the recipe, with its
+teachers; the best on validation is then trained, exported and timed like any other student.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from distill import run, stages
+from distill.config import ModelConfig, Recipe, RunConfig
+from distill.errors import UserError
+from distill.experiment import Experiment, best_validation, check_plugins
+from distill.metrics import main_score
+from distill.search_space import Candidate, Limits, Row, candidates, judge
+from distill.search_timing import time_candidates, time_files
+
+COSTS = ("name", "params", "macs", "size_bytes", "latency_ms", "images_per_s")
+BRIEF = "brief-"  # prefix of the runs that decide
+STAGES = ("teacher", "student", "export", "bench", "report")
+
+
+@dataclass(frozen=True)
+class Search:
+    """A recipe whose student is looked for, within limits.
+
+    Attributes:
+        base: The recipe as an experiment; its directory gets `search.json`, and an experiment
+            directory per size of images that is tried.
+    """
+
+    base: Experiment
+    limits: Limits
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe as it was given."""
+        return self.base.recipe
+
+    def experiment(self, size: int, students: Sequence[RunConfig]) -> Experiment:
+        """The recipe at a size of images, with other students."""
+        data = self.recipe.data.model_copy(update={"size": size})
+        recipe = self.recipe.model_copy(update={"data": data, "students": tuple(students)})
+        return replace(self.base, recipe=recipe, out=self.base.out / f"{size}px")
+
+    def student(self, shape: Candidate) -> RunConfig:
+        """The recipe's student in another shape."""
+        model = ModelConfig(name="compact", options=shape.options)
+        return self.recipe.students[0].model_copy(update={"name": shape.name, "model": model})
+
+    def brief(self, shape: Candidate) -> RunConfig:
+        """A few epochs of it, with a warm-up as short in proportion."""
+        student = self.student(shape)
+        share = self.recipe.search.brief_epochs / student.train.epochs
+        changes = {
+            "epochs": self.recipe.search.brief_epochs,
+            "warmup_epochs": student.train.warmup_epochs * min(1.0, share),
+        }
+        train = student.train.model_copy(update=changes)
+        return student.model_copy(update={"name": BRIEF + shape.name, "train": train})
+
+
+def check_search(search: Search) -> None:
+    """Refuses what cannot be searched, before anything is written.
+
+    Raises:
+        UserError: No limit, a recipe whose only student is not a compact one from scratch, or
+            shapes that cannot be.
+    """
+    if search.limits == Limits():
+        raise UserError("no limit", "--max-latency-ms", "give it, or --max-size-kb, or both")
+    models = [student.model for student in search.recipe.students]
+    if [model.name for model in models] != ["compact"] or models[0].pretrained is not False:
+        what = "what is searched is the shape of one compact student, from scratch"
+        raise UserError(what, "students", "name a recipe such as students/compact_masks.toml")
+    for shape in candidates(search.recipe):
+        check_plugins(search.experiment(shape.size, [search.student(shape)]).recipe)
+
+
+def find_student(search: Search) -> dict[str, Any]:
+    """Times all shapes, tries some and trains one; repeated, it continues where it was stopped.
+
+    Returns:
+        What is in `search.json`: `candidates` with the `outcome` of each, the `winner`, and the
+        `experiment` that it was trained in.
+
+    Raises:
+        UserError: No shape is within the limits.
+    """
+    recipe, place = search.recipe, search.base.out / "search.json"
+    rows = timed_candidates(search, place)
+    promising = judge(rows, search.limits, recipe.search.promising)
+    if not promising:
+        raise UserError(nearest(rows), "limits", "raise them, or add narrower search.widths")
+    shapes = {shape.name: shape for shape in candidates(recipe)}
+    score = f"val_{main_score(recipe.data.task)}"
+    try_briefly(search, promising, shapes, score)
+    winner = max(promising, key=lambda row: row[f"brief_{score}"])
+    winner["outcome"] = "winner"
+    shape = shapes[winner["name"]]
+    experiment = search.experiment(shape.size, [search.student(shape)])
+    stages.run_stages(experiment, STAGES, dry_run=False, as_json=False)
+    winner[score] = best_validation(experiment.folder(shape.name))
+    found = {
+        **run.read_json(place),
+        "limits": search.limits.model_dump(exclude_none=True),
+        "candidates": rows,
+        "winner": {"name": shape.name, "options": shape.options, "size": shape.size},
+        "shipped": shipped_costs(experiment),
+        "experiment": str(experiment.out),
+    }
+    run.write_json(place, found)
+    return found
+
+
+def timed_candidates(search: Search, place: Path) -> list[Row]:
+    """What every shape costs here, from `search.json` if they were timed before."""
+    recipe, env = search.recipe, run.environment()
+    identity = {
+        "search": recipe.search.model_dump(mode="json", exclude={"promising", "brief_epochs"}),
+        "shapes": [shape.name for shape in candidates(recipe)],
+        "base": recipe.students[0].model.options,
+        "threads": recipe.bench.threads,
+        "cpu": env["cpu"],
+        "onnxruntime": env["versions"]["onnxruntime"],
+    }
+    if place.is_file() and run.read_json(place)["identity"] == identity:
+        search.base.progress.say("shapes: timed before, kept")
+        timed = run.read_json(place)["candidates"]
+        return [{key: row[key] for key in COSTS} for row in timed]
+    rows = time_candidates(recipe, candidates(recipe), search.base.progress)
+    run.write_json(place, {"identity": identity, "candidates": rows, "env": env})
+    return rows
+
+
+def try_briefly(
+    search: Search, promising: list[Row], shapes: dict[str, Candidate], score: str
+) -> None:
+    """Trains promising shapes for a few epochs, and writes the best validation score of each."""
+    for size in sorted({shapes[row["name"]].size for row in promising}):
+        rows = [row for row in promising if shapes[row["name"]].size == size]
+        students = [search.brief(shapes[row["name"]]) for row in rows]
+        experiment = search.experiment(size, students)
+        stages.run_stages(experiment, ("teacher", "student"), dry_run=False, as_json=False)
+        for row, student in zip(rows, students, strict=True):
+            row[f"brief_{score}"] = best_validation(experiment.folder(student.name))
+
+
+def nearest(rows: list[Row]) -> str:
+    """What to say where nothing is within the limits."""
+    fastest = min(rows, key=lambda row: row["latency_ms"])
+    smallest = min(rows, key=lambda row: row["size_bytes"])
+    return (
+        f"none of {len(rows)} shapes is within the limits: the fastest takes "
+        f"{fastest['latency_ms']:.3f} ms, the smallest {smallest['size_bytes'] / 1000:.0f} kB"
+    )
+
+
+def shipped_costs(experiment: Experiment) -> dict[str, dict[str, float]]:
+    """Size and latency of the exported files, measured as the candidates were."""
+    files = sorted((experiment.out / "export").glob("*.onnx"))
+    times = time_files(files, experiment.recipe.bench.threads, experiment.progress)
+    return {
+        file.name: {"latency_ms": spent, "size_bytes": file.stat().st_size}
+        for file, spent in zip(files, times, strict=True)
+    }

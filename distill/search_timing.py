@@ -1,0 +1,126 @@
+"""What shapes of a student cost here: as ONNX files with random weights, timed side by side."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from time import perf_counter_ns
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from distill.config import ModelConfig, Recipe
+from distill.data.prepare import input_spec
+from distill.export.onnx_fp32 import export_onnx
+from distill.export.qdq import Quantiser
+from distill.models import Classifier, build_classifier, deployed
+from distill.predict import Predictor
+from distill.progress import Progress
+from distill.search_space import Candidate, Row
+
+NAMES = ("first", "second")  # classes of what is timed: how many there are hardly matters
+CALIBRATION_IMAGES = 8  # of noise: ranges do not change what an integer kernel costs
+TURNS, CALLS, WARM_UP = 5, 60, 10  # of each file while it is timed
+
+
+def time_candidates(recipe: Recipe, shapes: Iterable[Candidate], progress: Progress) -> list[Row]:
+    """A row per shape: `name`, `params`, `macs`, `size_bytes`, `latency_ms`, `images_per_s`.
+
+    Parameters, multiplications (`macs`) and file are those of the deployed network.
+    """
+    shapes = list(shapes)
+    with tempfile.TemporaryDirectory() as name:
+        rows, files = [], []
+        with progress.task("shapes", len(shapes), "shapes") as task:
+            for shape in shapes:
+                classifier = _random_student(recipe, shape)
+                files.append(_write(classifier, shape, recipe.search.precision, Path(name)))
+                network = deployed(classifier)
+                rows.append(
+                    {
+                        "name": shape.name,
+                        "params": sum(p.numel() for p in network.parameters()),
+                        "macs": count_macs(network),
+                        "size_bytes": files[-1].stat().st_size,
+                    }
+                )
+                task.advance()
+        for row, found in zip(rows, time_files(files, recipe.bench.threads, progress), strict=True):
+            row |= {"latency_ms": found, "images_per_s": 1000 / found}
+    return rows
+
+
+def time_files(files: Sequence[Path], threads: int, progress: Progress) -> list[float]:
+    """Latency of one image in ms for each file: the median of the medians of several turns.
+
+    In a turn each file is loaded, warmed up and called; a busy moment so spoils a turn of all.
+    """
+    random = np.random.default_rng(0)
+    turns: dict[Path, list[float]] = {file: [] for file in files}
+    with progress.task("timing", TURNS * len(files), "turns") as task:
+        for _ in range(TURNS):
+            for file in files:
+                turns[file].append(_median_ms(Predictor(file, threads), random))
+                task.advance()
+    return [statistics.median(turns[file]) for file in files]
+
+
+def _median_ms(predictor: Predictor, random: np.random.Generator) -> float:
+    shape = (WARM_UP, 1, predictor.spec.height, predictor.spec.width, 3)
+    images = random.integers(0, 256, shape, dtype=np.uint8)
+    spent = []
+    for call in range(WARM_UP + CALLS):
+        image = images[call % WARM_UP]
+        start = perf_counter_ns()
+        predictor.probs(image)
+        spent.append(perf_counter_ns() - start)
+    return statistics.median(spent[WARM_UP:]) / 1e6
+
+
+def count_macs(classifier: Classifier) -> int:
+    """Multiplications with weights for one image: of convolutions and linear layers."""
+    total, handles = 0, []
+
+    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal total
+        weight = module.weight
+        assert isinstance(weight, Tensor)
+        total += weight[0].numel() * output.numel()
+
+    for module in classifier.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            handles.append(module.register_forward_hook(count))
+    size = classifier.contract.input_size
+    with torch.no_grad():
+        classifier(torch.zeros(1, 3, size, size))
+    for handle in handles:
+        handle.remove()
+    return total
+
+
+def _random_student(recipe: Recipe, shape: Candidate) -> Classifier:
+    data = recipe.data.model_copy(update={"size": shape.size})
+    model = ModelConfig(name="compact", options=shape.options)
+    return build_classifier(model, NAMES, input_spec(data), task=data.task).eval()
+
+
+def _write(classifier: Classifier, shape: Candidate, precision: str, folder: Path) -> Path:
+    """The file that would be shipped, but for its weights."""
+    spec = classifier.contract.input_spec
+    size = (CALIBRATION_IMAGES, spec.height, spec.width, 3)
+    pixels = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
+    metadata = {
+        "names": list(NAMES),
+        "task": classifier.contract.task,
+        "input_spec": spec.model_dump(),
+        "thresholds": {},
+    }
+    file = folder / f"{shape.name}.onnx"
+    # The old exporter takes a tenth of the time, and gives the same operators for these layers.
+    export_onnx(classifier, file, metadata, pixels, "legacy")
+    if precision == "int8":
+        Quantiser(file, pixels, folder).quantise("minmax").replace(file)
+    return file

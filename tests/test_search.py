@@ -1,0 +1,203 @@
+"""The search for a student within limits: what there is to choose from, and who is chosen."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from distill import search_timing
+from distill.config import ModelConfig, Recipe
+from distill.data.decode import InputSpec
+from distill.models import Classifier, Contract, build_classifier
+from distill.progress import Progress
+from distill.recipe import check_table
+from distill.search_space import Limits, candidates, image_sizes, judge
+from distill.search_timing import count_macs, time_files
+
+RECIPE = """
+random_forest.trees = 0
+[data]
+size = 32
+[bench]
+batch_sizes = [1]
+seconds = 0.02
+rounds = 1
+[teacher]
+name = "teacher"
+model = {name = "baseline_cnn", options = {width = [8, 8], hidden = 8}}
+train = {epochs = 1, batch_size = 16}
+[student]
+model = {name = "compact", options = {dropout = 0.0, branches = false}}
+strategy.name = "vanilla"
+train = {epochs = 2, batch_size = 16, warmup_epochs = 1}
+[search]
+sizes = [32]
+widths = [4, 8]
+depths = [[1, 1, 1, 1]]
+stems = [4]
+brief_epochs = 1
+precision = "fp32"
+[export]
+int8 = false
+"""
+
+
+def row(name: str, macs: int, latency_ms: float, size_bytes: int) -> dict:
+    return {"name": name, "macs": macs, "latency_ms": latency_ms, "size_bytes": size_bytes}
+
+
+def test_a_row_is_judged_by_the_limits_by_the_others_and_by_what_it_computes():
+    rows = [
+        row("large", 90, 0.1, 900),
+        row("slow", 80, 0.9, 100),
+        row("wide", 60, 0.5, 300),
+        row("deep", 50, 0.2, 300),
+        row("beaten", 40, 0.3, 300),  # deep is faster, no larger, and computes more
+        row("small", 30, 0.3, 100),  # slower than deep, but smaller
+        row("fast", 20, 0.1, 200),
+    ]
+    promising = judge(rows, Limits(max_latency_ms=0.5, max_size_bytes=300), most=2)
+    assert [one["name"] for one in promising] == ["wide", "deep"]
+    assert {one["name"]: one["outcome"] for one in rows} == {
+        "large": "too large",
+        "slow": "too slow",
+        "wide": "promising",
+        "deep": "promising",
+        "beaten": "dominated",
+        "small": "not promising",
+        "fast": "not promising",
+    }
+
+
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [({"max_latency_ms": 0.25}, ["large", "deep"]), ({"max_size_bytes": 150}, ["slow"])],
+)
+def test_one_limit_is_enough(limits, expected):
+    rows = [row("large", 90, 0.1, 900), row("slow", 80, 0.9, 100), row("deep", 50, 0.05, 300)]
+    assert [one["name"] for one in judge(rows, Limits(**limits), most=4)] == expected
+
+
+def test_equals_do_not_dominate_each_other():
+    rows = [row("one", 10, 0.1, 100), row("other", 10, 0.1, 100)]
+    assert len(judge(rows, Limits(max_latency_ms=1.0), most=4)) == 2
+
+
+def test_all_combinations_are_candidates_with_the_rest_as_in_the_recipe():
+    model = {"name": "compact", "options": {"dropout": 0.3}}
+    recipe = check_table(Recipe, {"students": [{"name": "student", "model": model}]}, "test")
+    shapes = list(candidates(recipe))
+    space = recipe.search
+    count = len(space.widths) * len(space.depths) * len(space.stems) * len(space.kernels)
+    assert len({shape.name for shape in shapes}) == len(shapes) == 2 * count
+    assert image_sizes(recipe) == (128, 96)
+    assert shapes[0].options == {
+        "dropout": 0.3,
+        "width": [8, 16, 32, 64],
+        "depth": [1, 1, 1, 1],
+        "stride": [2, 2, 2, 2],
+        "kernel": [3],
+        "head_width": 0,
+    }
+    assert [shape.size for shape in shapes] == [128] * count + [96] * count
+    for shape in (shapes[0], shapes[-1]):
+        config = ModelConfig(name="compact", options=shape.options)
+        build_classifier(config, ("a", "b"), InputSpec(height=shape.size, width=shape.size))
+
+
+def test_multiplications_are_counted_by_hand():
+    """On 8 px: 3 to 4 channels, 3x3, stride 2: 27 * 4 * 16 = 1,728; linear 4 to 2: 8."""
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, 2),
+    )
+    spec = InputSpec(height=8, width=8)
+    classifier = Classifier(network, Contract(input_spec=spec, input_size=8, names=("a", "b")))
+    assert count_macs(classifier) == 1728 + 8
+    grouped = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1, groups=3), nn.Flatten())
+    classifier = Classifier(grouped, Contract(input_spec=spec, input_size=8, names=("a", "b")))
+    assert count_macs(classifier) == 9 * 6 * 64
+
+
+def test_a_busy_moment_spoils_no_figure(monkeypatch, tmp_path):
+    """Files are timed in turns; the second turn is five times as slow, and does not count."""
+    turns = iter([1.0, 2.0, 5.0, 10.0, 1.1, 2.1, 0.9, 1.9, 1.0, 2.0])
+    monkeypatch.setattr(search_timing, "Predictor", lambda file, threads: file)
+    monkeypatch.setattr(search_timing, "_median_ms", lambda predictor, random: next(turns))
+    files = [tmp_path / "a", tmp_path / "b"]
+    assert time_files(files, 1, Progress(quiet=True)) == [1.0, 2.0]
+    assert next(turns, None) is None
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    file = tmp_path_factory.mktemp("search") / "recipe.toml"
+    file.write_text(RECIPE)
+    return file
+
+
+def test_a_search_ends_in_an_experiment_and_repeats_nothing(recipe, distill, tmp_path):
+    torch.set_num_threads(1)
+    command = ("search", recipe, "--data", "demo:60", "--out", tmp_path, "--max-size-kb", 1000)
+    status, out, err = distill(*command, "--device", "cpu", "--json")
+    assert status == 0, err
+    found = json.loads(out.splitlines()[-1])
+    rows = {one["name"]: one for one in found["candidates"]}
+    assert len(rows) == 4
+    name = found["winner"]["name"]
+    assert rows[name]["outcome"] == "winner"
+    assert rows[name]["val_top1"] >= 0.0
+    tried = [one for one in rows.values() if one["outcome"] in ("winner", "promising")]
+    assert rows[name]["brief_val_top1"] == max(one["brief_val_top1"] for one in tried)
+    assert json.loads((tmp_path / "search.json").read_text())["candidates"] == found["candidates"]
+    folder = tmp_path / "32px"
+    assert found["experiment"] == str(folder)
+    results = json.loads((folder / "results.json").read_text())
+    assert [one["name"] for one in results["rows"][:3]] == ["teacher", name, "student.fp32.onnx"]
+    shipped = found["shipped"]["student.fp32.onnx"]
+    assert shipped["size_bytes"] == (folder / "export" / "student.fp32.onnx").stat().st_size
+    # What is timed with random weights is what is shipped, but for weights, names and scores.
+    assert shipped["size_bytes"] == pytest.approx(rows[name]["size_bytes"], abs=3000)
+    weights = folder / "students" / name / "best.safetensors"
+    before = weights.stat().st_mtime_ns
+    status, out, err = distill(*command, "--device", "cpu", "--json")
+    assert status == 0, err
+    assert weights.stat().st_mtime_ns == before
+    again = {one["name"]: one for one in json.loads(out.splitlines()[-1])["candidates"]}
+    assert all(again[key]["latency_ms"] == rows[key]["latency_ms"] for key in rows)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], "no limit"),
+        (["--max-latency-ms", "-1"], "max_latency_ms"),
+        (["--max-size-kb", "1"], "none of 4 shapes is within the limits"),
+        (["--max-size-kb", "99", "student.model.name=baseline_cnn"], "compact_masks.toml"),
+        (["--max-size-kb", "99", "search.kernels=[[2]]"], "even"),
+        (["--max-size-kb", "99", "search.widths=[]"], "search.widths"),
+    ],
+)
+def test_what_cannot_be_searched_is_one_line(arguments, expected, recipe, distill, tmp_path):
+    arguments = [
+        *arguments,
+        *(["student.model.options={}"] if "baseline" in str(arguments) else []),
+    ]
+    out = tmp_path / "out"
+    status, _, err = distill("search", recipe, *arguments, "--data", "demo:60", "--out", out)
+    assert status == 2
+    assert err.splitlines()[-1].startswith("error: ")
+    assert expected in err.splitlines()[-1]
+
+
+def test_a_dry_run_says_what_would_be_done_and_writes_nothing(recipe, distill, tmp_path):
+    out = tmp_path / "out"
+    command = ("search", recipe, "--data", "demo:60", "--out", out, "--max-size-kb", 99)
+    status, said, _ = distill(*command, "--dry-run")
+    assert status == 0
+    assert "4 shapes at 32 px" in said
+    assert not out.exists()
