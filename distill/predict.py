@@ -143,11 +143,17 @@ def read_metadata(session: Any, path: Path) -> dict[str, Any]:
     Raises:
         UserError: A key that every shipped file has is missing.
     """
-    raw = session.get_modelmeta().custom_metadata_map
-    missing = [key for key in REQUIRED if key not in raw]
+    found = metadata_of(session)
+    missing = [key for key in REQUIRED if key not in found]
     if missing:
         hint = "use a file that `distill export` wrote"
         raise UserError(f"no metadata {missing[0]!r} in it", str(path), hint)
+    return found
+
+
+def metadata_of(session: Any) -> dict[str, Any]:
+    """The metadata of any ONNX file; what is not JSON stays the text that it is."""
+    raw = session.get_modelmeta().custom_metadata_map
     found: dict[str, Any] = {}
     for key, value in raw.items():
         try:
