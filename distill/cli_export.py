@@ -1,4 +1,4 @@
-"""`distill export` and `distill inspect`: making the files that are shipped, and looking into one."""
+"""`distill export` and `distill inspect`: making files that are shipped, and looking into one."""
 
 from __future__ import annotations
 
