@@ -270,6 +270,9 @@ def test_a_verdict_is_of_the_main_score(main):
     ]
     expected = {"shipped": "s.onnx", main: 88.0, "teacher": "t", "params_share": 0.4}
     assert build_verdict(rows, "t", main) == expected | {f"{main}_minus_teacher": -2.0}
+    fp16 = {"name": "s.fp16.onnx", "kind": "onnx", "params": 4, "test": {main: 87.5}}
+    fp32 = {**rows[1], "name": "s.fp32.onnx"}
+    assert build_verdict([rows[0], fp16, fp32], "t", main)["shipped"] == "s.fp32.onnx"
     int8 = {"name": "s.int8.onnx", "kind": "onnx", "params": 4, "test": {main: 87.0}}
     timed = [row | {"images_per_s": speed} for row, speed in ((rows[1], 50.0), (int8, 75.0))]
     verdict = build_verdict([rows[0], *timed], "t", main)
