@@ -1,5 +1,7 @@
 """The contract of an export target, held over the folder, and what each promises besides."""
 
+import base64
+import io
 import json
 import shutil
 import zipfile
@@ -11,23 +13,26 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, numpy_helper
+from PIL import Image
 
 from distill import run
 from distill.config import ExportConfig, ModelConfig
+from distill.data.decode import InputSpec, to_pixels
 from distill.errors import RunStopped, UserError
 from distill.experiment import Experiment
 from distill.export import Target, make_targets, onnx_fp16, stage
 from distill.export.onnx_file import in_batches, probs_of_file
 from distill.export.parity import compare_probs
-from distill.export.pixel_values import normalise, normalised_tensor
+from distill.export.pixel_values import normalise, normalising_tensors
 from distill.export.stage import export_student
+from distill.models import build_classifier
 from distill.predict import Predictor
 from distill.registry import find_module, names_in
 
 NAMES = names_in("export", "Target")
 WIDE = ModelConfig(name="compact", options={"width": [32, 64], "depth": [1, 1], "head_width": 0})
 WRITES = [name for name in NAMES if name != "openvino"]
-FLOAT = [name for name in WRITES if name not in ("onnx_int8", "onnx_fp16")]
+FLOAT = [name for name in WRITES if name not in ("onnx_int8", "onnx_fp16", "web")]
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +103,16 @@ def files_of(experiment: Experiment, name: str) -> list[Path]:
 
 
 def test_the_folder_has_these_targets() -> None:
-    expected = {"onnx_fp32", "onnx_fp16", "onnx_int8", "torchscript", "openvino", "triton", "hub"}
+    expected = {
+        "onnx_fp32",
+        "onnx_fp16",
+        "onnx_int8",
+        "torchscript",
+        "openvino",
+        "triton",
+        "hub",
+        "web",
+    }
     assert expected <= set(NAMES)
     assert not {"golden", "graph", "qdq", "stage", "shipment", "parity"} & set(NAMES)
 
@@ -299,9 +313,60 @@ def test_an_fp16_file_that_would_overflow_is_not_published(
     made = record_of(experiment, "onnx_fp16")
     assert made["files"] == {}
     assert "activations reach" in made["refused"]
-    assert made["tried"][0]["path"] == "float16"
+    assert made["tried"][0]["path"] == made["path"] == "onnxruntime.transformers.float16"
     assert not (tmp_path / "export" / "student.fp16.onnx").exists()
     assert run.is_complete(tmp_path / "export")
+
+
+def test_what_cannot_be_converted_to_fp16_does_not_stop_the_export(
+    make_experiment, tmp_path, monkeypatch
+) -> None:
+    def broken(model: onnx.ModelProto) -> onnx.ModelProto:
+        raise TypeError("unknown operator\nin a graph")
+
+    experiment = make_experiment(tmp_path, "single", model=WIDE, targets=("onnx_fp16",))
+    monkeypatch.setattr(onnx_fp16, "to_float16", broken)
+    export_student(experiment)
+    made = record_of(experiment, "onnx_fp16")
+    assert made["refused"] == "cannot be converted: unknown operator"
+    assert (made["files"], run.is_complete(tmp_path / "export")) == ({}, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("compact", "legacy"),  # shares weights between layers
+        ("timm/lcnet_035", "dynamo"),  # asks the image for the size of the batch
+        ("torchvision/squeezenet1_1", "dynamo-unoptimized"),
+        ("baseline_cnn", "auto"),  # has no activation map
+    ],
+)
+def test_other_networks_and_exporters_give_the_same_in_every_form(name, path, tmp_path) -> None:
+    from distill.export.graph import ShippedGraph
+    from distill.export.hub import probs_of_logits, write_pixel_values
+    from distill.export.onnx_fp32 import export_onnx
+    from distill.export.torchscript import probs_of_torchscript, write_torchscript
+
+    torch.manual_seed(0)
+    spec = InputSpec(height=64, width=64)
+    classifier = build_classifier(ModelConfig(name=name), ("a", "b", "c"), spec).eval()
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 64, 64, 3), dtype=np.uint8)
+    contract = classifier.contract
+    metadata = {"names": list(contract.names), "task": "single", "thresholds": {}}
+    metadata |= {"mean": contract.mean, "std": contract.std, "input_spec": spec.model_dump()}
+    metadata |= dict.fromkeys(("producer", "data_sha256", "license"), "")
+    file = tmp_path / "m.onnx"
+    export_onnx(classifier, file, metadata, pixels, path)
+    expected = probs_of_file(file, pixels)
+    onnx.save(onnx_fp16.to_float16(onnx.load(file)), tmp_path / "half.onnx")
+    np.testing.assert_allclose(probs_of_file(tmp_path / "half.onnx", pixels), expected, atol=5e-3)
+    assert (tmp_path / "half.onnx").stat().st_size < 0.6 * file.stat().st_size
+    write_pixel_values(file, tmp_path / "values.onnx", metadata, "fp32")
+    found = probs_of_logits(tmp_path / "values.onnx", pixels, metadata)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    write_torchscript(ShippedGraph(classifier).eval(), tmp_path / "m.pt", metadata)
+    found = probs_of_torchscript(tmp_path / "m.pt", pixels)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_the_largest_activation_is_that_of_the_layers(single) -> None:
@@ -315,7 +380,8 @@ def test_the_largest_activation_is_that_of_the_layers(single) -> None:
     strides = next(a.ints for a in first.attribute if a.name == "strides")
     convolved = torch.nn.functional.conv2d(images, kernel, *(bias or [None]), tuple(strides), 1)
     assert found >= float(convolved.abs().max()) * (1 - 1e-5)
-    assert record_of(single, "onnx_fp16")["largest_activation"] == pytest.approx(found)
+    (row,) = record_of(single, "onnx_fp16")["files"].values()
+    assert row["largest_activation"] == pytest.approx(found)
     assert found < 255  # of the layers, not of the pixels
 
 
@@ -473,6 +539,40 @@ def test_the_model_card_says_which_split_its_scores_are_of(exported) -> None:
     assert "SHA-256 `" + "0" * 64 in body
 
 
+@pytest.mark.parametrize("int8", [True, False])
+def test_the_page_has_the_published_file_and_golden_answers_of_it(
+    int8, single, make_experiment, tmp_path
+) -> None:
+    experiment = single
+    if not int8:
+        targets = ({"name": "web", "runtime": "ort/"},)
+        experiment = make_experiment(tmp_path, "single", model=WIDE, targets=targets)
+        export_student(experiment)
+    web = experiment.out / "export" / "web"
+    published = web.parent / f"student.{'int8' if int8 else 'fp32'}.onnx"
+    assert (web / "model.onnx").read_bytes() == published.read_bytes()
+    predictor = Predictor(published)
+    spec = json.loads((web / "spec.json").read_text())
+    assert spec["names"] == list(predictor.names)
+    assert spec["input_spec"] == predictor.spec.model_dump()
+    assert spec["runtime"].startswith("https://" if int8 else "ort/")
+    golden = json.loads((web / "golden.json").read_text())
+    assert len(golden) == 4
+    for row in golden:
+        picture, pixels = (
+            Image.open(io.BytesIO(base64.b64decode(row[key].partition(",")[2])))
+            for key in ("picture", "pixels")
+        )
+        np.testing.assert_array_equal(to_pixels(picture, predictor.spec), np.asarray(pixels))
+        (found,) = predictor.predict(picture)
+        assert list(found.probs.values()) == pytest.approx(row["prob"], abs=1e-5)
+    page, script = ((web / name).read_text() for name in ("index.html", "app.js"))
+    assert 'src="app.js"' in page
+    for name in ("spec.json", "golden.json", "model.onnx"):
+        assert f'"{name}"' in script
+    assert "http" not in script.replace("over HTTP", "").replace("http.server", "")
+
+
 def test_their_processor_crops_where_ours_does() -> None:
     from distill.export.hub import preprocessor_config
 
@@ -496,7 +596,7 @@ def test_a_student_that_resizes_inside_has_no_pixel_values(make_experiment, tmp_
         export_student(experiment)
     graph = onnx.load(tmp_path / "export" / "student.fp32.onnx").graph
     with pytest.raises(UserError, match=r"model\.input_size"):
-        normalised_tensor(graph)
+        normalising_tensors(graph)
 
 
 def test_what_is_not_a_number_agrees_with_nothing() -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 LIMITS = Limits(difference=2e-2, rounding=5e-3)
 LARGEST = float(np.finfo(np.float16).max)
 HEADROOM = 2.0  # times that activations on validation have to stay below the largest float16
+PATH = "onnxruntime.transformers.float16"
 RANGED = 32  # images whose activations are held at once
 
 
@@ -35,24 +36,33 @@ class Target(Base):
 
     def make(self, shipment: Shipment, folder: Path) -> Record:
         """Converts the reference file; a file that does not hold is not published, and says why."""
-        source, file, pixels = shipment.fp32, folder / "student.fp16.onnx", shipment.data.val.pixels
-        largest = largest_activation(source, pixels)
-        model = to_float16(onnx.load(source))
+        file, record = folder / "student.fp16.onnx", {"for": "GPUs", "path": PATH}
+        row, reasons = self._try_out(shipment, file)
+        if reasons:
+            file.unlink(missing_ok=True)
+            why = "; ".join(reasons)
+            shipment.say(f"no fp16 file: {why}")
+            return {**record, "refused": why, "tried": [{"path": PATH, **row}]}
+        shipment.say(f"{file.name}, for GPUs: {in_words(row)}")
+        return {**record, "files": {file.name: row}}
+
+    def _try_out(self, shipment: Shipment, file: Path) -> tuple[Record, list[str]]:
+        """Writes the file; what was measured of it, and reasons not to publish it."""
+        source, pixels = shipment.fp32, shipment.data.val.pixels
+        try:
+            model = to_float16(onnx.load(source))
+        except Exception as error:  # the converter raises anything from TypeError to its own
+            reason = (str(error) or repr(error)).splitlines()[0][:200]
+            return {"error": reason}, [f"cannot be converted: {reason}"]
         describe(model, {**shipment.metadata, "precision": "fp16"})
         file.write_bytes(model.SerializeToString())
+        largest, reasons = largest_activation(source, pixels), list[str]()
         row = shipment.judge(probs_of_file(file, pixels), limits=LIMITS)
-        record: Record = {"for": "GPUs", "path": "float16", "largest_activation": largest}
-        reasons = []
         if largest * HEADROOM > LARGEST:
             reasons.append(f"activations reach {largest:.3g}, float16 ends at {LARGEST:.0f}")
         if not LIMITS.allow(row):
             reasons.append("its answers differ from those of the fp32 file")
-        if reasons:
-            file.unlink()
-            shipment.say(f"no fp16 file: {'; '.join(reasons)}")
-            return {**record, "refused": "; ".join(reasons), "tried": [{"path": "float16", **row}]}
-        shipment.say(f"{file.name}, for GPUs: {in_words(row)}")
-        return {**record, "files": {file.name: row}}
+        return {**row, "largest_activation": largest}, reasons
 
 
 def to_float16(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -62,10 +72,11 @@ def to_float16(model: onnx.ModelProto) -> onnx.ModelProto:
 
     name_nodes(model.graph)
     inner, to_prob = set(inner_nodes(model.graph)), leading_to(model.graph, ["prob"])
+    of_image = made_of(model.graph, "image")
     floats = [
         node.name
         for node in model.graph.node
-        if node.name not in inner and to_prob & set(node.output)
+        if node.name not in inner and to_prob & of_image & set(node.output)
     ]
     # The list of operators that it keeps in float by itself is of other runtimes' gaps.
     found = convert_float_to_float16(
@@ -97,6 +108,15 @@ def drop_round_trips(graph: onnx.GraphProto) -> None:
     while unused := [node for node in casts_of(graph) if node.output[0] not in used_in(graph)]:
         for node in unused:
             graph.node.remove(node)
+
+
+def made_of(graph: onnx.GraphProto, tensor: str) -> set[str]:
+    """Names of all tensors that are computed from this one, and not from weights alone."""
+    found = {tensor}
+    for node in graph.node:
+        if found & set(node.input):
+            found |= set(node.output)
+    return found
 
 
 def casts_of(graph: onnx.GraphProto) -> list[onnx.NodeProto]:

@@ -32,10 +32,12 @@ def to_pixel_values(model: onnx.ModelProto) -> onnx.ModelProto:
     found = onnx.ModelProto()
     found.CopyFrom(model)
     graph = found.graph
-    start, end = normalised_tensor(graph), logits_tensor(graph)
+    *earlier, start = normalising_tensors(graph)
+    end = logits_tensor(graph)
     before, needed = leading_to(graph, [start]), leading_to(graph, [end])
     kept = [n for n in graph.node if needed & set(n.output) and not before & set(n.output)]
-    names = {start: "pixel_values", end: "logits"}
+    # What asks the image for the size of the batch asks the pixel values.
+    names = {**dict.fromkeys((*earlier, start), "pixel_values"), end: "logits"}
     for node in kept:
         for tensors in (node.input, node.output):
             tensors[:] = [names.get(name, name) for name in tensors]
@@ -53,18 +55,19 @@ def to_pixel_values(model: onnx.ModelProto) -> onnx.ModelProto:
     return found
 
 
-def normalised_tensor(graph: onnx.GraphProto) -> str:
-    """Name of the tensor that the first layer takes: the input, transposed, scaled and shifted."""
-    tensor = graph.input[0].name
-    while True:
-        users = [node for node in graph.node if tensor in node.input]
+def normalising_tensors(graph: onnx.GraphProto) -> list[str]:
+    """Names of the input and what it becomes: transposed, scaled and, at last, shifted."""
+    tensors, last = [graph.input[0].name], ""
+    while last != "Add":
+        takers = [node for node in graph.node if tensors[-1] in node.input]
+        users = [node for node in takers if node.op_type != "Shape"]
         if len(users) != 1 or users[0].op_type not in NORMALISING:
             what = f"the student resizes its input itself ({users[0].op_type} before normalising)"
             hint = "set model.input_size to data.size, or leave the target hub out"
             raise UserError(what, "export.targets", hint)
-        tensor = str(users[0].output[0])
-        if users[0].op_type == "Add":
-            return tensor
+        tensors.append(users[0].output[0])
+        last = users[0].op_type
+    return tensors
 
 
 def logits_tensor(graph: onnx.GraphProto) -> str:
