@@ -187,5 +187,7 @@ def plan(experiment: Experiment, stages: tuple[str, ...]) -> list[str]:
         state = "continue, of " + done if begun else done
         teachers = "" if role == "teacher" else f" by {config.strategy.name}"
         lines.append(f"{role} {config.name}: {config.model.name}{teachers}, {state}")
-    lines += [stage for stage in ("export", "bench", "report") if stage in stages]
+    if "export" in stages:
+        lines.append(f"export: {', '.join(make_targets(experiment.recipe.export))}")
+    lines += [stage for stage in ("bench", "report") if stage in stages]
     return [*lines, f"into {experiment.out}"]

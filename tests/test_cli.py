@@ -288,6 +288,7 @@ def test_dry_run_writes_nothing(recipe, photos, distill, tmp_path):
     status, text, _ = distill("run", recipe, "--data", photos, "--out", out, "--dry-run")
     assert status == 0
     assert "student second: compact by noisy_teacher, 2 epochs" in text
+    assert "export: onnx_fp32, onnx_fp16, onnx_int8" in text
     assert not out.exists()
 
 

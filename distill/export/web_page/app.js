@@ -157,11 +157,9 @@ async function selfCheck(model) {
   for (const { picture, pixels, prob } of await (await fetch("golden.json")).json()) {
     const blobs = await Promise.all([picture, pixels].map(async (url) => (await fetch(url)).blob()));
     const ours = toPixels(await decode(blobs[0]));
-    const theirs = (await decode(blobs[1])).data;
-    for (let i = 0; i < width * height; i++)
-      for (let c = 0; c < 3; c++)
-        found.pixels = Math.max(found.pixels, Math.abs(ours[i * 3 + c] - theirs[i * 4 + c]));
-    const answer = await classify(model, ours);
+    const theirs = (await decode(blobs[1])).data.filter((_, i) => i % 4 < 3);
+    theirs.forEach((value, i) => { found.pixels = Math.max(found.pixels, Math.abs(value - ours[i])); });
+    const answer = await classify(model, theirs);
     prob.forEach((p, i) => { found.prob = Math.max(found.prob, Math.abs(p - answer.prob[i])); });
     found.n += 1;
   }
