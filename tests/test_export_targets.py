@@ -536,6 +536,13 @@ def test_the_model_card_says_which_split_its_scores_are_of(exported) -> None:
     assert result["dataset"]["split"] == "validation"
     assert result["metrics"][0]["value"] == pytest.approx(metrics[main] / 100)
     assert "60 images" in body
+    folder = exported.out / "export"
+    scores = [
+        Predictor(folder / f"student.{precision}.onnx").metadata["metrics"][main]
+        for precision in ("fp32", "int8")
+    ]
+    assert "| score | fp32 | int8 |" in body
+    assert f"| {main} | {scores[0]:.4g} | {scores[1]:.4g} |" in body
     assert "SHA-256 `" + "0" * 64 in body
 
 

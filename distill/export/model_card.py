@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from distill.metrics import main_score
+from distill.predict import Predictor
 
 if TYPE_CHECKING:
     from distill.export.shipment import Shipment
@@ -39,47 +40,58 @@ with normalised `pixel_values` in and `logits` out. `model.safetensors` has the 
 def model_card(shipment: Shipment) -> str:
     """Markdown with the Hub's metadata at its head."""
     metadata = shipment.metadata
-    names, scores = list(metadata["names"]), metadata["metrics"]
-    spec = metadata["input_spec"]
-    licence = metadata["license"] or "not stated"
-    return "\n".join(
-        [
-            "---",
-            *(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in head(shipment)),
-            "---",
-            "",
-            f"# {shipment.student}",
-            "",
-            f"An image classifier of {len(names)} "
-            + ("labels, any number of them per image" if scores.get("map") else "classes")
-            + f": {', '.join(names)}. Trained with `{metadata['strategy']}` by "
-            f"{metadata['producer']}. "
-            f"Licence: {licence}.",
-            "",
-            "## Scores",
-            "",
-            f"Of the **validation** split, {scores['n']:,} images, on which the epoch"
-            " and any thresholds were chosen: a test split would score lower on average.",
-            "",
-            "| score | value |",
-            "| --- | ---: |",
-            *(f"| {key} | {scores[key]:.4g} |" for key in SHOWN if key in scores),
-            *(f"| recall of {k} | {v:.4g} |" for k, v in scores["per_class_recall"].items()),
-            "",
-            "## Use",
-            "",
-            USE,
-            "## Limits",
-            "",
-            f"- Input is {spec['height']} x {spec['width']} px, resized by `{spec['resize']}`, "
-            f"{spec['interpolation']}, antialiased (Pillow). Browsers resize a little differently.",
-            "- The pipeline of transformers.js applies softmax and no thresholds, also where labels"
-            " are many: there take a sigmoid of the `logits` yourself. `Predictor` does both.",
-            f"- Trained on data with SHA-256 `{metadata['data_sha256']}`; pictures of another kind"
-            " get an answer too, and it means nothing.",
-            "",
-        ]
-    )
+    names, spec = metadata["names"], metadata["input_spec"]
+    kind = "labels, any number of them per image" if metadata["task"] == "multi" else "classes"
+    lines = [
+        "---",
+        *(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in head(shipment)),
+        "---",
+        "",
+        f"# {shipment.student}",
+        "",
+        f"An image classifier of {len(names)} {kind}: {', '.join(names)}. Trained with "
+        f"`{metadata['strategy']}` by {metadata['producer']}. Licence: "
+        f"{metadata['license'] or 'not stated'}.",
+        "",
+        "## Scores",
+        "",
+        f"Of the **validation** split, {metadata['metrics']['n']:,} images. The epoch and any "
+        "thresholds were chosen on it, so they flatter a little.",
+        "",
+        *scores_table(shipment),
+        "",
+        "## Use",
+        "",
+        USE,
+        "## Limits",
+        "",
+        f"- Input is {spec['height']} x {spec['width']} px, resized by `{spec['resize']}`, "
+        f"{spec['interpolation']}, antialiased (Pillow). Browsers resize a little differently.",
+        "- The pipeline of transformers.js applies softmax and no thresholds, also where labels "
+        "are many: there take a sigmoid of the `logits` yourself. `Predictor` does both.",
+        f"- Trained on data with SHA-256 `{metadata['data_sha256']}`; pictures of another kind get "
+        "an answer too, and it means nothing.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def scores_table(shipment: Shipment) -> list[str]:
+    """The scores of every precision that the folder has, as Markdown."""
+    files = [file for precision in ("fp32", "int8") if (file := shipment.onnx(precision))]
+    scored = [Predictor(file).metadata for file in files]
+    rows = {key: [one["metrics"].get(key) for one in scored] for key in SHOWN}
+    for name in shipment.metadata["metrics"]["per_class_recall"]:
+        recalls = [one["metrics"]["per_class_recall"].get(name) for one in scored]
+        rows[f"recall of {name}"] = recalls
+    return [
+        f"| score | {' | '.join(one['precision'] for one in scored)} |",
+        f"| --- |{' ---: |' * len(scored)}",
+        *(
+            f"| {name} | {' | '.join(f'{value:.4g}' for value in values)} |"
+            for name, values in rows.items()
+            if None not in values
+        ),
+    ]
 
 
 def head(shipment: Shipment) -> list[tuple[str, Any]]:
