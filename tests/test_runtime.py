@@ -78,6 +78,17 @@ def test_the_runtime_brings_no_training_packages(environment) -> None:
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
 
 
+def test_the_wheel_has_the_files_that_are_no_python(environment) -> None:
+    script = (
+        "from importlib.resources import files\n"
+        "for package, name in [('distill.export', 'web_page/app.js'), "
+        "('distill.export', 'web_page/index.html'), ('distill.students', 'compact_demo.toml')]:\n"
+        "    assert files(package).joinpath(name).is_file(), name"
+    )
+    done = call(environment, "python", "-c", script)
+    assert done.returncode == 0, done.stderr
+
+
 def test_predictor_gives_the_same_answers_there(environment, model, photos) -> None:
     files = [str(file) for file in sorted(photos.rglob("*.png"))]
     script = (
