@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-slow check kd-lib bench clean
+.PHONY: setup demo test test-slow browser check kd-lib bench clean
 
 setup: $(READY)
 
@@ -22,6 +22,14 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
+
+# Needs npm; Chromium comes from Debian's packages or, where there are none, from playwright.
+browser: $(READY)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt playwright
+	npm install --prefix build/browser --ignore-scripts --no-audit --no-fund \
+		onnxruntime-web@1.30.0 @huggingface/transformers@4.3.1
+	command -v chromium || apt-get install --yes chromium || $(BIN)/playwright install chromium
+	$(BIN)/python -m pytest -m browser
 
 check: $(READY)
 	$(BIN)/ruff format --check .

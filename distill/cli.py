@@ -18,6 +18,7 @@ from distill import stages
 from distill.cli_bench import bench_app
 from distill.cli_cache import cache_app
 from distill.cli_check import check_command
+from distill.cli_export import export_command, inspect_command
 from distill.cli_options import (
     WORKERS,
     DataOpt,
@@ -100,30 +101,23 @@ app.command("check")(check_command)
 app.command("search")(search_command)
 
 
-def later_command(stage: str) -> Callable[..., None]:
-    """A command that takes an experiment directory and does one of the stages after training."""
-
-    def command(
-        experiment: ExperimentArg,
-        overrides: Overrides = None,
-        device: DeviceOpt = "auto",
-        workers: WorkersOpt = WORKERS,
-        dry_run: DryRunOpt = False,
-        as_json: JsonOpt = False,
-    ) -> None:
-        settings = stages.Settings(device=device, workers=workers)
-        opened = stages.reopen_experiment(experiment, overrides, settings)
-        stages.run_stages(opened, (stage,), dry_run, as_json)
-
-    return command
+def report_command(
+    experiment: ExperimentArg,
+    overrides: Overrides = None,
+    device: DeviceOpt = "auto",
+    workers: WorkersOpt = WORKERS,
+    dry_run: DryRunOpt = False,
+    as_json: JsonOpt = False,
+) -> None:
+    """Read the test split once and print the table."""
+    settings = stages.Settings(device=device, workers=workers)
+    opened = stages.reopen_experiment(experiment, overrides, settings)
+    stages.run_stages(opened, ("report",), dry_run, as_json)
 
 
-app.command("export", help="Export the best student, verified against torch on the test split.")(
-    later_command("export")
-)
-app.command("report", help="Read the test split once and print the table.")(later_command("report"))
-
-
+app.command("report")(report_command)
+app.command("export")(export_command)
+app.command("inspect")(inspect_command)
 app.add_typer(bench_app, name="bench")
 app.add_typer(cache_app, name="cache")
 

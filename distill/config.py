@@ -8,7 +8,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
@@ -230,17 +238,23 @@ class CacheConfig(Options):
     top_k: Annotated[int, Field(ge=0)] = 0
 
 
-class StrategyConfig(BaseModel):
-    """Name of a file in `strategies/` (or a dotted module), and the options it declares."""
+class PluginConfig(BaseModel):
+    """Name of a plug-in's file (or a dotted module), and the options it declares."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="allow")
 
-    name: str = "supervised"
+    name: str
 
     @property
     def options(self) -> dict[str, Any]:
-        """Everything but the name; checked by the strategy's own model."""
+        """Everything but the name; checked by the plug-in's own model."""
         return dict(self.model_extra or {})
+
+
+class StrategyConfig(PluginConfig):
+    """A file in `strategies/`."""
+
+    name: str = "supervised"
 
 
 class RunConfig(Options):
@@ -274,10 +288,19 @@ class ForestConfig(Options):
     size: Annotated[int, Field(ge=4, le=64)] = 24
 
 
+def _named(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+TargetConfig = Annotated[PluginConfig, BeforeValidator(_named)]
+
+
 class ExportConfig(Options):
     """What is shipped.
 
     Attributes:
+        targets: Files in `export/` by name, or tables of a name and the target's own options.
+            `onnx_fp32` is made in any case.
         student: Name of the student; `best` is the best on validation among the last links.
         path: Exporter: `dynamo`, `dynamo-unoptimized`, `legacy`, or `auto`, the first of them
             whose file agrees with torch.
@@ -289,18 +312,28 @@ class ExportConfig(Options):
             `auto`: `f1` for many labels, `none` for one.
         max_fpr: Largest share of a label's negatives that are given it.
         min_accuracy: Smallest accuracy of the images that are answered, in percent.
-        int8: Whether an int8 file is shipped too, if it loses little and is smaller or faster.
-        int8_max_drop: Most that it may lose of the task's main score on validation, in points.
+        int8_max_drop: Most that an int8 file may lose of the task's main score on validation, in
+            points.
     """
 
+    targets: tuple[TargetConfig, ...] = tuple(
+        PluginConfig(name=name) for name in ("onnx_fp32", "onnx_fp16", "onnx_int8")
+    )
     student: Name = "best"
     license: str = ""
     path: Literal["auto", "dynamo", "dynamo-unoptimized", "legacy"] = "auto"
     thresholds: Literal["auto", "none", "f1", "fpr", "accuracy"] = "auto"
     max_fpr: Fraction = 0.05
     min_accuracy: Annotated[float, Field(ge=0.0, le=100.0)] = 99.0
-    int8: bool = True
     int8_max_drop: Annotated[float, Field(ge=0.0, le=100.0)] = 0.5
+
+    @field_validator("targets")
+    @classmethod
+    def _once_each(cls, targets: tuple[PluginConfig, ...]) -> tuple[PluginConfig, ...]:
+        names = [target.name for target in targets]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"{min(twice)!r} is there twice")
+        return targets
 
     def rule(self, task: Literal["single", "multi"]) -> Literal["none", "f1", "fpr", "accuracy"]:
         """The rule that `thresholds` stands for.

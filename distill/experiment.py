@@ -19,6 +19,7 @@ from distill.data.store import Split
 from distill.data.unlabelled import prepare_unlabelled
 from distill.data.view_draws import check_views
 from distill.errors import UserError
+from distill.export import make_targets
 from distill.imbalance import check_class_weights
 from distill.metrics import main_score
 from distill.models import build_classifier
@@ -87,11 +88,12 @@ class Experiment:
 
 
 def check_plugins(recipe: Recipe) -> None:
-    """Builds every model and strategy of a recipe once, so that nothing is wrong hours later.
+    """Builds every model, strategy and target of a recipe once, so that nothing is wrong later.
 
     Raises:
         UserError: An unknown name, an option that does not exist or fit, an input size that a
-            network cannot work at, a weights file that is not there, or nobody to teach a student.
+            network cannot work at, a weights file that is not there, nobody to teach a student, or
+            a target that cannot be made here.
     """
     spec = input_spec(recipe.data)
     for config in (*recipe.teachers, *recipe.students):
@@ -107,6 +109,7 @@ def check_plugins(recipe: Recipe) -> None:
         build_classifier(config.model, ("first", "second"), spec, load=False)
         if isinstance(config.model.pretrained, str):
             check_weights_file(config.model.pretrained)
+    make_targets(recipe.export)
 
 
 def write_description(experiment: Experiment) -> None:
@@ -190,5 +193,7 @@ def plan(experiment: Experiment, stages: tuple[str, ...]) -> list[str]:
         state = "continue, of " + done if begun else done
         teachers = "" if role == "teacher" else f" by {config.strategy.name}"
         lines.append(f"{role} {config.name}: {config.model.name}{teachers}, {state}")
-    lines += [stage for stage in ("export", "bench", "report") if stage in stages]
+    if "export" in stages:
+        lines.append(f"export: {', '.join(make_targets(experiment.recipe.export))}")
+    lines += [stage for stage in ("bench", "report") if stage in stages]
     return [*lines, f"into {experiment.out}"]

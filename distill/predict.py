@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import ValidationError
 
 from distill.data.decode import EXTENSIONS, InputSpec, UnreadableImageError, to_pixels
 from distill.errors import UserError
@@ -69,7 +70,7 @@ class Predictor:
         self.metadata = read_metadata(self.session, self.path)
         self.names = tuple(self.metadata["names"])
         self.task: Literal["single", "multi"] = self.metadata["task"]
-        self.spec = InputSpec.model_validate(self.metadata["input_spec"])
+        self.spec = read_spec(self.session, self.metadata, self.path)
         given, default = self.metadata["thresholds"], THRESHOLD if self.task == "multi" else 0.0
         self.thresholds = np.asarray([given.get(name, default) for name in self.names], np.float32)
 
@@ -143,11 +144,40 @@ def read_metadata(session: Any, path: Path) -> dict[str, Any]:
     Raises:
         UserError: A key that every shipped file has is missing.
     """
-    raw = session.get_modelmeta().custom_metadata_map
-    missing = [key for key in REQUIRED if key not in raw]
+    found = metadata_of(session)
+    missing = [key for key in REQUIRED if key not in found]
     if missing:
         hint = "use a file that `distill export` wrote"
         raise UserError(f"no metadata {missing[0]!r} in it", str(path), hint)
+    return found
+
+
+def read_spec(session: Any, metadata: dict[str, Any], path: Path) -> InputSpec:
+    """How pictures become the input of a shipped file.
+
+    Raises:
+        UserError: The input is not uint8 `image` of the size that the metadata says, there is no
+            output `prob`, or the metadata makes no sense.
+    """
+    ends = {value.name: value.type for value in (*session.get_inputs(), *session.get_outputs())}
+    shape = list(session.get_inputs()[0].shape[1:])
+    hint = "use a file that `distill export` wrote"
+    try:
+        spec = InputSpec.model_validate(metadata["input_spec"])
+        Image.Resampling[spec.interpolation.upper()]
+    except (ValidationError, KeyError):
+        raise UserError("its input_spec makes no sense", str(path), hint) from None
+    if ends.get("image") != "tensor(uint8)" or "prob" not in ends:
+        raise UserError(f"takes and gives {', '.join(ends)}", str(path), hint)
+    if shape != [spec.height, spec.width, 3]:
+        what = f"takes {shape}, but its metadata says {spec.height} x {spec.width}"
+        raise UserError(what, str(path), hint)
+    return spec
+
+
+def metadata_of(session: Any) -> dict[str, Any]:
+    """The metadata of any ONNX file; what is not JSON stays the text that it is."""
+    raw = session.get_modelmeta().custom_metadata_map
     found: dict[str, Any] = {}
     for key, value in raw.items():
         try:

@@ -1,13 +1,15 @@
 """The folders are the registry: a name in a recipe is a file, or a dotted module of the user's.
 
 `strategy.name = "vanilla"` is `strategies/vanilla.py`, `model.name = "compact"` is
-`students/compact.py`, `timm/resnet50` is the model `resnet50` of the family `teachers/timm.py`.
+`students/compact.py`, `timm/resnet50` is the model `resnet50` of the family `teachers/timm.py`,
+`export.targets = ["triton"]` is `export/triton.py`.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
+import re
 from importlib.resources import files
 from pathlib import Path
 from types import ModuleType
@@ -21,10 +23,19 @@ from distill.recipe import describe
 OptionsT = TypeVar("OptionsT", bound=BaseModel)
 
 
-def names_in(folder: str) -> list[str]:
-    """Names of the plug-ins in a folder of the package."""
+def names_in(folder: str, offers: str = "") -> list[str]:
+    """Names of the plug-ins in a folder of the package.
+
+    Args:
+        offers: The class or function that makes a file a plug-in, where the folder has others too.
+    """
     root = Path(str(files(f"distill.{folder}")))
-    return sorted(file.stem for file in root.glob("*.py") if not file.stem.startswith("_"))
+    defined = re.compile(rf"^(class|def) {offers}", re.MULTILINE)
+    return sorted(
+        file.stem
+        for file in root.glob("*.py")
+        if not file.stem.startswith("_") and defined.search(file.read_text("utf-8"))
+    )
 
 
 def find_module(folder: str, name: str, where: str, offers: str) -> ModuleType:
@@ -36,7 +47,7 @@ def find_module(folder: str, name: str, where: str, offers: str) -> ModuleType:
     Raises:
         UserError: There is neither such a file nor such an importable module, or it is none.
     """
-    known = names_in(folder)
+    known = names_in(folder, offers)
     if "." not in name and name not in known:
         raise UserError(f"unknown name {name!r}", where, f"one of {', '.join(known)}")
     target = name if "." in name else f"distill.{folder}.{name}"

@@ -81,11 +81,26 @@ def reopen_experiment(folder: Path, overrides: list[str] | None, settings: Setti
     return replace(opened, smoke=known["smoke"])
 
 
+def with_targets(experiment: Experiment, names: list[str]) -> Experiment:
+    """The experiment with export targets beside those of its recipe."""
+    from distill.config import PluginConfig
+    from distill.export import make_targets
+
+    recipe = experiment.recipe
+    known = recipe.export.targets
+    new = dict.fromkeys(name for name in names if name not in {target.name for target in known})
+    targets = (*known, *(PluginConfig(name=name) for name in new))
+    export = recipe.export.model_copy(update={"targets": targets})
+    make_targets(export)
+    return replace(experiment, recipe=recipe.model_copy(update={"export": export}))
+
+
 def run_stages(
     experiment: Experiment, stages: tuple[str, ...], dry_run: bool, as_json: bool
 ) -> None:
     """Runs stages in order, and prints the table where `report` is among them."""
     from distill import pipeline, ship
+    from distill.export.stage import export_student
     from distill.report.table import results_table, show, verdict_line
 
     if dry_run:
@@ -99,7 +114,7 @@ def run_stages(
     if "student" in stages:
         pipeline.train_students(experiment)
     if "export" in stages:
-        ship.export_student(experiment)
+        export_student(experiment)
     if "bench" in stages:
         ship.bench_experiment(experiment)
     if "report" in stages:

@@ -17,8 +17,11 @@ from distill.config import DataConfig, ViewsConfig
 from distill.progress import Progress
 
 if TYPE_CHECKING:
+    from distill.config import RunConfig
     from distill.data.prepare import ImageData
     from distill.data.store import Split
+    from distill.experiment import Experiment
+    from distill.models import Classifier
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -95,6 +98,96 @@ def multi_data(data: ImageData) -> ImageData:
 
     splits = {name: several(split) for name, split in data.splits.items()}
     return replace(data, splits=splits, classes=("mask", "wrong", "bright"), task="multi")
+
+
+@pytest.fixture(scope="session")
+def make_experiment() -> Callable[..., Experiment]:
+    """Makes a teacher and a student as if they had been trained, on data that needs no decoding.
+
+    The images are plain colours with noise, 16 px, 40 / 60 / 30 of them, labelled by the channels
+    above the middle or by the highest one. Nothing but the fp32 file is exported by default.
+    """
+    import torch
+
+    from distill.config import DataConfig, ExportConfig, ModelConfig, Recipe, RunConfig
+    from distill.data.decode import InputSpec
+    from distill.data.prepare import ImageData
+    from distill.data.store import Split
+    from distill.experiment import Experiment
+
+    names, spec = ("red", "green", "blue"), InputSpec(height=16, width=16, resize="squash")
+    options = {"width": [8], "depth": [1], "head_width": 0}
+    small = ModelConfig(name="compact", options=options)
+
+    def split(name: str, count: int, task: str, seed: int) -> Split:
+        rng = np.random.default_rng(seed)
+        colours = rng.integers(40, 216, (count, 1, 1, 3))
+        noise = rng.integers(-40, 40, (count, 16, 16, 3))
+        means = colours[:, 0, 0]
+        labels = (means > 128).astype(np.int64) if task == "multi" else means.argmax(axis=1)
+        files = tuple(f"{name}/{index}.png" for index in range(count))
+        return Split(name, (colours + noise).astype(np.uint8), labels, files)
+
+    def make(out: Path, task: str, model: ModelConfig = small, **export: Any) -> Experiment:
+        runs = {name: RunConfig(name=name, model=model) for name in ("teacher", "student")}
+        recipe = Recipe(
+            data=DataConfig(size=16, task=task),
+            teachers=(runs["teacher"],),
+            students=(runs["student"],),
+            random_forest={"trees": 5, "size": 4},
+            export=ExportConfig(**{"targets": (), **export}),
+        )
+        quiet = Progress(quiet=True)
+        experiment = Experiment(recipe, "made up", out, torch.device("cpu"), progress=quiet)
+        counts = {"train": 40, "val": 60, "test": 30}
+        splits = {n: split(n, count, task, seed) for seed, (n, count) in enumerate(counts.items())}
+        data = ImageData("made up", names, spec, splits, (), "0" * 64, task)
+        experiment.__dict__["data"] = data
+        for seed, config in enumerate(runs.values()):
+            keep_as_trained(experiment, config, seed)
+        return experiment
+
+    return make
+
+
+def keep_as_trained(experiment: Experiment, config: RunConfig, seed: int) -> None:
+    """Writes a run directory, of a network whose head alone was fitted."""
+    import torch
+
+    from distill import run
+    from distill.metrics import score
+    from distill.models import build_classifier
+    from distill.task import validation_row
+    from distill.train import save_weights
+
+    data = experiment.data
+    torch.manual_seed(seed)
+    classifier = build_classifier(config.model, data.classes, data.spec, task=data.task).eval()
+    fit_head(classifier, data.train)
+    folder = experiment.folder(config.name)
+    run.write_json(folder / "config.json", {"run": config.model_dump(mode="json")})
+    run.write_json(folder / "contract.json", classifier.contract.model_dump(mode="json"))
+    save_weights(classifier, folder / "best.safetensors")
+    found = score(np.full((len(data.val.labels), 3), 0.4), data.val.labels, data.classes)
+    run.append_line(folder / "metrics.jsonl", validation_row(found, data.task))
+    run.write_manifest(folder, run.files_below(folder))
+
+
+def fit_head(classifier: Classifier, split: Split) -> None:
+    """A head on random features, by least squares: better than chance, far from perfect."""
+    import torch
+
+    images = torch.tensor(split.pixels).permute(0, 3, 1, 2).float() / 255
+    labels = torch.tensor(split.labels)
+    targets = (labels if labels.ndim == 2 else torch.eye(3)[labels]).float() * 4 - 2
+    head = classifier.network.classifier
+    with torch.no_grad():
+        normalised = (images - classifier.mean) / classifier.std
+        features = classifier.network.forward_features(normalised).mean(dim=(2, 3))
+        padded = torch.cat([features, torch.ones(len(features), 1)], dim=1)
+        solution = torch.linalg.lstsq(padded, targets, driver="gelsd").solution
+        head.weight.copy_(solution[:-1].T)
+        head.bias.copy_(solution[-1])
 
 
 @pytest.fixture(scope="session")

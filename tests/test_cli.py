@@ -100,7 +100,8 @@ def test_a_run_writes_exactly_these_files(experiment):
     runs.append("students/second")
     expected = {f"{folder}/{name}" for folder in runs for name in of_a_run}
     expected |= {"recipe.toml", "data.json", "bench.json", "results.json", "manifest.json"}
-    files = {"student.fp32.onnx", "student.int8.onnx", "labels.txt", "golden.npz", "export.json"}
+    files = {f"student.{precision}.onnx" for precision in ("fp32", "fp16", "int8")}
+    files |= {"labels.txt", "golden.npz", "export.json"}
     assert found == expected | {f"export/{name}" for name in files | {"manifest.json"}}
 
 
@@ -115,11 +116,13 @@ def test_results_have_a_row_per_model_and_file(experiment):
         "second": "student",
         "random_forest": "control",
         "student.fp32.onnx": "onnx",
+        "student.fp16.onnx": "onnx",
         "student.int8.onnx": "onnx",
         "teacher.onnx": "onnx",
     }
     assert results["verdict"]["shipped"] == "student.int8.onnx"
-    assert set(results["verdict"]["times_as_fast_as"]) == {"student.fp32.onnx", "teacher.onnx"}
+    others = {"student.fp32.onnx", "student.fp16.onnx", "teacher.onnx"}
+    assert set(results["verdict"]["times_as_fast_as"]) == others
     for row in results["rows"]:
         if row["kind"] == "onnx":
             assert row["images_per_s"] > 0
@@ -259,6 +262,23 @@ def test_bench_command_times_a_file_and_a_run(experiment, distill):
     assert {row["engine"] for row in rows} == {"onnxruntime", "torch"}
 
 
+def test_export_adds_a_target_and_keeps_the_others(experiment, recipe, photos, distill):
+    folder = experiment / "export"
+    before = {file: file.stat().st_mtime_ns for file in folder.glob("student.*")}
+    status, _, _ = distill("export", experiment, "--target", "triton", "--target", "torchscript")
+    assert status == 0
+    assert (folder / "triton" / "student" / "config.pbtxt").is_file()
+    assert before == {file: file.stat().st_mtime_ns for file in before}
+    made = json.loads((folder / "export.json").read_text())["targets"]
+    assert {"onnx_fp32", "onnx_fp16", "onnx_int8", "triton", "torchscript"} == set(made)
+    # From now on they belong to the experiment; its first recipe asks for less and removes nothing.
+    status, _, err = distill("export", experiment)
+    assert (status, "export: done before, kept" in err) == (0, True)
+    status, _, err = distill("run", recipe, "--data", photos, "--out", experiment)
+    assert (status, "export: done before, kept" in err) == (0, True)
+    assert (folder / "student.torchscript.pt").is_file()
+
+
 def test_export_again_takes_another_student(experiment, distill):
     status, _, _ = distill("export", experiment, "export.student=first")
     assert status == 0
@@ -280,6 +300,7 @@ def test_dry_run_writes_nothing(recipe, photos, distill, tmp_path):
     status, text, _ = distill("run", recipe, "--data", photos, "--out", out, "--dry-run")
     assert status == 0
     assert "student second: compact by noisy_teacher, 2 epochs" in text
+    assert "export: onnx_fp32, onnx_fp16, onnx_int8" in text
     assert not out.exists()
 
 
@@ -330,6 +351,11 @@ def test_find_lr_writes_a_plot_and_a_suggestion(recipe, photos, distill, tmp_pat
         (["evaluate", "nope.onnx", "demo"], "nope.onnx"),
         (["predict", "pyproject.toml", "README.md"], "pyproject.toml"),
         (["report", "tests"], "recipe.toml"),
+        (["inspect", "pyproject.toml"], "pyproject.toml"),
+        (
+            ["run", "students/compact_demo.toml", "--data", "demo", 'export.targets=["hubb"]'],
+            "hub,",
+        ),
         (["bench", "tests"], "tests"),
         (["explode"], "explode"),
     ],

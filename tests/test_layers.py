@@ -32,6 +32,7 @@ FOLDERS = {"distill": REPOSITORY / "distill"}
 FOLDERS |= {f"distill.{name}": REPOSITORY / name for name in ("benchmarks", "students", "teachers")}
 RUNTIME = [
     "predict",
+    "inspect_file",
     "evaluate",
     "data.decode",
     "errors",

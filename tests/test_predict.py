@@ -123,6 +123,107 @@ def test_a_picture_that_cannot_be_read_is_an_error_of_its_own(tmp_path):
         predictor.predict(np.zeros((4, 4, 3)))
 
 
+@pytest.mark.parametrize("mode", ["CMYK", "LA", "P", "L", "1", "RGBA", "I;16", "I", "PA", "YCbCr"])
+def test_pictures_of_any_mode_are_answered(mode, tmp_path):
+    """Grey where there is no colour: 51 / 255 = 0.2; a picture of one bit is black or white."""
+    grey, predictor = solid(51, 51, 51), Predictor(write_model(tmp_path / "m.onnx"))
+    wide = np.full((4, 6), 51 * 257, np.uint16)
+    if mode.startswith("I"):
+        picture = Image.fromarray(wide if mode == "I;16" else wide.astype(np.int32))
+    else:
+        picture = grey.convert("L").convert("PA") if mode == "PA" else grey.convert(mode, dither=0)
+    assert picture.mode == mode
+    (found,) = predictor.predict(picture)
+    expected = 0.0 if mode == "1" else 0.2
+    assert list(found.probs.values()) == pytest.approx([expected] * 3, abs=0.01)
+
+
+def test_a_picture_that_is_too_large_or_cut_short_is_one_line_and_status_2(
+    tmp_path, distill, monkeypatch
+):
+    model, file = write_model(tmp_path / "m.onnx"), tmp_path / "p.jpg"
+    solid(9, 9, 9, size=(300, 300)).save(file)
+    monkeypatch.setattr("distill.data.decode.MAX_PIXELS", 300 * 300 - 1)
+    status, out, err = distill("predict", model, file)
+    assert (status, out) == (2, "")
+    assert "300 x 300 pixels, too many" in err
+    monkeypatch.undo()
+    file.write_bytes(file.read_bytes()[:-200])
+    status, out, err = distill("predict", model, file)
+    assert (status, out) == (2, "")
+    assert all(line.startswith("error: ") for line in err.strip().splitlines())
+    assert str(file) in err
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"input_spec": {"height": 2}}, "input_spec makes no sense"),
+        ({"input_spec": "2 x 2"}, "input_spec makes no sense"),
+        ({"input_spec": {"height": 2, "width": 2, "interpolation": "cubic"}}, "makes no sense"),
+        ({"input_spec": {"height": 4, "width": 2}}, r"takes \[2, 2, 3\], but its metadata says"),
+    ],
+)
+def test_metadata_that_does_not_fit_its_file_is_refused(change, said, tmp_path):
+    file = write_model(tmp_path / "m.onnx")
+    model = onnx.load(file)
+    kept = {entry.key: json.loads(entry.value) for entry in model.metadata_props} | change
+    helper.set_model_props(model, {key: json.dumps(value) for key, value in kept.items()})
+    onnx.save(model, file)
+    with pytest.raises(UserError, match=said):
+        Predictor(file)
+
+
+def test_a_file_with_other_ends_is_refused(tmp_path):
+    """With all of our metadata: somebody made a variant of a shipped file."""
+    model = onnx.load(write_model(tmp_path / "m.onnx"))
+    for node in model.graph.node:
+        node.input[:] = ["pixels" if name == "image" else name for name in node.input]
+    model.graph.input[0].name = "pixels"
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(UserError, match="takes and gives pixels, prob"):
+        Predictor(tmp_path / "m.onnx")
+
+
+def test_answers_for_files_are_those_of_training_pixels_in_torch(real_data, tmp_path):
+    """The runtime decodes photographs by itself; the training pipeline did so into its store."""
+    import torch
+
+    from distill.config import DataConfig, ModelConfig, ViewsConfig
+    from distill.data.prepare import prepare_data
+    from distill.export.onnx_fp32 import export_onnx
+    from distill.models import build_classifier
+    from distill.progress import Progress
+
+    # Of these photographs 90 % are `val` and `test`, stored at the size that a model takes.
+    root = real_data / "masks" / "test"
+    config = DataConfig(size=48, val_fraction=0.45, test_fraction=0.45, split="random")
+    quiet = Progress(quiet=True)
+    data = prepare_data(str(root), config, ViewsConfig(), 0, tmp_path / "cache", 2, quiet)
+    torch.manual_seed(0)
+    options = {"width": [16, 32], "depth": [1, 1], "head_width": 0}
+    model = ModelConfig(name="compact", options=options)
+    classifier = build_classifier(model, data.classes, data.spec).eval()
+    images = torch.tensor(data.val.pixels).permute(0, 3, 1, 2).float() / 255
+    with torch.no_grad():  # random weights, but both classes are given
+        classifier.network.classifier.bias -= classifier(images).logits.mean(dim=0)
+    metadata = {"names": list(data.classes), "task": "single", "thresholds": {}}
+    metadata["input_spec"] = data.spec.model_dump()
+    export_onnx(classifier, tmp_path / "m.onnx", metadata, data.val.pixels[:9])
+    predictor, agreed, count = Predictor(tmp_path / "m.onnx"), 0, 0
+    for split in (data.val, data.test):
+        images = torch.tensor(split.pixels).permute(0, 3, 1, 2).float() / 255
+        with torch.no_grad():
+            chosen = classifier(images).logits.argmax(dim=1).tolist()
+        encoded = [(root / name).read_bytes() for name in split.names]
+        found = [prediction.labels[0] for prediction in predictor.predict(encoded)]
+        agreed += sum(data.classes[i] == label for i, label in zip(chosen, found, strict=True))
+        count += len(found)
+        assert len(set(found)) > 1
+    assert count > 500
+    assert agreed / count >= 0.999
+
+
 def test_find_images_takes_files_and_folders_and_nothing_else(tmp_path, write_images):
     root = write_images(tmp_path / "in", ["b/2.jpg", "a/1.jpg"])
     (root / "notes.txt").write_text("no picture")

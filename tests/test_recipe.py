@@ -358,6 +358,17 @@ def test_every_plug_in_folder_is_listed() -> None:
     assert {"vanilla", "supervised"} <= set(names_in("strategies"))
     assert {"compact", "mask_cnn", "basic_cnn"} <= set(names_in("students"))
     assert {"timm", "torchvision"} <= set(names_in("teachers"))
+    assert {"onnx_fp32", "triton"} <= set(names_in("export", "Target"))
+    assert "golden" not in names_in("export", "Target")  # what targets share is none
+
+
+def test_targets_are_names_or_tables_and_are_written_out_and_read_back(tmp_path) -> None:
+    given = 'export.targets=["hub", {name="triton", max_batch_size=8}]'
+    recipe = load_recipe(SHIPPED[0], [given])
+    assert [target.name for target in recipe.export.targets] == ["hub", "triton"]
+    assert recipe.export.targets[1].options == {"max_batch_size": 8}
+    (tmp_path / "again.toml").write_text(write_toml(recipe))
+    assert load_recipe(tmp_path / "again.toml") == recipe
 
 
 def test_an_unknown_plug_in_is_answered_with_the_known_ones() -> None:

@@ -13,103 +13,44 @@ import torch
 from PIL import Image
 
 from distill import evaluate as evaluate_module
-from distill import run, ship
-from distill.config import DataConfig, ExportConfig, ModelConfig, Recipe, RunConfig
-from distill.data.decode import InputSpec
-from distill.data.prepare import ImageData
+from distill import run
+from distill.config import ExportConfig, ModelConfig
 from distill.data.sources import Item, Source
 from distill.data.store import Split
 from distill.data.training import TrainingImages
 from distill.errors import UserError
 from distill.evaluate import evaluate, true_labels
 from distill.experiment import Experiment
+from distill.export import shipment, stage
+from distill.export.stage import export_student
 from distill.metrics import score, sigmoid
-from distill.models import Classifier, build_classifier
 from distill.predict import Predictor
 from distill.progress import Progress
 from distill.report.results import build_results, build_verdict
 from distill.report.table import results_table
 from distill.report.threshold_plots import draw_thresholds, shown_labels
-from distill.task import validation_row
+from distill.runs import load_run
 from distill.thresholds import tune
-from distill.train import save_weights
 
 NAMES = ("red", "green", "blue")
-SPEC = InputSpec(height=16, width=16, resize="squash")
-SMALL = ModelConfig(name="compact", options={"width": [8], "depth": [1], "head_width": 0})
 WIDE = ModelConfig(name="compact", options={"width": [32, 64], "depth": [1, 1], "head_width": 0})
 QUIET = Progress(quiet=True)
 
 
-def make_split(name: str, count: int, task: str, seed: int) -> Split:
-    """Plain colours with noise, labelled by the channels above the middle, or by the highest."""
-    rng = np.random.default_rng(seed)
-    colours = rng.integers(40, 216, (count, 1, 1, 3))
-    noise = rng.integers(-40, 40, (count, 16, 16, 3))
-    means = colours[:, 0, 0]
-    labels = (means > 128).astype(np.int64) if task == "multi" else means.argmax(axis=1)
-    names = tuple(f"{name}/{index}.png" for index in range(count))
-    return Split(name, (colours + noise).astype(np.uint8), labels, names)
-
-
-def make_experiment(out: Path, task: str, model: ModelConfig = SMALL, **export) -> Experiment:
-    """A teacher and a student as if they had been trained, on data that needs no decoding."""
-    runs = {name: RunConfig(name=name, model=model) for name in ("teacher", "student")}
-    recipe = Recipe(
-        data=DataConfig(size=16, task=task),
-        teachers=(runs["teacher"],),
-        students=(runs["student"],),
-        random_forest={"trees": 5, "size": 4},
-        export=ExportConfig(**{"int8": False, **export}),
-    )
-    experiment = Experiment(recipe, "made up", out, torch.device("cpu"), progress=QUIET)
-    counts = {"train": 40, "val": 60, "test": 30}
-    splits = {n: make_split(n, count, task, seed) for seed, (n, count) in enumerate(counts.items())}
-    data = ImageData("made up", NAMES, SPEC, splits, (), "0" * 64, task)
-    experiment.__dict__["data"] = data
-    for seed, (name, config) in enumerate(runs.items()):
-        torch.manual_seed(seed)
-        classifier = build_classifier(model, NAMES, SPEC, task=task).eval()
-        fit_head(classifier, splits["train"])
-        folder = experiment.folder(name)
-        run.write_json(folder / "config.json", {"run": config.model_dump(mode="json")})
-        run.write_json(folder / "contract.json", classifier.contract.model_dump(mode="json"))
-        save_weights(classifier, folder / "best.safetensors")
-        found = score(np.full((60, 3), 0.4), data.val.labels, NAMES)
-        run.append_line(folder / "metrics.jsonl", validation_row(found, task))
-        run.write_manifest(folder, run.files_below(folder))
-    return experiment
-
-
-def fit_head(classifier: Classifier, split: Split) -> None:
-    """A head on random features, by least squares: better than chance, far from perfect."""
-    images = torch.tensor(split.pixels).permute(0, 3, 1, 2).float() / 255
-    labels = torch.tensor(split.labels)
-    targets = (labels if labels.ndim == 2 else torch.eye(3)[labels]).float() * 4 - 2
-    head = classifier.network.classifier
-    with torch.no_grad():
-        normalised = (images - classifier.mean) / classifier.std
-        features = classifier.network.forward_features(normalised).mean(dim=(2, 3))
-        padded = torch.cat([features, torch.ones(len(features), 1)], dim=1)
-        solution = torch.linalg.lstsq(padded, targets, driver="gelsd").solution
-        head.weight.copy_(solution[:-1].T)
-        head.bias.copy_(solution[-1])
-
-
 @pytest.fixture(scope="module")
-def multi(tmp_path_factory) -> Experiment:
+def multi(tmp_path_factory, make_experiment) -> Experiment:
     """Many labels, exported."""
     experiment = make_experiment(tmp_path_factory.mktemp("multi"), "multi")
-    ship.export_student(experiment)
+    export_student(experiment)
     return experiment
 
 
 @pytest.fixture(scope="module")
-def single(tmp_path_factory) -> Experiment:
+def single(tmp_path_factory, make_experiment) -> Experiment:
     """One label and a confidence threshold, exported."""
     options = {"thresholds": "accuracy", "min_accuracy": 92.0}
     experiment = make_experiment(tmp_path_factory.mktemp("single"), "single", **options)
-    ship.export_student(experiment)
+    export_student(experiment)
     return experiment
 
 
@@ -177,7 +118,7 @@ def test_the_file_says_what_its_labels_have_to_reach(multi):
 def test_its_probabilities_are_sigmoids_and_its_maps_average_to_the_logits(multi):
     predictor, pixels = Predictor(shipped(multi)), multi.data.test.pixels[:7]
     prob, cam = predictor.session.run(["prob", "cam"], {"image": pixels})
-    classifier = ship.load_run(multi.folder("student"))
+    classifier = load_run(multi.folder("student"))
     images = torch.tensor(pixels).permute(0, 3, 1, 2).float() / 255
     with torch.no_grad():
         logits = classifier(images).logits.numpy()
@@ -226,7 +167,7 @@ def test_results_of_many_labels(multi):
     assert "top1 %" not in headers
 
 
-def test_the_forest_knows_labels_that_training_has_always_or_never(tmp_path):
+def test_the_forest_knows_labels_that_training_has_always_or_never(tmp_path, make_experiment):
     experiment = make_experiment(tmp_path, "multi")
     experiment.data.train.labels[:, :2] = [0, 1]
     probs = ship_forest(experiment)
@@ -243,20 +184,23 @@ def ship_forest(experiment: Experiment) -> np.ndarray:
 
 
 @pytest.mark.parametrize("task", ["single", "multi"])
-def test_an_int8_file_is_shipped_beside_the_fp32_file(task, tmp_path, opened):
-    experiment = make_experiment(tmp_path, task, model=WIDE, int8=True, int8_max_drop=100.0)
-    ship.export_student(experiment)
+def test_an_int8_file_is_shipped_beside_the_fp32_file(task, tmp_path, make_experiment, opened):
+    experiment = make_experiment(
+        tmp_path, task, model=WIDE, targets=("onnx_int8",), int8_max_drop=100.0
+    )
+    export_student(experiment)
     folder = tmp_path / "export"
     names = {"student.fp32.onnx", "student.int8.onnx", "labels.txt", "golden.npz", "export.json"}
     assert {path.name for path in folder.iterdir()} == names | {"manifest.json"}
     run.verify_manifest(folder)
     record = run.read_json(folder / "export.json")
-    assert set(record) == {"identity", "strategy", "params", "thresholds", "files", "int8"}
-    assert record["int8"]["images"] == {"calibration": 40, "val": 60}
+    assert set(record) == {"identity", "strategy", "params", "thresholds", "targets"}
+    made = record["targets"]["onnx_int8"]
+    assert made["images"] == {"calibration": 40, "val": 60}
     file, size_bytes = folder / "student.int8.onnx", (folder / "student.int8.onnx").stat().st_size
-    described = record["files"][file.name]
-    assert (described["size_bytes"], described["step"]) == (size_bytes, "minmax")
-    assert described["thresholds"]["split"] == "val"
+    described = made["files"][file.name]
+    assert (described["size_bytes"], made["steps"][-1]["step"]) == (size_bytes, "minmax")
+    assert made["thresholds"]["split"] == "val"
     results = build_results(experiment)
     rows = {row["name"]: row for row in results["rows"]}
     main = "map" if task == "multi" else "top1"
@@ -273,7 +217,9 @@ def test_an_int8_file_is_shipped_beside_the_fp32_file(task, tmp_path, opened):
     assert found[main] == pytest.approx(expected[main])
 
 
-def test_an_int8_file_that_loses_too_much_is_not_shipped_and_export_succeeds(tmp_path, monkeypatch):
+def test_an_int8_file_that_loses_too_much_is_not_shipped_and_export_succeeds(
+    tmp_path, make_experiment, monkeypatch
+):
     """The first of many runs is of the fp32 file; every other one answers at random."""
     from distill.export import onnx_int8
 
@@ -285,27 +231,29 @@ def test_an_int8_file_that_loses_too_much_is_not_shipped_and_export_succeeds(tmp
 
     monkeypatch.setattr(onnx_int8, "probs_of_file", noisy)
     monkeypatch.setattr(onnx_int8, "METHODS", ("minmax",))
-    experiment = make_experiment(tmp_path, "single", model=WIDE, int8=True)
-    ship.export_student(experiment)
+    experiment = make_experiment(tmp_path, "single", model=WIDE, targets=("onnx_int8",))
+    export_student(experiment)
     assert run.is_complete(tmp_path / "export")
     record = run.read_json(tmp_path / "export" / "export.json")
-    assert list(record["files"]) == ["student.fp32.onnx"]
-    steps = record["int8"]["steps"]
+    made = record["targets"]["onnx_int8"]
+    assert made["files"] == {}
+    steps = made["steps"]
     assert steps[0]["drop"] > 0.5
     assert all("points of top1 are lost" in step["refused"] for step in steps)
     assert not (tmp_path / "export" / "student.int8.onnx").exists()
     assert build_results(experiment)["verdict"]["shipped"] == "student.fp32.onnx"
 
 
-def test_calibration_images_are_views_drawn_by_the_seed(tmp_path, monkeypatch):
+def test_calibration_images_are_views_drawn_by_the_seed(tmp_path, make_experiment, monkeypatch):
     experiment = make_experiment(tmp_path, "single")
-    monkeypatch.setattr(ship, "CALIBRATION_IMAGES", 70)
-    few = ship.calibration_pixels(experiment)
+    made, _ = stage.prepare(experiment, "student")
+    monkeypatch.setattr(shipment, "CALIBRATION_IMAGES", 70)
+    few = made.calibration_pixels()
     assert (few.shape, few.dtype) == ((40, 16, 16, 3), np.uint8)  # there are 40 to train on
-    monkeypatch.setattr(ship, "CALIBRATION_IMAGES", 12)
-    some = ship.calibration_pixels(experiment)
+    monkeypatch.setattr(shipment, "CALIBRATION_IMAGES", 12)
+    some = made.calibration_pixels()
     assert len(some) == 12
-    np.testing.assert_array_equal(some, ship.calibration_pixels(experiment))
+    np.testing.assert_array_equal(some, made.calibration_pixels())
     images = TrainingImages(
         (experiment.data.train,), NAMES, experiment.recipe.views, experiment.recipe.seed, 16
     )
@@ -322,6 +270,9 @@ def test_a_verdict_is_of_the_main_score(main):
     ]
     expected = {"shipped": "s.onnx", main: 88.0, "teacher": "t", "params_share": 0.4}
     assert build_verdict(rows, "t", main) == expected | {f"{main}_minus_teacher": -2.0}
+    fp16 = {"name": "s.fp16.onnx", "kind": "onnx", "params": 4, "test": {main: 87.5}}
+    fp32 = {**rows[1], "name": "s.fp32.onnx"}
+    assert build_verdict([rows[0], fp16, fp32], "t", main)["shipped"] == "s.fp32.onnx"
     int8 = {"name": "s.int8.onnx", "kind": "onnx", "params": 4, "test": {main: 87.0}}
     timed = [row | {"images_per_s": speed} for row, speed in ((rows[1], 50.0), (int8, 75.0))]
     verdict = build_verdict([rows[0], *timed], "t", main)
@@ -415,30 +366,30 @@ def test_the_command_scores_many_labels(multi, opened, distill):
     assert all(name in out for name in NAMES)
 
 
-def test_an_accuracy_that_cannot_be_had_leaves_nothing_behind(tmp_path):
+def test_an_accuracy_that_cannot_be_had_leaves_nothing_behind(tmp_path, make_experiment):
     options = {"thresholds": "accuracy", "min_accuracy": 100.0}
     experiment = make_experiment(tmp_path, "single", **options)
     experiment.data.val.labels[:] = 0  # a network that finds red never, or is wrong when surest
-    probs, _ = ship.tune_on_validation(
-        make_experiment(tmp_path / "other", "single"), ship.load_run(experiment.folder("student"))
+    probs, _ = stage.tune_on_validation(
+        make_experiment(tmp_path / "other", "single"), load_run(experiment.folder("student"))
     )
     experiment.data.val.labels[:] = (probs.argmax(axis=1) + 1) % 3
     with pytest.raises(UserError, match=r"export\.min_accuracy"):
-        ship.export_student(experiment)
+        export_student(experiment)
     assert not (tmp_path / "export").exists()
     assert not (tmp_path / "plots").exists()
 
 
 def test_without_tuning_there_is_no_picture_and_without_matplotlib_no_failure(
-    tmp_path, monkeypatch, multi, single
+    tmp_path, make_experiment, monkeypatch, multi, single
 ):
     plain = make_experiment(tmp_path / "plain", "single")
-    ship.export_student(plain)
+    export_student(plain)
     assert not (plain.out / "plots").exists()
     assert Predictor(shipped(plain)).metadata["thresholds"] == {}
     assert Predictor(shipped(plain)).tuned is None
     half = make_experiment(tmp_path / "half", "multi", thresholds="none")
-    ship.export_student(half)
+    export_student(half)
     assert Predictor(shipped(half)).metadata["thresholds"] == dict.fromkeys(NAMES, 0.5)
     for experiment in (multi, single):
         assert (experiment.out / "plots" / "thresholds.png").is_file()
@@ -446,9 +397,9 @@ def test_without_tuning_there_is_no_picture_and_without_matplotlib_no_failure(
     def missing(*_):
         raise ModuleNotFoundError(name="matplotlib")
 
-    monkeypatch.setattr(ship, "draw_thresholds", missing)
+    monkeypatch.setattr(stage, "draw_thresholds", missing)
     bare = make_experiment(tmp_path / "bare", "multi", thresholds="fpr", max_fpr=0.1)
-    ship.export_student(bare)
+    export_student(bare)
     assert Predictor(shipped(bare)).tuned is not None
     assert not (bare.out / "plots").exists()
 

@@ -6,7 +6,7 @@ numpy and onnx only, so that a target that starts from the fp32 file needs no to
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,9 @@ import onnx
 from numpy.typing import NDArray
 
 IR = 10  # what onnxruntime 1.18 and later reads
+BATCHES = (1, 2, 5, 64)
+Pixels = NDArray[np.uint8]
+Probs = NDArray[np.float32]
 
 
 def clean(model: onnx.ModelProto) -> None:
@@ -31,6 +34,12 @@ def clean(model: onnx.ModelProto) -> None:
     del model.graph.value_info[:]
 
 
+def name_nodes(graph: onnx.GraphProto) -> None:
+    """Gives every node a name of its own."""
+    for index, node in enumerate(graph.node):
+        node.name = node.name or f"{node.op_type}_{index}"
+
+
 def describe(model: onnx.ModelProto, metadata: dict[str, Any]) -> None:
     """Puts the metadata into the model, each value as a JSON string, and names the producer."""
     model.producer_name = "distillate"
@@ -38,8 +47,8 @@ def describe(model: onnx.ModelProto, metadata: dict[str, Any]) -> None:
     onnx.helper.set_model_props(model, values)
 
 
-def probs_of_file(file: Path, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Probabilities `(n, classes)` of all images by onnxruntime, in batches of differing sizes.
+def probs_of_file(file: Path, pixels: Pixels) -> Probs:
+    """Probabilities `(n, classes)` of all images by onnxruntime, as `in_batches` runs them.
 
     Args:
         pixels: uint8 `(n, height, width, 3)`.
@@ -47,20 +56,29 @@ def probs_of_file(file: Path, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     from distill.predict import open_session
 
     session = open_session(file)
+    return in_batches(lambda batch: session.run(["prob"], {"image": batch})[0], pixels)
+
+
+def in_batches(run: Callable[[Pixels], Probs], pixels: Pixels) -> Probs:
+    """What a runtime gives for all images, in batches of 1, 2, 5 and 64, however few there are.
+
+    A batch dimension that is not dynamic fails at the second.
+    """
+    least = sum(BATCHES)
+    enough = np.resize(pixels, (least, *pixels.shape[1:])) if len(pixels) < least else pixels
     parts, start = [], 0
-    for size in batch_sizes(len(pixels)):
-        batch = np.ascontiguousarray(pixels[start : start + size])
-        parts.append(session.run(["prob"], {"image": batch})[0])
+    for size in batch_sizes(len(enough)):
+        parts.append(run(np.ascontiguousarray(enough[start : start + size])))
         start += size
-    return np.concatenate(parts)
+    return np.concatenate(parts)[: len(pixels)]
 
 
 def batch_sizes(count: int) -> Iterator[int]:
-    """1, 2, 5, then 64s: a batch dimension that is not dynamic fails at the second."""
-    for size in (1, 2, 5):
+    """1, 2, 5, then 64s, down to what is left."""
+    for size in BATCHES[:-1]:
         if count > 0:
             yield min(size, count)
             count -= min(size, count)
     while count > 0:
-        yield min(64, count)
-        count -= min(64, count)
+        yield min(BATCHES[-1], count)
+        count -= min(BATCHES[-1], count)

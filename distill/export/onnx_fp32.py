@@ -9,9 +9,8 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import onnx
@@ -19,40 +18,43 @@ import torch
 from numpy.typing import NDArray
 
 from distill.errors import RunStopped
+from distill.export import Record
+from distill.export import Target as Base
+from distill.export.golden import write_golden
 from distill.export.graph import ShippedGraph
 from distill.export.onnx_file import clean, describe, probs_of_file
-from distill.metrics import Task, agreement
-from distill.metrics_multi import THRESHOLD
+from distill.export.parity import FLOAT32, Parity, answer_rule, compare_probs
+from distill.metrics import Task
 from distill.models import Classifier
 from distill.run import atomic
 
+if TYPE_CHECKING:
+    from distill.export.shipment import Shipment
+
 OPSET = 18
 PATHS = ("dynamo", "dynamo-unoptimized", "legacy")
-MIN_AGREEMENT = 99.9  # percent of images with the same answer
-MAX_DIFFERENCE = 1e-3  # between probabilities
-ROUNDING = 1e-5  # what float32 sums in another order may differ by; commonly it is about 1e-6
 
 Path_ = Literal["auto", "dynamo", "dynamo-unoptimized", "legacy"]
 
 
-@dataclass(frozen=True)
-class Parity:
-    """How a file and torch agree on `n` images.
+class Target(Base):
+    """`student.fp32.onnx`, the reference, with `golden.npz` and `labels.txt`."""
 
-    Attributes:
-        agreement: Share of images with the same top class or, where labels are many, the same set
-            of labels, in percent. A difference of no more than rounding changes no answer.
-    """
-
-    n: int
-    agreement: float
-    max_prob_difference: float
-
-    @property
-    def holds(self) -> bool:
-        """Whether the file may be shipped."""
-        close = self.max_prob_difference <= MAX_DIFFERENCE
-        return close and self.agreement >= MIN_AGREEMENT
+    def make(self, shipment: Shipment, folder: Path) -> Record:
+        """By the first path that agrees with torch on every image of the test split."""
+        file, data = folder / shipment.fp32.name, shipment.data
+        path, pixels = shipment.config.path, data.test.pixels
+        found = export_onnx(shipment.classifier, file, shipment.metadata, pixels, path)
+        write_golden(file, folder / "golden.npz")
+        (folder / "labels.txt").write_text("\n".join(data.classes) + "\n", "utf-8")
+        row = shipment.judge(probs_of_file(file, data.val.pixels), shipment.val_probs)
+        parity = found["tried"][-1]
+        shipment.say(
+            f"{shipment.fp32}, {file.stat().st_size / 1e6:.2f} MB, agrees with torch on "
+            f"{parity['agreement']:.2f} % of {parity['n']:,} test images, "
+            f"largest difference {parity['max_prob_difference']:.1e}"
+        )
+        return {"files": {file.name: row}, **found}
 
 
 def export_onnx(
@@ -90,7 +92,7 @@ def export_onnx(
             temporary.write_bytes(model.SerializeToString())
         parity = compare(file, expected, pixels, *answer_rule(metadata))
         tried.append({"path": name, **vars(parity)})
-        if parity.holds:
+        if FLOAT32.allow(tried[-1]):
             outputs = [output.name for output in model.graph.output]
             return {"path": name, "tried": tried, "outputs": outputs}
         file.unlink()
@@ -106,13 +108,6 @@ def torch_probs(graph: ShippedGraph, pixels: NDArray[np.uint8]) -> NDArray[np.fl
     return np.concatenate(parts)
 
 
-def answer_rule(metadata: dict[str, Any]) -> tuple[Task, list[float] | None]:
-    """The task of a file, and where labels are many the threshold of each."""
-    if metadata.get("task") != "multi":
-        return "single", None
-    return "multi", [metadata["thresholds"].get(name, THRESHOLD) for name in metadata["names"]]
-
-
 def compare(
     file: Path,
     expected: NDArray[np.float32],
@@ -121,11 +116,7 @@ def compare(
     thresholds: list[float] | None = None,
 ) -> Parity:
     """Runs a file in onnxruntime on all images, in batches of differing sizes."""
-    found = probs_of_file(file, pixels)
-    difference = np.abs(found - expected)
-    settled = np.where(difference <= ROUNDING, expected, found)
-    same = agreement(settled, expected, task, thresholds)
-    return Parity(len(pixels), same, float(difference.max()))
+    return compare_probs(probs_of_file(file, pixels), expected, task, thresholds)
 
 
 def _convert(graph: ShippedGraph, shape: tuple[int, ...], path: str) -> onnx.ModelProto:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from time import perf_counter_ns
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import onnx
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from distill.config import ExportConfig
 from distill.errors import UserError
+from distill.export import Target as Base
 from distill.export.integer_graph import float_in_disguise, kernels
 from distill.export.onnx_file import describe, probs_of_file
 from distill.export.qdq import METHODS, Method, Pixels, Quantiser
@@ -28,6 +29,9 @@ from distill.metrics import main_score, score
 from distill.predict import Predictor, open_session
 from distill.run import atomic
 from distill.thresholds import tune
+
+if TYPE_CHECKING:
+    from distill.export.shipment import Shipment
 
 MIN_GAIN = 0.05  # of the time or of the size, as a share: less is not worth a second file
 SENSITIVE = (1, 2, 4)  # how many of the most sensitive layers the last steps leave in float
@@ -269,3 +273,23 @@ def summary(record: Record) -> str:
         return f"int8 by {row['step']}: {figures}"
     steps = len(record["steps"])
     return f"no int8 file, the best of {steps} steps ({row['step']}): {figures}: {row['refused']}"
+
+
+class Target(Base):
+    """`student.int8.onnx`, if it is worth a second file."""
+
+    def make(self, shipment: Shipment, folder: Path) -> Record:
+        """Calibrated on training views; what was tried is on record, passed or not."""
+        file, val = folder / "student.int8.onnx", shipment.data.val
+        record = export_int8(
+            shipment.fp32,
+            file,
+            shipment.calibration_pixels(),
+            (val.pixels, val.labels),
+            shipment.config,
+            shipment.experiment.recipe.bench.threads,
+        )
+        shipment.say(summary(record))
+        if file.is_file():
+            record["files"] = {file.name: shipment.judge(probs_of_file(file, val.pixels))}
+        return record

@@ -127,7 +127,8 @@ def _speeds(file: Path) -> dict[tuple[str, str], Row]:
 def build_verdict(rows: list[Row], teacher: str | None, main: str) -> dict[str, Any]:
     """The shipped file against the best teacher, and against every file timed beside it.
 
-    Of several files the int8 one is it: it was only published because it is worth it.
+    Of several files the int8 one is it: it was only published because it is worth it. Without one
+    it is the fp32 file.
 
     Args:
         main: The score that they are compared by, `top1` or `map`.
@@ -136,7 +137,8 @@ def build_verdict(rows: list[Row], teacher: str | None, main: str) -> dict[str, 
     exported = [row for row in rows if row["kind"] == "onnx" and "test" in row]
     if not exported:
         return {}
-    shipped = next((row for row in exported if row["name"].endswith("int8.onnx")), exported[0])
+    ends = ("int8.onnx", "fp32.onnx", ".onnx")
+    shipped = next(row for end in ends for row in exported if row["name"].endswith(end))
     verdict: dict[str, Any] = {"shipped": shipped["name"], main: shipped["test"][main]}
     if teacher is not None:
         verdict["teacher"] = teacher

@@ -1,0 +1,124 @@
+"""What export targets are made from: a trained student, its data, and the files made before."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from distill.config import ExportConfig
+from distill.data.prepare import ImageData
+from distill.data.training import TrainingImages
+from distill.errors import RunStopped
+from distill.experiment import Experiment
+from distill.export.onnx_file import probs_of_file
+from distill.export.parity import FLOAT32, Limits, answer_rule, compare_probs
+from distill.metrics import main_score, score
+from distill.models import Classifier
+
+CALIBRATION_IMAGES = 256  # training images that int8 takes its ranges from
+
+
+@dataclass(frozen=True)
+class Shipment:
+    """A trained student, to be exported in several forms.
+
+    Attributes:
+        student: Name of its run.
+        metadata: What the fp32 file says of itself.
+        val_probs: Its probabilities of the validation split in torch, `(n, classes)`.
+        folder: Where finished targets lie.
+    """
+
+    experiment: Experiment
+    student: str
+    classifier: Classifier
+    metadata: dict[str, Any]
+    val_probs: NDArray[np.float32]
+    folder: Path
+
+    @property
+    def data(self) -> ImageData:
+        """The images, of which `val` is what files are scored on."""
+        return self.experiment.data
+
+    @property
+    def config(self) -> ExportConfig:
+        """Options of the stage."""
+        return self.experiment.recipe.export
+
+    def onnx(self, precision: str = "fp32") -> Path | None:
+        """The ONNX file of a precision, None where there is none."""
+        file = self.folder / f"student.{precision}.onnx"
+        return file if file.is_file() else None
+
+    @property
+    def fp32(self) -> Path:
+        """The reference file."""
+        return self.folder / "student.fp32.onnx"
+
+    @cached_property
+    def reference(self) -> NDArray[np.float32]:
+        """Probabilities of the validation split by the reference file, `(n, classes)`."""
+        return probs_of_file(self.fp32, self.data.val.pixels)
+
+    def judge(
+        self, probs: NDArray[Any], reference: NDArray[Any] | None = None, limits: Limits = FLOAT32
+    ) -> dict[str, Any]:
+        """Main scores of a file on validation and of what it was made from, and their parity.
+
+        Args:
+            probs: Of the validation split.
+            reference: What it was made from; None for the reference file.
+        """
+        expected = self.reference if reference is None else reference
+        main = main_score(self.data.task)
+        scored = [
+            score(np.nan_to_num(one), self.data.val.labels, self.data.classes)[main]
+            for one in (probs, expected)
+        ]
+        parity = compare_probs(probs, expected, *answer_rule(self.metadata), limits)
+        return {"split": "val", main: scored[0], f"reference_{main}": scored[1], **vars(parity)}
+
+    def demand(
+        self,
+        probs: NDArray[Any],
+        path: str,
+        limits: Limits = FLOAT32,
+        reference: NDArray[Any] | None = None,
+    ) -> dict[str, Any]:
+        """`judge`, of a file that has no excuse to differ.
+
+        Args:
+            path: How it was made, for the error.
+
+        Raises:
+            RunStopped: It differs by more than the limits.
+        """
+        row = self.judge(probs, reference, limits)
+        if not limits.allow(row):
+            raise RunStopped(f"{path} gives other answers: {json.dumps(row)}")
+        return row
+
+    def say(self, line: str) -> None:
+        """A line of progress."""
+        self.experiment.progress.say(f"export: {line}")
+
+    def calibration_pixels(self) -> NDArray[np.uint8]:
+        """View 0 of some training images, drawn by the seed: uint8 `(n, height, width, 3)`."""
+        recipe, data, cpu = self.experiment.recipe, self.data, torch.device("cpu")
+        images = TrainingImages(
+            (data.train,), data.classes, recipe.views, recipe.seed, data.spec.height
+        )
+        count = min(CALIBRATION_IMAGES, len(images))
+        ids = np.random.default_rng(recipe.seed).choice(len(images), count, replace=False)
+        views = [images.view(ids[i : i + 64], 0, cpu) for i in range(0, count, 64)]
+        pixels = torch.cat(views).mul(255.0).round().to(torch.uint8).permute(0, 2, 3, 1)
+        found: NDArray[np.uint8] = pixels.contiguous().numpy()
+        return found

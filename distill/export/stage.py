@@ -1,0 +1,195 @@
+"""The export stage: the chosen student in every form that the recipe asks for.
+
+`export.json` says how each target was made. A target that is made already, of the same student and
+options, is kept; one that fails leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distill import __version__, run
+from distill.experiment import Experiment, best_run
+from distill.export import Record, Target, make_targets
+from distill.export.shipment import Shipment
+from distill.metrics import probabilities, score
+from distill.models import Classifier, deployed
+from distill.report.threshold_plots import draw_thresholds
+from distill.runs import load_run
+from distill.thresholds import Tuned, tune
+from distill.train import predict_logits
+
+RECORD = "export.json"
+
+
+def chosen_student(experiment: Experiment) -> str:
+    """The student that the recipe names, or the best on validation, the last of equals."""
+    recipe = experiment.recipe
+    if recipe.export.student != "best":
+        return recipe.export.student
+    return best_run(experiment, [config.name for config in reversed(recipe.students)])
+
+
+def export_student(experiment: Experiment) -> None:
+    """Makes those targets of the recipe that are not made yet, or of another student."""
+    folder, name = experiment.out / "export", chosen_student(experiment)
+    targets = make_targets(experiment.recipe.export)
+    record = open_record(folder, identity_of(experiment, name))
+    if run.is_complete(folder) and all(is_made(folder, record, *one) for one in targets.items()):
+        experiment.progress.say("export: done before, kept")
+        return
+    shipment, found = prepare(experiment, name)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / run.MANIFEST).unlink(missing_ok=True)
+    for leftover in folder.glob("*.tmp"):  # of a process that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
+    record |= found
+    for key, target in targets.items():
+        if not is_made(folder, record, key, target):
+            record["targets"][key] = make_target(shipment, record, key, target)
+            run.write_json(folder / RECORD, record)
+    run.write_manifest(folder, run.files_below(folder))
+
+
+def identity_of(experiment: Experiment, name: str) -> Record:
+    """What all targets depend on: the student, the options of the stage, and our version."""
+    source = experiment.folder(name)
+    return {
+        "student": name,
+        "weights_sha256": run.read_json(source / run.MANIFEST)["best.safetensors"],
+        "options": experiment.recipe.export.model_dump(mode="json", exclude={"targets"}),
+        "producer": producer(),
+    }
+
+
+def open_record(folder: Path, identity: Record) -> Record:
+    """`export.json` as far as it goes; a folder of another identity is emptied first."""
+    if (folder / RECORD).is_file():
+        record: Record = run.read_json(folder / RECORD)
+        if record["identity"] == identity:
+            return record
+    run.remove(folder)
+    return {"identity": identity, "targets": {}}
+
+
+def inputs_of(folder: Path, target: Target) -> dict[str, str]:
+    """Hashes of the ONNX files that a target packs."""
+    return {f.name: run.sha256_of(f) for f in sorted(folder.glob("*.onnx"))} if target.packs else {}
+
+
+def is_made(folder: Path, record: Record, key: str, target: Target) -> bool:
+    """Whether a target's files are there as they were written, of these options and inputs."""
+    made = record["targets"].get(key)
+    if not made or made["options"] != target.model_dump(mode="json"):
+        return False
+    if made["inputs"] != inputs_of(folder, target):
+        return False
+    return all(
+        (folder / path).is_file() and run.sha256_of(folder / path) == row["sha256"]
+        for path, row in made["files"].items()
+    )
+
+
+def make_target(shipment: Shipment, record: Record, key: str, target: Target) -> Record:
+    """Makes a target in a folder of its own and moves it into place; returns its entry."""
+    folder = shipment.folder
+    for path in record["targets"].pop(key, {"files": {}})["files"]:
+        (folder / path).unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f"{key}.", suffix=".tmp", dir=folder) as name:
+        work = Path(name)
+        found = target.make(shipment, work)
+        files = {
+            path: {
+                "size_bytes": (work / path).stat().st_size,
+                "sha256": run.sha256_of(work / path),
+                **found.get("files", {}).get(path, {}),
+            }
+            for path in run.files_below(work)
+        }
+        for entry in work.iterdir():
+            shutil.rmtree(folder / entry.name, ignore_errors=True)
+            entry.replace(folder / entry.name)
+    options = {"options": target.model_dump(mode="json"), "inputs": inputs_of(folder, target)}
+    return {**options, **found, "files": files}
+
+
+def prepare(experiment: Experiment, name: str) -> tuple[Shipment, Record]:
+    """The student with its metadata, and what `export.json` says of it. Writes no file of it."""
+    source = experiment.folder(name)
+    classifier = load_run(source)
+    probs, tuned = tune_on_validation(experiment, classifier)
+    strategy = run.read_json(source / "config.json")["run"]["strategy"]["name"]
+    metadata = shipped_metadata(experiment, classifier, strategy, probs, tuned)
+    found = {
+        "strategy": strategy,
+        "params": sum(p.numel() for p in deployed(classifier).parameters()),
+        "thresholds": {"split": "val", **tuned.record},
+    }
+    folder = experiment.out / "export"
+    return Shipment(experiment, name, classifier, metadata, probs, folder), found
+
+
+def producer() -> str:
+    """What wrote the file."""
+    return f"distillate {__version__}"
+
+
+def tune_on_validation(
+    experiment: Experiment, classifier: Classifier
+) -> tuple[NDArray[np.float32], Tuned]:
+    """Probabilities of the validation split, and the thresholds that follow from them.
+
+    Draws the curves that the thresholds were taken from, if any were tuned.
+    """
+    val, classes = experiment.data.val, experiment.data.classes
+    logits = predict_logits(classifier.to(experiment.device), val, experiment.device)
+    # In the precision of the shipped file, whose probabilities are to meet these thresholds.
+    probs = probabilities(logits, experiment.data.task).astype(np.float32)
+    tuned = tune(probs, val.labels, classes, experiment.recipe.export)
+    if tuned.rule != "none":
+        place = experiment.out / "plots" / "thresholds.png"
+        try:
+            draw_thresholds(probs, val.labels, tuned, place)
+        except ModuleNotFoundError as error:
+            missing = f"needs {error.name}: pip install 'distillate[report]'"
+            experiment.progress.say(f"export: no plot of the thresholds, it {missing}")
+    for name, row in tuned.record.get("labels", {}).items():
+        if "note" in row:
+            experiment.progress.say(f"export: threshold of {name}: {row['note']}")
+    return probs, tuned
+
+
+def shipped_metadata(
+    experiment: Experiment,
+    classifier: Classifier,
+    strategy: str,
+    probs: NDArray[np.float32],
+    tuned: Tuned,
+) -> dict[str, Any]:
+    """The metadata of a shipped file.
+
+    Its metrics are of the validation split, `probs` being its probabilities there, with the
+    thresholds.
+    """
+    data, contract = experiment.data, classifier.contract
+    metrics = score(probs, data.val.labels, data.classes, tuned.array())
+    return {
+        "names": list(contract.names),
+        "task": contract.task,
+        "input_spec": contract.input_spec.model_dump(),
+        "mean": contract.mean,
+        "std": contract.std,
+        "thresholds": tuned.thresholds,
+        "metrics": {"split": "val", **metrics},
+        "strategy": strategy,
+        "producer": producer(),
+        "precision": "fp32",
+        "data_sha256": data.sha256,
+        "license": experiment.recipe.export.license,
+    }

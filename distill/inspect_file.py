@@ -1,0 +1,115 @@
+"""What is inside an ONNX file: its ends, its metadata and, where onnx is installed, its graph."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from distill.predict import metadata_of, open_session
+from distill.run import sha256_of
+
+Record = dict[str, Any]
+KEYS = ("task", "precision", "strategy", "thresholds", "mean", "std", "license", "producer")
+MOST_NAMES = 12  # classes that are listed in text; JSON has all
+
+
+def describe_file(file: Path) -> Record:
+    """What is known of any ONNX file, as JSON.
+
+    Returns:
+        `file`, `size_bytes`, `sha256`, `inputs`, `outputs`, the file's `metadata`, decoded, and
+        `graph`, which is absent where the package onnx is not installed.
+
+    Raises:
+        UserError: No such file, or onnxruntime cannot read it.
+    """
+    session = open_session(file)
+    found = {
+        "file": str(file),
+        "size_bytes": file.stat().st_size,
+        "sha256": sha256_of(file),
+        "inputs": [_tensor(value) for value in session.get_inputs()],
+        "outputs": [_tensor(value) for value in session.get_outputs()],
+        "metadata": metadata_of(session),
+    }
+    try:
+        return {**found, "graph": describe_graph(file)}
+    except ModuleNotFoundError:
+        return found
+
+
+def describe_graph(file: Path) -> Record:
+    """Versions, operators and weights of a graph, which onnxruntime does not tell.
+
+    `weights` counts the numbers in it by type; `qdq` is absent where nothing is quantised.
+    """
+    import onnx
+
+    model = onnx.load(file)
+    operators = Counter(node.op_type for node in model.graph.node)
+    weights: Counter[str] = Counter()
+    for tensor in model.graph.initializer:
+        weights[onnx.TensorProto.DataType.Name(tensor.data_type).lower()] += math.prod(tensor.dims)
+    found: Record = {
+        "ir_version": model.ir_version,
+        "opset": {opset.domain or "ai.onnx": opset.version for opset in model.opset_import},
+        "producer": model.producer_name,
+        "operators": dict(operators.most_common()),
+        "weights": dict(weights.most_common()),
+    }
+    quantised = {kind: operators[kind] for kind in ("QuantizeLinear", "DequantizeLinear")}
+    return {**found, "qdq": quantised} if any(quantised.values()) else found
+
+
+def lines_of(found: Record) -> list[str]:
+    """The same in lines for people."""
+    metadata, graph = found["metadata"], found.get("graph")
+    rows = [
+        ("file", found["file"]),
+        ("size", f"{found['size_bytes'] / 1e6:.2f} MB, SHA-256 {found['sha256']}"),
+        *(("input", _ends(value)) for value in found["inputs"]),
+        *(("output", _ends(value)) for value in found["outputs"]),
+    ]
+    if graph:
+        opsets = ", ".join(f"{domain} {version}" for domain, version in graph["opset"].items())
+        rows.append(("graph", f"IR {graph['ir_version']}, opset {opsets}"))
+        rows.append(("operators", _counts(graph["operators"])))
+        rows.append(("weights", _counts(graph["weights"])))
+        rows.append(("quantised", _counts(graph["qdq"]) if "qdq" in graph else "no"))
+    else:
+        rows.append(("graph", "to see operators and weights: pip install onnx"))
+    names = metadata.get("names", [])
+    if names:
+        more = f", and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+        rows.append(("classes", f"{len(names)}: {', '.join(names[:MOST_NAMES])}{more}"))
+    else:
+        rows.append(("metadata", "not a file that `distill export` wrote"))
+    for key in ("input_spec", *KEYS, "data_sha256", "metrics"):
+        if metadata.get(key):
+            rows.append((key, _value(metadata[key])))
+    width = max(len(name) for name, _ in rows)
+    return [f"{name.ljust(width)}  {value}" for name, value in rows]
+
+
+def _tensor(value: Any) -> Record:
+    return {"name": value.name, "type": value.type, "shape": list(value.shape)}
+
+
+def _ends(value: Record) -> str:
+    return f"{value['name']}: {value['type']} [{', '.join(map(str, value['shape']))}]"
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in counts.items())
+
+
+def _value(value: Any) -> str:
+    """A value in one line; of nested tables the plain entries."""
+    if isinstance(value, dict):
+        plain = {k: v for k, v in value.items() if not isinstance(v, dict)}
+        return ", ".join(f"{key} {_value(one)}" for key, one in plain.items())
+    if isinstance(value, list):
+        return ", ".join(map(_value, value))
+    return f"{value:.5g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,151 @@
+"""The student in the browser and through transformers.js; `make browser` installs what it takes."""
+
+import functools
+import json
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from distill.config import ModelConfig
+from distill.experiment import Experiment
+from distill.export.golden import draw_picture
+from distill.export.stage import export_student
+from distill.predict import Predictor
+
+pytestmark = pytest.mark.browser
+WIDE = ModelConfig(name="compact", options={"width": [32, 64], "depth": [1, 1], "head_width": 0})
+
+
+@pytest.fixture(scope="module")
+def packages(repository) -> Path:
+    """What npm installed."""
+    folder = repository / "build" / "browser" / "node_modules"
+    if not folder.is_dir():
+        pytest.skip("no packages of npm: run `make browser`")
+    return folder
+
+
+@pytest.fixture(scope="module", params=["fp32", "int8"])
+def exported(request, tmp_path_factory, make_experiment, packages) -> Experiment:
+    """`web/` and `hub/`, the runtime beside the page."""
+    targets = ({"name": "web", "runtime": "ort/"}, "hub")
+    targets += ("onnx_int8",) if request.param == "int8" else ()
+    out = tmp_path_factory.mktemp(request.param)
+    experiment = make_experiment(out, "single", model=WIDE, targets=targets, int8_max_drop=100.0)
+    export_student(experiment)
+    (out / "export" / "web" / "ort").mkdir()
+    for name in ("ort.wasm.min", "ort-wasm-simd-threaded"):
+        for file in (packages / "onnxruntime-web" / "dist").glob(f"{name}.*"):
+            shutil.copy(file, out / "export" / "web" / "ort")
+    return experiment
+
+
+@pytest.fixture
+def address(exported) -> Iterator[str]:
+    """Where the page is served."""
+    folder = exported.out / "export" / "web"
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def page(tmp_path) -> Iterator[object]:
+    """An empty page of Chromium."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    found = shutil.which("chromium") or shutil.which("chromium-browser")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield browser.new_page()
+        browser.close()
+
+
+def save_picture(file: Path) -> Path:
+    Image.fromarray(draw_picture(7, 90, 150)).save(file)
+    return file
+
+
+def test_the_page_answers_as_predictor_does(exported, address, page, tmp_path) -> None:
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(address)
+    page.wait_for_function("document.body.dataset.check", timeout=60_000)
+    check = json.loads(page.evaluate("document.body.dataset.check"))
+    assert check["n"] == 4
+    assert check["pixels"] <= 1
+    assert check["passed"]
+    picture = save_picture(tmp_path / "picture.png")
+    page.set_input_files("#file", picture)
+    page.wait_for_function("document.body.dataset.prob")
+    found = json.loads(page.evaluate("document.body.dataset.prob"))
+    spec = json.loads((exported.out / "export" / "web" / "spec.json").read_text())
+    predictor = Predictor(exported.out / "export" / "web" / "model.onnx")
+    (expected,) = predictor.predict(picture)
+    np.testing.assert_allclose(found, list(expected.probs.values()), atol=spec["tolerance"])
+    assert page.inner_text("#answer").startswith(expected.labels[0])
+    page.set_input_files("#file", __file__)
+    page.wait_for_function("document.querySelector('#answer').textContent.startsWith('Cannot')")
+    assert errors == []
+
+
+@pytest.mark.parametrize("resize", ["squash", "shortest"])
+@pytest.mark.parametrize("interpolation", ["box", "bilinear", "hamming", "bicubic", "lanczos"])
+def test_every_resize_rule_gives_the_pixels_of_pillow(
+    resize, interpolation, exported, address, page
+) -> None:
+    from distill.data.decode import InputSpec
+    from distill.export.web import golden_pictures
+
+    web = exported.out / "export" / "web"
+    spec = json.loads((web / "spec.json").read_text())
+    rule = {"resize": resize, "interpolation": interpolation, "crop_pct": 0.85}
+    predictor = Predictor(web / "model.onnx")
+    predictor.spec = InputSpec(**{**spec["input_spec"], **rule})
+    changed = {**spec, "input_spec": predictor.spec.model_dump()}
+    golden = golden_pictures(predictor)
+    for name, value in (("spec.json", changed), ("golden.json", golden)):
+        text = json.dumps(value)
+        page.route(f"**/{name}", lambda route, _, text=text: route.fulfill(body=text))
+    page.goto(address)
+    page.wait_for_function("document.body.dataset.check", timeout=60_000)
+    check = json.loads(page.evaluate("document.body.dataset.check"))
+    assert check["pixels"] <= 1
+    assert check["passed"]
+
+
+SCRIPT = """
+import { pipeline, env } from "PACKAGE";
+env.allowRemoteModels = false;
+env.localModelPath = "FOLDER/";
+const classify = await pipeline("image-classification", "hub");
+console.log(JSON.stringify(await classify("PICTURE")));
+"""
+
+
+def test_transformers_js_reads_the_hub_folder(exported, packages, tmp_path) -> None:
+    """By default the int8 file if there is one; a picture of the model's size needs no resizing."""
+    module = packages / "@huggingface" / "transformers" / "dist" / "transformers.node.mjs"
+    picture, folder = tmp_path / "p.png", exported.out / "export"
+    Image.fromarray(exported.data.test.pixels[0]).save(picture)
+    script = SCRIPT.replace("PACKAGE", module.as_uri())
+    script = script.replace("FOLDER", str(folder)).replace("PICTURE", str(picture))
+    (tmp_path / "script.mjs").write_text(script)
+    command = ["node", str(tmp_path / "script.mjs")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=packages.parent)
+    assert done.returncode == 0, done.stderr
+    found = {row["label"]: row["score"] for row in json.loads(done.stdout.splitlines()[-1])}
+    int8 = (folder / "student.int8.onnx").is_file()
+    predictor = Predictor(folder / f"student.{'int8' if int8 else 'fp32'}.onnx")
+    (expected,) = predictor.predict(picture)
+    assert found == pytest.approx(expected.probs, abs=1e-2 if int8 else 1e-5)
