@@ -46,10 +46,9 @@ def count_work(file: Path) -> Work | None:
         for size in value.type.tensor_type.shape.dim:
             if size.dim_param:
                 size.dim_value = 1  # the batch; replaces the name
-    graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     try:
-        return work_of(graph)
-    except KeyError:
+        return work_of(onnx.shape_inference.infer_shapes(model, data_prop=True).graph)
+    except (KeyError, onnx.shape_inference.InferenceError):
         return None
 
 

@@ -50,7 +50,7 @@ def bench_speed(
 
     Returns:
         `rows` (see `speed_rows`), `left_out` (what was not measured, and why), `warnings` of the
-        whole table, `limits` (see `limits`), and `env`.
+        whole table, `limits` (see `limits`), `config`, and `env`.
 
     Raises:
         UserError: No engine takes one of the models, or nothing could be timed.
@@ -81,8 +81,14 @@ def bench_speed(
         progress.say(f"not measured: {reason}")
     warnings = [busy_warning(env["load"][0])]
     warnings += ["one round tells nothing of variation"] if config.rounds == 1 else []
-    found = {"rows": rows, "left_out": left_out, "limits": limits, "env": env}
-    return found | {"warnings": [one for one in warnings if one]}
+    return {
+        "rows": rows,
+        "left_out": left_out,
+        "warnings": [warning for warning in warnings if warning],
+        "limits": limits,
+        "config": config.model_dump(mode="json"),
+        "env": env,
+    }
 
 
 def make_task(subject: Subject, config: BenchConfig, pictures: str | None) -> Task:
@@ -116,7 +122,7 @@ def run_rounds(
         for round_ in range(config.rounds):
             order: list[Subject | None] = [*tasks, None]
             shuffle(order)  # so that no model always follows the same other one
-            for subject in order:
+            for subject in order if replies else ():
                 if subject is None:
                     limits.append(run_limits(config))
                 elif subject in replies:

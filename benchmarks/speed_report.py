@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
 from typing import Any
 
 from rich import box
@@ -25,19 +24,15 @@ TERA, GIGA, MEGA = 1e12, 1e9, 1e6
 
 
 def tables(found: dict[str, Any]) -> Iterator[Table]:
-    """A table per scenario and clock, then one of what loading takes; empty is not measured."""
-    rows = found["rows"]
-    yield _loading(rows, heading(found))
-
-    def section(row: Row) -> tuple[str, str]:
-        return row["clock"], row["scenario"]
-
-    order = list(dict.fromkeys(map(section, rows)))
-    for clock, group in groupby(sorted(rows, key=lambda r: order.index(section(r))), key=section):
-        shown = list(group)
-        scenario = clock[1]
-        title = f"{TITLES[scenario].format(**shown[0])}; {CLOCKS[clock[0]]}"
-        yield _table(title, shown, _offline if scenario == "offline" else _latency)
+    """A table per clock and scenario, then one of what loading takes; empty is not measured."""
+    sections: dict[tuple[str, str], list[Row]] = {}
+    for row in found["rows"]:
+        sections.setdefault((row["clock"], row["scenario"]), []).append(row)
+    for (clock, scenario), rows in sections.items():
+        title = f"{TITLES[scenario].format(**rows[0])}; {CLOCKS[clock]}"
+        yield _table(title, rows, _offline if scenario == "offline" else _latency)
+    first = {(row["name"], row["engine"]): row for row in reversed(found["rows"])}
+    yield _table("what loading takes, and what is in a model", [*first.values()][::-1], _costs)
 
 
 def heading(found: dict[str, Any]) -> str:
@@ -45,7 +40,8 @@ def heading(found: dict[str, Any]) -> str:
     env, row = found["env"], found["rows"][0]
     gpus = ", ".join(gpu["name"] for gpu in env.get("gpus", ()))
     where = gpus if row["device"] == "cuda" and gpus else env["cpu"]
-    return f"{where}, threads: {row['threads']}"
+    conditions = f"threads: {row['threads']}, rounds: {found['config']['rounds']}"
+    return f"Inference speed on {where}, {conditions}"
 
 
 def limit_lines(found: dict[str, Any]) -> list[str]:
@@ -79,6 +75,7 @@ def _table(title: str, rows: Sequence[Row], columns: Sequence[Column]) -> Table:
     table = Table(title=title, box=box.SIMPLE, title_justify="left")
     for name in ("model", "engine"):
         table.add_column(name, overflow="fold")
+    columns = [column for column in columns if any(map(column[1], rows))]
     for name, _ in columns:
         table.add_column(name, justify="left" if name == "type" else "right", no_wrap=True)
     for row in rows:
@@ -87,7 +84,7 @@ def _table(title: str, rows: Sequence[Row], columns: Sequence[Column]) -> Table:
     return table
 
 
-def _number(key: str, digits: int = 2, unit: float = 1.0) -> Callable[[Row], str]:
+def _number(key: str, digits: int = 3, unit: float = 1.0) -> Callable[[Row], str]:
     """A cell of this key, divided by the unit."""
     return lambda row: f"{row[key] / unit:,.{digits}f}" if key in row else ""
 
@@ -98,7 +95,7 @@ def _text(key: str) -> Callable[[Row], str]:
 
 def _interval(row: Row) -> str:
     low, high = row.get("latency_p50_ci_ms", (None, None))
-    return "" if low is None else f"{low:,.2f}-{high:,.2f}"
+    return "" if low is None else f"{low:,.3f}-{high:,.3f}"
 
 
 def _is_unsteady(row: Row) -> bool:
@@ -143,9 +140,3 @@ _costs: tuple[Column, ...] = (
     ("load ms", _number("load_ms", 1)),
     ("first run ms", _number("first_ms", 1)),
 )
-
-
-def _loading(rows: Sequence[Row], title: str) -> Table:
-    subjects = {(row["name"], row["engine"]): row for row in reversed(rows)}
-    shown = [subjects[key] for key in dict.fromkeys((r["name"], r["engine"]) for r in rows)]
-    return _table(f"{title}; what loading takes", shown, _costs)

@@ -36,7 +36,8 @@ def base_row(subject: Subject, rounds: Sequence[dict[str, Any]], task: Task) -> 
     model = subject.model
     row: Row = {"name": model.name, "engine": subject.engine, "device": task.config.device}
     row["precision"] = rounds[0].get("precision", model.precision)
-    row |= {"size_bytes": model.size_bytes, "threads": task.threads, "val": model.val}
+    row |= {"size_bytes": model.size_bytes, "threads": task.threads}
+    row["val"] = model.val and dict([model.val])
     for key in ("load_ms", "first_ms"):
         row[key] = statistics.median(one[key] for one in rounds)
     return {key: value for key, value in row.items() if value is not None}

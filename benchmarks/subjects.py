@@ -30,7 +30,7 @@ class Model:
     Attributes:
         precision: What the file says it is in: `fp32`, `fp16`, `int8`.
         size_bytes: Of the file, or of the run's best weights.
-        val: The task's main score on the validation split, in percent, by its name.
+        val: The task's main score on the validation split: its name, and percent.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Model:
     spec: InputSpec
     precision: str | None = None
     size_bytes: int | None = None
-    val: dict[str, float] | None = None
+    val: tuple[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def onnx_model(path: Path, name: str = "") -> Model:
         opened.spec,
         metadata.get("precision"),
         path.stat().st_size,
-        {score: metrics[score]} if score in metrics else None,
+        (score, metrics[score]) if score in metrics else None,
     )
 
 
@@ -91,7 +91,7 @@ def run_model(folder: Path, name: str = "") -> Model:
         "run",
         InputSpec.model_validate(contract["input_spec"]),
         size_bytes=(folder / "best.safetensors").stat().st_size,
-        val={main_score(contract["task"]): best_validation(folder)},
+        val=(main_score(contract["task"]), best_validation(folder)),
     )
 
 

@@ -76,7 +76,7 @@ def bench_command(
     """Time models side by side: latency percentiles and images per second."""
     from distill.benchmarks.engines import engine_names
     from distill.benchmarks.speed import bench_speed
-    from distill.benchmarks.speed_report import limit_lines, tables, warning_lines
+    from distill.benchmarks.speed_report import heading, limit_lines, tables, warning_lines
     from distill.benchmarks.subjects import open_models
     from distill.config import BenchConfig
     from distill.recipe import check_table
@@ -95,6 +95,7 @@ def bench_command(
     config = check_table(BenchConfig, table, "distill bench")
     progress, pictures = Progress(), readable_pictures(data) if data else []
     found = bench_speed(open_models(models), config, progress, pictures)
+    print(heading(found))
     for one in tables(found):
         show(one)
     for line in (*limit_lines(found), *warning_lines(found)):

@@ -44,11 +44,10 @@ def open_run(folder: Path, settings: Settings, channels_last: bool, dtype: str) 
     torch.set_num_threads(settings.threads)
     kind = getattr(torch, dtype)
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    classifier = deployed(load_run(folder)).to(settings.device, kind)
+    classifier = deployed(load_run(folder)).requires_grad_(False).to(settings.device, kind)
     classifier.to(memory_format=layout)
     single = classifier.contract.task == "single"
 
-    @torch.inference_mode()
     def forward(pixels: Any) -> Any:
         images = pixels.permute(0, 3, 1, 2).to(kind) / 255  # stays channels-last
         logits = classifier(images.contiguous(memory_format=layout)).logits.float()
@@ -61,6 +60,7 @@ def from_host(forward: Forward, device: Device) -> Run:
     """The function on arrays: copies to the device and back, which waits for it to finish."""
     import torch
 
+    @torch.inference_mode()
     def run(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         probs: NDArray[np.float32] = forward(torch.from_numpy(pixels).to(device)).cpu().numpy()
         return probs
