@@ -53,15 +53,16 @@ def bench_speed(
         whole table, `limits` (see `limits`), `config`, and `env`.
 
     Raises:
-        UserError: No engine takes one of the models, or nothing could be timed.
+        UserError: An unknown engine, or nothing could be timed.
     """
-    subjects = pair(models, config.engines)
+    subjects, left_out = pair(models, config.engines)
     env = run.environment() | machine()  # before the load is our own
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         for number, encoded in enumerate(pictures):
             (Path(folder) / f"{number:06}").write_bytes(encoded)
         tasks = {one: make_task(one, config, folder if pictures else None) for one in subjects}
-        replies, limits, left_out = run_rounds(tasks, config, progress)
+        replies, limits, failed = run_rounds(tasks, config, progress)
+    left_out += failed
     if not replies:
         raise UserError(f"nothing could be timed: {'; '.join(left_out)}", "bench")
     rows = []

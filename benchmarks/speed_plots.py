@@ -10,7 +10,7 @@ from typing import Any
 from distill import run
 
 Row = dict[str, Any]
-# Okabe and Ito's colours, told apart by the colour-blind; engines differ in their markers.
+# Okabe and Ito's colours, told apart by the colour-blind, and by their markers without colour.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "black")
 MARKERS = "osD^vPX*<>"
 SCORES = {"top1": "top-1 accuracy", "map": "mean average precision"}
@@ -38,7 +38,9 @@ def draw_batches(rows: Sequence[Row], heading: str, file: Path) -> None:
     """Plots images per second against the batch size, a line per model and engine, as a PNG."""
     pyplot = _pyplot()
     figure, axes = pyplot.subplots(figsize=(8, 4.8), layout="constrained")
-    colours, markers = _styles(rows)
+    names, engines = ({row[key]: None for row in rows} for key in ("name", "engine"))
+    colours = dict(zip(names, cycle(COLOURS), strict=False))
+    markers = dict(zip(engines, cycle(MARKERS), strict=False))
     for name, engine in dict.fromkeys((row["name"], row["engine"]) for row in rows):
         line = [row for row in rows if (row["name"], row["engine"]) == (name, engine)]
         line.sort(key=lambda row: int(row["batch_size"]))
@@ -53,7 +55,7 @@ def draw_batches(rows: Sequence[Row], heading: str, file: Path) -> None:
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_xticks(sizes, [str(size) for size in sizes])
-    axes.yaxis.set_major_formatter(pyplot.FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    _round_ticks(pyplot, axes.yaxis)
     axes.set_xlabel("images in a batch")
     axes.set_ylabel("images/s")
     axes.grid(alpha=0.3)
@@ -84,57 +86,44 @@ def accuracy_points(rows: Sequence[Row]) -> list[Row]:
 def draw_accuracy(points: Sequence[Row], heading: str, file: Path) -> None:
     """Plots accuracy against latency and against size, a panel each, as a PNG.
 
+    A model that was timed on several engines is drawn once, with the fastest.
+
     Args:
         points: What `accuracy_points` returns.
     """
     pyplot = _pyplot()
     figure, panels = pyplot.subplots(1, 2, figsize=(10, 4.4), layout="constrained", sharey=True)
-    colours, markers = _styles(points)
+    fastest = {row["name"]: row for row in sorted(points, key=lambda r: -r["latency_p50_ms"])}
+    names = dict.fromkeys(row["name"] for row in points)
     for axes, key, unit in zip(panels, ("latency_p50_ms", "size_bytes"), (1.0, 1e6), strict=True):
-        seen = set()
-        for row in (row for row in points if key in row):
-            place = (row["name"], row[key], row["score"])
-            if place in seen:
-                continue  # the same size on another engine
-            seen.add(place)
-            marker = markers[_engine(row)] if key == "latency_p50_ms" else "o"
-            axes.scatter(
-                row[key] / unit, row["score"], s=60, color=colours[row["name"]], marker=marker
-            )
+        for name, colour, marker in zip(names, cycle(COLOURS), cycle(MARKERS), strict=False):
+            row = fastest[name]
+            label = f"{name} ({row['engine']})" if "engine" in row else name
+            place = [row[key] / unit] if key in row else []
+            style = {"s": 70, "color": colour, "marker": marker, "alpha": 0.85, "zorder": 3}
+            axes.scatter(place, [row["score"]] * len(place), label=label, **style)
         axes.set_xscale("log")
         axes.margins(0.12)
-        axes.xaxis.set_major_formatter(pyplot.FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.grid(alpha=0.3, which="both")
+        _round_ticks(pyplot, axes.xaxis)
+        axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     score, split = points[0]["of"]
     panels[0].set_ylabel(f"{SCORES[score]}, {split} split, %")
     panels[0].set_xlabel("ms for one image, median")
     panels[1].set_xlabel("MB of the file")
     figure.suptitle(heading, fontsize="medium")
-    handles = [
-        pyplot.Line2D([], [], color=colour, marker="o", linestyle="", label=name)
-        for name, colour in colours.items()
-    ]
-    handles += [
-        pyplot.Line2D([], [], color="grey", marker=marker, linestyle="", label=engine)
-        for engine, marker in markers.items()
-    ]
-    figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize="small")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize="small")
     _save(pyplot, figure, file)
 
 
-def _engine(row: Row) -> str:
-    """The engine; rows of `results.json` have a kind only."""
-    return str(row.get("engine", "onnxruntime" if row.get("kind") == "onnx" else "torch"))
+def _round_ticks(pyplot: Any, axis: Any) -> None:
+    """Ticks at 1, 2 and 5 of each decade, in plain numbers."""
+    from matplotlib.ticker import LogLocator, NullFormatter
 
-
-def _styles(rows: Sequence[Row]) -> tuple[dict[str, str], dict[str, str]]:
-    """Colours of models, and markers of engines."""
-    names = dict.fromkeys(row["name"] for row in rows)
-    engines = dict.fromkeys(map(_engine, rows))
-    return dict(zip(names, cycle(COLOURS), strict=False)), dict(
-        zip(engines, cycle(MARKERS), strict=False)
-    )
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(pyplot.FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _pyplot() -> Any:

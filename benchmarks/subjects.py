@@ -108,22 +108,21 @@ def open_models(paths: Sequence[Path]) -> list[Model]:
     ]
 
 
-def pair(models: Sequence[Model], engines: Sequence[str]) -> list[Subject]:
-    """Every model on every engine that opens such a model.
+def pair(models: Sequence[Model], engines: Sequence[str]) -> tuple[list[Subject], list[str]]:
+    """Every model on every engine that opens such a model, and a line for each without one.
 
     Raises:
-        UserError: An unknown engine, or none for one of the models.
+        UserError: An unknown engine.
     """
     formats = {engine: find_engine(engine).FORMAT for engine in engines}
-    subjects = []
+    subjects, left_out = [], []
     for model in models:
         fitting = [engine for engine, kind in formats.items() if kind == model.format]
+        subjects += [Subject(model, engine) for engine in fitting]
         if not fitting:
             kind = "an ONNX file" if model.format == "onnx" else "a run directory"
-            what = f"{', '.join(engines)}: none takes {kind}"
-            raise UserError(what, str(model.path), "name more engines with --engine, or all")
-        subjects += [Subject(model, engine) for engine in fitting]
-    return subjects
+            left_out.append(f"{model.name}: {kind} is nothing for {', '.join(engines)}")
+    return subjects, left_out
 
 
 def make_pixels(count: int, height: int, width: int) -> Pixels:

@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 
 from distill import stages
 from distill.cli_options import WORKERS, DeviceOpt, JsonOpt, WorkersOpt
-from distill.config import Scenario
+from distill.config import BenchConfig, Scenario
 from distill.errors import UserError
 from distill.progress import Progress
 
@@ -76,11 +76,8 @@ def bench_command(
     """Time models side by side: latency percentiles and images per second."""
     from distill.benchmarks.engines import engine_names
     from distill.benchmarks.speed import bench_speed
-    from distill.benchmarks.speed_report import heading, limit_lines, tables, warning_lines
     from distill.benchmarks.subjects import open_models
-    from distill.config import BenchConfig
     from distill.recipe import check_table
-    from distill.report.table import show
 
     if out and out.suffix != ".json":
         raise UserError(f"got {str(out)!r}", "--out", "a name that ends in .json")
@@ -95,14 +92,22 @@ def bench_command(
     config = check_table(BenchConfig, table, "distill bench")
     progress, pictures = Progress(), readable_pictures(data) if data else []
     found = bench_speed(open_models(models), config, progress, pictures)
-    print(heading(found))
-    for one in tables(found):
-        show(one)
-    for line in (*limit_lines(found), *warning_lines(found)):
-        print(line)
+    show_results(found)
     if out:
         write_results(found, out, progress)
     stages.emit(found, as_json)
+
+
+def show_results(found: dict[str, Any]) -> None:
+    """Prints the conditions, the tables, and what not to trust in them."""
+    from distill.benchmarks.speed_report import heading, limit_lines, tables, warning_lines
+    from distill.report.table import show
+
+    print(heading(found))
+    for table in tables(found):
+        show(table)
+    for line in (*limit_lines(found), *warning_lines(found)):
+        print(line)
 
 
 def write_results(found: dict[str, Any], file: Path, progress: Progress) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from distill import run
+from distill.benchmarks.engines import find_engine
 from distill.config import Recipe, RunConfig, StrategyConfig
 from distill.data.listing import Listing, list_data
 from distill.data.prepare import ImageData, decode_listing, input_spec
@@ -101,6 +102,8 @@ def check_plugins(recipe: Recipe) -> None:
         build_classifier(config.model, ("first", "second"), spec, load=False)
         if isinstance(config.model.pretrained, str):
             check_weights_file(config.model.pretrained)
+    for engine in recipe.bench.engines:
+        find_engine(engine, "bench.engines")
 
 
 def write_description(experiment: Experiment) -> None:

@@ -76,13 +76,16 @@ def engine_names() -> list[str]:
     return names_in(FOLDER)
 
 
-def find_engine(name: str) -> EngineModule:
+def find_engine(name: str, where: str = "--engine") -> EngineModule:
     """The engine of a name or of a dotted module.
+
+    Args:
+        where: What the error names.
 
     Raises:
         UserError: There is none.
     """
-    found: Any = find_module(FOLDER, name, "--engine", "load")
+    found: Any = find_module(FOLDER, name, where, "load")
     return cast(EngineModule, found)
 
 
