@@ -29,13 +29,15 @@ GPU_FIELDS = {
     "power.limit": "power_limit_w",
     "memory.total": "memory_mib",
 }
-BUSY = 0.25  # load per usable core above which a table has a warning
+MOST_BUSY = 10.0  # percent of all cores before anything is timed, above which a table has a warning
+LOOK_S = 0.5  # how long one looks for that
 
 
 def machine() -> dict[str, Any]:
     """Cores, flags, clocks, load and GPUs; what cannot be read is absent.
 
-    `load` is the average number of running processes over 1, 5 and 15 minutes.
+    `cpu_busy_percent` is the share of all cores that were at work during the last half second;
+    `load` the average number of running processes over 1, 5 and 15 minutes.
     """
     import psutil
 
@@ -48,6 +50,7 @@ def machine() -> dict[str, Any]:
         "cpu_clock_max_mhz": getattr(frequency, "max", 0.0) or None,
         "governor": _text(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
         "memory_available_bytes": memory.available,
+        "cpu_busy_percent": psutil.cpu_percent(interval=LOOK_S),
         "load": [round(one, 2) for one in psutil.getloadavg()],
         "gpus": gpus(),
     }
@@ -66,11 +69,11 @@ def resolve_threads(threads: int) -> int:
     return threads or min(int(psutil.cpu_count(logical=False) or usable_cores()), usable_cores())
 
 
-def busy_warning(load: float) -> str | None:
+def busy_warning(percent: float) -> str | None:
     """What to say of a machine that had other work before anything was timed."""
-    if load <= BUSY * usable_cores():
+    if percent <= MOST_BUSY:
         return None
-    return f"the machine was not idle: load {load:.1f} on {usable_cores()} cores before the start"
+    return f"the machine was not idle: {percent:.0f} % of its cores were at work before the start"
 
 
 def cpu_flags() -> list[str]:

@@ -56,31 +56,22 @@ def bench_speed(
         UserError: An unknown engine, or nothing could be timed.
     """
     subjects, left_out = pair(models, config.engines)
-    env = run.environment() | machine()  # before the load is our own
+    env = run.environment() | machine()  # before the work is our own
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         for number, encoded in enumerate(pictures):
             (Path(folder) / f"{number:06}").write_bytes(encoded)
         tasks = {one: make_task(one, config, folder if pictures else None) for one in subjects}
         replies, limits, failed = run_rounds(tasks, config, progress)
-    left_out += failed
+    rows, without = make_rows(replies, tasks, config)
+    left_out += failed + without
     if not replies:
         raise UserError(f"nothing could be timed: {'; '.join(left_out)}", "bench")
-    rows = []
-    for subject, rounds in replies.items():
-        base = base_row(subject, rounds, tasks[subject])
-        for key, outcomes in by_series(rounds).items():
-            reason = next((one["reason"] for one in outcomes if "reason" in one), None)
-            if reason is None:
-                rows.append(base | summarise(key, outcomes, config))
-            else:
-                left_out.append(f"{subject}, {' '.join(map(str, key))}: {reason}")
-    mark_best(rows)
     work = {model.name: count_work(model.path) for model in models if model.format == "onnx"}
     for row in rows:
         add_share(row, work.get(row["name"]), limits)
     for reason in left_out:
         progress.say(f"not measured: {reason}")
-    warnings = [busy_warning(env["load"][0])]
+    warnings = [busy_warning(env["cpu_busy_percent"])]
     warnings += ["one round tells nothing of variation"] if config.rounds == 1 else []
     return {
         "rows": rows,
@@ -90,6 +81,23 @@ def bench_speed(
         "config": config.model_dump(mode="json"),
         "env": env,
     }
+
+
+def make_rows(
+    replies: dict[Subject, list[Reply]], tasks: dict[Subject, Task], config: BenchConfig
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """A row per subject and series, and a line for each series that has none."""
+    rows, without = [], []
+    for subject, rounds in replies.items():
+        base = base_row(subject, rounds, tasks[subject])
+        for key, outcomes in by_series(rounds).items():
+            reason = next((one["reason"] for one in outcomes if "reason" in one), None)
+            if reason is None:
+                rows.append(base | summarise(key, outcomes, config))
+            else:
+                without.append(f"{subject}, {' '.join(map(str, key))}: {reason}")
+    mark_best(rows)
+    return rows, without
 
 
 def make_task(subject: Subject, config: BenchConfig, pictures: str | None) -> Task:
