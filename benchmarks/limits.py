@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-SIZE = 2048  # rows and columns of the matrices on a CPU
+SIZE = 1024  # rows and columns of the matrices on a CPU
 SIZE_GPU = 8192
-COPY_BYTES = 2**28  # well beyond the caches
-REPEATS = 3  # of which the fastest counts: a limit is what can be reached
+COPY_BYTES = 2**27  # well beyond the caches
+REPEATS = 15  # short ones, of which the fastest counts: a limit is what can be reached
 
 
 def cpu_limits(threads: int) -> dict[str, Any]:

@@ -128,10 +128,9 @@ _offline: tuple[Column, ...] = (
     ("ms", _number("latency_p50_ms")),
     ("range %", _variation),
     ("GFLOP/s", _number("flop_per_s", 0, GIGA)),
-    ("% product", _number("flop_share_percent", 0)),
+    ("% prod", _number("flop_share_percent", 0)),
     ("GB/s", _number("bytes_per_s", 1, GIGA)),
     ("% copy", _number("bytes_share_percent", 0)),
-    ("n", _number("n", 0)),
 )
 _costs: tuple[Column, ...] = (
     ("type", _text("precision")),

@@ -116,14 +116,13 @@ def _speeds(file: Path) -> dict[tuple[str, str], Row]:
     """Figures of one image after the other by (name, engine), and the file size if it was timed."""
     if not file.is_file():
         return {}
-    wanted = (*LATENCY, "size_bytes", "params")
+    wanted, alone = (*LATENCY, "size_bytes", "params"), "single_stream"
     return {
         (row["name"], row["engine"]): {key: row[key] for key in wanted if key in row}
         for row in run.read_json(file)["rows"]
         if row["batch_size"] == 1
         and row["clock"] == "model"
-        and row.get("scenario", "single_stream")
-        == "single_stream"  # a file of before had no others
+        and row.get("scenario", alone) == alone
     }
 
 
