@@ -72,7 +72,7 @@ def warning_lines(found: dict[str, Any]) -> list[str]:
 
 
 def _table(title: str, rows: Sequence[Row], columns: Sequence[Column]) -> Table:
-    table = Table(title=title, box=box.SIMPLE, title_justify="left")
+    table = Table(title=title, box=box.SIMPLE, title_justify="left", min_width=len(title))
     for name in ("model", "engine"):
         table.add_column(name, overflow="fold")
     columns = [column for column in columns if any(map(column[1], rows))]

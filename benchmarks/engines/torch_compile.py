@@ -11,7 +11,7 @@ from distill.benchmarks.engines._torch import from_host, needs, open_run
 
 FORMAT = "run"
 DEVICES: tuple[Device, ...] = ("cpu", "cuda")
-PACKAGES = ("torch",)
+PACKAGES = ("torch", "torch._dynamo")  # the second is what torch.compile would import
 CONCURRENT = False
 
 
