@@ -13,6 +13,7 @@ FORMAT = "run"
 DEVICES: tuple[Device, ...] = ("cpu", "cuda")
 PACKAGES = ("torch", "torch._dynamo")  # the second is what torch.compile would import
 CONCURRENT = False
+MOST_SIZES = 64  # beyond torch's own 8, further batch sizes would silently run in eager mode
 
 
 def unavailable(device: Device) -> str | None:
@@ -27,6 +28,7 @@ def load(model: Path, settings: Settings) -> Loaded:
     """Opens a run directory; compiling is left to the first run of each batch size."""
     import torch
 
+    torch._dynamo.config.recompile_limit = MOST_SIZES
     forward = open_run(model, settings, channels_last=True, dtype="float32")
     compiled = torch.compile(forward, dynamic=False)
     return Loaded(from_host(compiled, settings.device), "fp32")
