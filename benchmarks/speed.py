@@ -1,271 +1,191 @@
-"""Inference speed of runs and ONNX files on the CPU: latency and throughput, one table.
+"""Inference speed of files and runs, each on several engines: latency and throughput, one table.
 
-Claim: rows of one table can be compared, as each was timed at many moments of the same stretch.
-Conditions: one process and one stated number of threads; every model is loaded and warmed up before
-the first counted call; rounds are interleaved in a new random order each; every call gets another
-input; percentiles are over single calls. A machine that is busy with something else shows in
-`variation_percent`; nothing here corrects for it, so differences below it say nothing.
-Command: `distill bench MODEL...`, each a run directory or an ONNX file.
+Claim: rows of one table can be compared, and a row that is not to be trusted says so.
+Conditions: every model and engine is a process of its own in every round, rounds are interleaved in
+a new random order each, warm-up is not counted, every call gets another input, and one table has
+one stated number of threads. The matrix product and the copy that the hardware's share is taken of
+are measured in the same rounds. Nothing corrects for a machine that is busy with something else: it
+shows in `variation_percent`.
+Command: `distill bench MODEL...`, each a run directory or an ONNX file; see docs/speed.md.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import statistics
+import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import cycle, groupby
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from time import perf_counter_ns
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
-from rich.table import Table
-from rich.text import Text
-
+from distill import run
+from distill.benchmarks.flops import count_work
+from distill.benchmarks.machine import busy_warning, machine, resolve_threads
+from distill.benchmarks.speed_rows import add_share, base_row, by_series, mark_best, summarise
+from distill.benchmarks.speed_worker import Task
+from distill.benchmarks.subjects import SEED, Model, Subject, pair
 from distill.config import BenchConfig
-from distill.data.decode import InputSpec, Pixels, to_pixels
-from distill.predict import Predictor
+from distill.errors import UserError
 from distill.progress import Progress
 
-SEED = 0
-INPUTS = 16  # different inputs per series
-MIN_CALLS = 10  # counted calls per series and round
-STABLE = 0.1  # relative change of the median latency below which a model is warm
-NS_PER_S, NS_PER_MS = 1_000_000_000, 1_000_000
-COLUMNS: tuple[str, ...] = ("name", "engine", "precision", "clock", "batch_size")
-COLUMNS += ("latency_p50_ms", "latency_p90_ms", "latency_p99_ms")
-COLUMNS += ("images_per_s", "variation_percent", "n")
+Reply = dict[str, Any]  # what a worker prints
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
-@dataclass(frozen=True)
-class Subject:
-    """A loaded model: `run` takes uint8 `(batch, height, width, 3)` to probabilities.
-
-    None is for what is not known: a file need not state its precision (`fp32`, `fp16`, `int8`).
-    """
-
-    name: str
-    engine: Literal["onnxruntime", "torch"]
-    run: Callable[[Pixels], object]
-    spec: InputSpec
-    threads: int
-    precision: str | None = None
-    size_bytes: int | None = None
-
-    def run_encoded(self, encoded: bytes) -> object:
-        """Decodes and resizes one picture, and runs the model on it."""
-        return self.run(np.stack([to_pixels(encoded, self.spec)]))
-
-
-@dataclass
-class Series:
-    """A row in the making: `call` is timed on the next of `inputs`, at `typical_ns` once warm.
-
-    `rounds` holds the counted latencies in ns, a list per round.
-    """
-
-    subject: Subject
-    clock: Literal["model", "decode"]
-    batch_size: int
-    call: Callable[[Any], object]
-    inputs: Iterator[Any]
-    typical_ns: float = 0.0
-    rounds: list[list[int]] = field(default_factory=list)
-
-
-def resolve_threads(threads: int) -> int:
-    """The number itself; for 0 the physical cores, as far as this process may use them."""
-    import psutil
-
-    if threads:
-        return threads
-    usable = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    return min(int(psutil.cpu_count(logical=False) or usable), usable)
-
-
-def onnx_subject(path: Path, threads: int, name: str = "") -> Subject:
-    """A shipped ONNX file under onnxruntime, named after the file unless a name is given.
-
-    Raises:
-        UserError: No such file, or not one that `distill export` wrote.
-    """
-    threads = resolve_threads(threads)
-    model = Predictor(path, threads)
-    precision, size_bytes = model.metadata.get("precision"), path.stat().st_size
-    name = name or path.stem
-    return Subject(name, "onnxruntime", model.probs, model.spec, threads, precision, size_bytes)
-
-
-def torch_subject(name: str, folder: Path, threads: int) -> Subject:
-    """The best weights of a run directory under torch on the CPU, as they would be exported.
-
-    Sets torch's number of threads, which is one for the whole process and stays.
-
-    Raises:
-        UserError: Not a complete run directory.
-    """
-    import torch
-
-    from distill.models import deployed
-    from distill.runs import load_run
-
-    threads = resolve_threads(threads)
-    torch.set_num_threads(threads)
-    classifier = deployed(load_run(folder))
-    classifier.to(memory_format=torch.channels_last)
-    single = classifier.contract.task == "single"
-
-    @torch.inference_mode()
-    def run(pixels: Pixels) -> object:
-        images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255  # stays channels-last
-        logits = classifier(images).logits
-        return (logits.softmax(dim=1) if single else logits.sigmoid()).numpy()
-
-    size_bytes = (folder / "best.safetensors").stat().st_size
-    spec = classifier.contract.input_spec
-    return Subject(name, "torch", run, spec, threads, "fp32", size_bytes)
-
-
-def measure(
-    subjects: Sequence[Subject],
+def bench_speed(
+    models: Sequence[Model],
     config: BenchConfig,
     progress: Progress,
-    images: Sequence[bytes] = (),
-) -> list[dict[str, Any]]:
-    """Times every model at every batch size, and from encoded images at batch 1.
+    pictures: Sequence[bytes] = (),
+) -> dict[str, Any]:
+    """Times every model on every engine that takes it and that can run here.
 
     Args:
-        images: Encoded pictures for the clock `decode` (decode, resize, model); none, no such rows.
+        pictures: Encoded pictures for the clock `decode` (decode, resize, model, label); none, no
+            such rows.
 
     Returns:
-        A row per clock, batch size and model, see `summarise`.
+        `rows` (see `speed_rows`), `left_out` (what was not measured, and why), `warnings` of the
+        whole table, `limits` (see `limits`), `config`, and `env`.
 
     Raises:
-        UnreadableImageError: One of `images` is no picture.
+        UserError: An unknown engine, or nothing could be timed.
     """
-    threads = resolve_threads(config.threads)
-    assert all(subject.threads == threads for subject in subjects), "one table, one number"
-    series = plan_series(subjects, config.batch_sizes, images)
+    subjects, left_out = pair(models, config.engines)
+    env = run.environment() | machine()  # before the work is our own
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        for number, encoded in enumerate(pictures):
+            (Path(folder) / f"{number:06}").write_bytes(encoded)
+        tasks = {one: make_task(one, config, folder if pictures else None) for one in subjects}
+        replies, limits, failed = run_rounds(tasks, config, progress)
+    rows, without = make_rows(replies, tasks, config)
+    left_out += failed + without
+    if not replies:
+        raise UserError(f"nothing could be timed: {'; '.join(left_out)}", "bench")
+    work = {model.name: count_work(model.path) for model in models if model.format == "onnx"}
+    for row in rows:
+        add_share(row, work.get(row["name"]), limits)
+    for reason in left_out:
+        progress.say(f"not measured: {reason}")
+    warnings = [busy_warning(env["cpu_busy_percent"])]
+    warnings += ["one round tells nothing of variation"] if config.rounds == 1 else []
+    return {
+        "rows": rows,
+        "left_out": left_out,
+        "warnings": [warning for warning in warnings if warning],
+        "limits": limits,
+        "config": config.model_dump(mode="json"),
+        "env": env,
+    }
+
+
+def make_rows(
+    replies: dict[Subject, list[Reply]], tasks: dict[Subject, Task], config: BenchConfig
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """A row per subject and series, and a line for each series that has none."""
+    rows, without = [], []
+    for subject, rounds in replies.items():
+        base = base_row(subject, rounds, tasks[subject])
+        for key, outcomes in by_series(rounds).items():
+            reason = next((one["reason"] for one in outcomes if "reason" in one), None)
+            if reason is None:
+                rows.append(base | summarise(key, outcomes, config))
+            else:
+                without.append(f"{subject}, {' '.join(map(str, key))}: {reason}")
+    mark_best(rows)
+    return rows, without
+
+
+def make_task(subject: Subject, config: BenchConfig, pictures: str | None) -> Task:
+    """What a worker does for a subject in round 0."""
+    return Task(
+        engine=subject.engine,
+        path=str(subject.model.path),
+        spec=subject.model.spec,
+        config=config,
+        threads=resolve_threads(config.threads),
+        seconds=config.seconds / config.rounds,
+        seed=SEED,
+        pictures=pictures,
+    )
+
+
+def run_rounds(
+    tasks: dict[Subject, Task], config: BenchConfig, progress: Progress
+) -> tuple[dict[Subject, list[Reply]], dict[str, Any], list[str]]:
+    """Every task, and the limits, once per round in a process of its own, in random order.
+
+    What fails is left out of later rounds and of the results.
+
+    Returns:
+        Replies per subject, the limits, and reasons for what was left out.
+    """
+    replies: dict[Subject, list[Reply]] = {subject: [] for subject in tasks}
+    limits, left_out = list[Reply](), list[str]()
     shuffle = random.Random(SEED).shuffle
-    with progress.task("bench", len(series) * (1 + config.rounds), "series") as task:
-        for one in series:
-            warm_up(one, config.seconds)
-            task.advance()
-        for _ in range(config.rounds):
-            order = list(series)
+    with progress.task("bench", config.rounds * (len(tasks) + 1), "processes") as bar:
+        for round_ in range(config.rounds):
+            order: list[Subject | None] = [*tasks, None]
             shuffle(order)  # so that no model always follows the same other one
-            for one in order:
-                measure_round(one, config.seconds / config.rounds)
-                task.advance()
-    return [summarise(one) for one in series]
+            for subject in order if replies else ():
+                if subject is None:
+                    limits.append(run_limits(config))
+                elif subject in replies:
+                    task = tasks[subject].model_copy(update={"seed": SEED + round_})
+                    reply = run_process("speed_worker", [], task.threads, task.model_dump_json())
+                    replies[subject].append(reply)
+                    left_out += _dropped(replies, subject)
+                bar.advance()
+    return replies, typical_limits(limits), left_out
 
 
-def plan_series(
-    subjects: Sequence[Subject], batch_sizes: Sequence[int], images: Sequence[bytes]
-) -> list[Series]:
-    """All series of a table: models side by side at each batch size, then with decoding."""
-    planned = []
-    for size in batch_sizes:
-        for subject in subjects:
-            pool = make_pixels(size + INPUTS - 1, subject.spec.height, subject.spec.width)
-            views = [pool[i : i + size] for i in range(INPUTS)]  # overlapping, not copied
-            planned.append(Series(subject, "model", size, subject.run, cycle(views)))
-    for subject in subjects if images else ():
-        planned.append(Series(subject, "decode", 1, subject.run_encoded, cycle(images)))
-    return planned
+def _dropped(replies: dict[Subject, list[Reply]], subject: Subject) -> list[str]:
+    """Takes out a subject that failed, or all of an engine that cannot run here; says why."""
+    reply = replies[subject][-1]
+    if "unavailable" in reply:
+        for other in [one for one in replies if one.engine == subject.engine]:
+            del replies[other]
+        return [f"{subject.engine}: {reply['unavailable']}"]
+    if "failed" in reply:
+        del replies[subject]
+        return [f"{subject}: {reply['failed']}"]
+    return []
 
 
-def make_pixels(count: int, height: int, width: int) -> Pixels:
-    """Soft patches of colour, uint8 `(count, height, width, 3)`, always the same ones."""
-    coarse = np.random.default_rng(SEED).integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
-    spec = InputSpec(height=height, width=width, resize="squash", interpolation="bicubic")
-    return np.stack([to_pixels(one, spec) for one in coarse])
+def run_limits(config: BenchConfig) -> Reply:
+    """What the hardware can do at most, see `limits`."""
+    threads = resolve_threads(config.threads)
+    return run_process("limits", [str(threads), config.device], threads)
 
 
-def warm_up(series: Series, seconds: float) -> None:
-    """Calls until the median latency of a window is that of the window before, or time is up.
+def typical_limits(rounds: Sequence[Reply]) -> dict[str, Any]:
+    """Medians over the rounds that could be measured; empty if none could."""
+    measured = [one for one in rounds if "failed" not in one]
+    if not measured:
+        return {}
+    products = {
+        precision: statistics.median(one["flop_per_s"][precision] for one in measured)
+        for precision in measured[0]["flop_per_s"]
+    }
+    copy = statistics.median(one["bytes_per_s"] for one in measured)
+    return {"flop_per_s": products, "bytes_per_s": copy}
 
-    A window is a fifth of `seconds`, and at least 3 calls.
+
+def run_process(module: str, arguments: Sequence[str], threads: int, stdin: str = "") -> Reply:
+    """The JSON that a module of this folder prints last, in a new process.
+
+    A process that dies, or that prints none, has `failed`.
     """
-    spent, before = 0, 0.0
-    while True:
-        window = _time_calls(series, seconds / 5, 3)
-        spent += sum(window)
-        series.typical_ns = statistics.median(window)
-        stable = abs(series.typical_ns - before) <= STABLE * before
-        if stable or spent >= seconds * NS_PER_S:
-            return
-        before = series.typical_ns
-
-
-def measure_round(series: Series, seconds: float) -> None:
-    """Times calls for `seconds`, 10 at least; only one if a single call takes longer than that.
-
-    One call goes before, uncounted: it finds the caches and the spinning threads of another model.
-    """
-    slow = series.typical_ns >= seconds * NS_PER_S
-    if not slow:
-        series.call(next(series.inputs))
-    series.rounds.append(_time_calls(series, seconds, 1 if slow else MIN_CALLS))
-
-
-def _time_calls(series: Series, seconds: float, min_calls: int) -> list[int]:
-    budget, spent, latencies = round(seconds * NS_PER_S), 0, list[int]()
-    while spent < budget or len(latencies) < min_calls:
-        argument = next(series.inputs)
-        start = perf_counter_ns()
-        series.call(argument)
-        latencies.append(perf_counter_ns() - start)
-        spent += latencies[-1]
-    return latencies
-
-
-def summarise(series: Series) -> dict[str, Any]:
-    """A row of results; what is not known or not measured is absent.
-
-    `n` counts calls, over which the percentiles are. `images_per_s` is `batch_size` over the median
-    of the rounds' median latencies; `variation_percent` is the range of those medians in percent of
-    it, absent for a single round.
-    """
-    subject, rounds = series.subject, series.rounds
-    pooled = sorted(ns / NS_PER_MS for latencies in rounds for ns in latencies)
-    medians = [statistics.median(latencies) / NS_PER_MS for latencies in rounds]
-    typical, spread = statistics.median(medians), max(medians) - min(medians)
-    row: dict[str, Any] = {"name": subject.name, "engine": subject.engine}
-    row |= {"precision": subject.precision, "size_bytes": subject.size_bytes}
-    row |= {"clock": series.clock, "batch_size": series.batch_size}
-    row |= {"threads": subject.threads, "n": len(pooled)}
-    row |= {f"latency_p{percent}_ms": percentile(pooled, percent) for percent in (50, 90, 99)}
-    row["images_per_s"] = 1000 * series.batch_size / typical
-    row["variation_percent"] = 100 * spread / typical if len(rounds) > 1 else None
-    return {key: value for key, value in row.items() if value is not None}
-
-
-def percentile(ascending: Sequence[float], percent: int) -> float | None:
-    """The smallest value that `percent` % of all do not exceed (nearest rank).
-
-    None where too few were measured to tell: p90 takes 10 values, p99 takes 100.
-    """
-    count = len(ascending)
-    if count == 0 or (percent > 50 and count * (100 - percent) < 100):
-        return None
-    return ascending[-(-count * percent // 100) - 1]  # rank rounded up, in integers
-
-
-def render(rows: Sequence[dict[str, Any]]) -> Table:
-    """A table for the terminal, a section per clock and batch size; empty is not measured."""
-    threads = ", ".join(map(str, sorted({row["threads"] for row in rows})))
-    table = Table(title=f"Inference speed on the CPU, threads: {threads}")
-    for key in COLUMNS:
-        title = key.removeprefix("latency_").replace("_per_", "/").replace("_", " ")
-        table.add_column(title, justify="left" if key in COLUMNS[:4] else "right")
-    for _, section in groupby(rows, key=lambda row: (row["clock"], row["batch_size"])):
-        for row in section:
-            cells = [row.get(key, "") for key in COLUMNS]
-            texts = [f"{cell:,.2f}" if isinstance(cell, float) else str(cell) for cell in cells]
-            table.add_row(*map(Text, texts))
-        table.add_section()
-    return table
+    environment = os.environ | dict.fromkeys(THREAD_VARIABLES, str(threads))
+    command = [sys.executable, "-P", "-m", f"distill.benchmarks.{module}", *arguments]
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True, env=environment)
+    try:
+        reply: Reply = json.loads(done.stdout.splitlines()[-1])
+    except (IndexError, ValueError):
+        last = (done.stderr.strip().splitlines() or [""])[-1][:200]
+        return {"failed": f"its process ended with status {done.returncode} {last}".strip()}
+    return reply

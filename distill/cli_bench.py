@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 from typer.core import TyperGroup
 
 from distill import stages
 from distill.cli_options import WORKERS, DeviceOpt, JsonOpt, WorkersOpt
+from distill.config import BenchConfig, Scenario
 from distill.errors import UserError
 from distill.progress import Progress
 
@@ -49,38 +50,78 @@ bench_app = typer.Typer(
 @bench_app.command("inference")
 def bench_command(
     models: Annotated[list[Path], typer.Argument(help="ONNX files and run directories.")],
+    scenario: Annotated[
+        str, typer.Option("--scenario", help="Of single_stream,multi_stream,server,offline.")
+    ] = ",".join(get_args(Scenario)),
+    engine: Annotated[
+        str, typer.Option("--engine", help="Files in benchmarks/engines/, or all.")
+    ] = "onnxruntime,torch",
     data: Annotated[
         Path | None, typer.Option("--data", help="Pictures for the clock that includes decoding.")
     ] = None,
-    batch_sizes: Annotated[str, typer.Option("--batch-sizes", help="Such as 1,8,64.")] = "1,8,64",
-    seconds: Annotated[float, typer.Option("--seconds", help="Per model and batch size.")] = 1.0,
+    batch_sizes: Annotated[str, typer.Option("--batch-sizes", help="Of offline.")] = "1,8,64",
+    seconds: Annotated[float, typer.Option("--seconds", help="Per row, over all rounds.")] = 1.0,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Interleaved rounds.")] = 3,
     threads: Annotated[int, typer.Option("--threads", min=0, help="0: physical cores.")] = 0,
+    streams: Annotated[int, typer.Option("--streams", min=1, help="Of multi_stream.")] = 4,
+    latency_bound_ms: Annotated[
+        float, typer.Option("--latency-bound-ms", help="Of server, on the 99th percentile.")
+    ] = 15.0,
+    device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
+    out: Annotated[
+        Path | None, typer.Option("--out", help="FILE.json; plots go beside it.")
+    ] = None,
     as_json: JsonOpt = False,
 ) -> None:
     """Time models side by side: latency percentiles and images per second."""
-    from distill.benchmarks.speed import measure, onnx_subject, render, torch_subject
-    from distill.config import BenchConfig
+    from distill.benchmarks.engines import engine_names
+    from distill.benchmarks.speed import bench_speed
+    from distill.benchmarks.subjects import open_models
     from distill.recipe import check_table
-    from distill.report.table import show
-    from distill.run import environment
 
+    if out and out.suffix != ".json":
+        raise UserError(f"got {str(out)!r}", "--out", "a name that ends in .json")
     try:
         sizes = [int(size) for size in batch_sizes.split(",")]
     except ValueError:
         raise UserError(f"got {batch_sizes!r}", "--batch-sizes", "numbers such as 1,8,64") from None
-    table = {"batch_sizes": sizes, "seconds": seconds, "rounds": rounds, "threads": threads}
+    table: dict[str, Any] = {"batch_sizes": sizes, "seconds": seconds, "rounds": rounds}
+    table |= {"threads": threads, "streams": streams, "latency_bound_ms": latency_bound_ms}
+    table |= {"scenarios": scenario.split(","), "device": device}
+    table["engines"] = engine_names() if engine == "all" else engine.split(",")
     config = check_table(BenchConfig, table, "distill bench")
-    pictures = readable_pictures(data) if data else []
-    subjects = [
-        torch_subject(model.name, model, threads)
-        if model.is_dir()
-        else onnx_subject(model, threads)
-        for model in models
-    ]
-    rows = measure(subjects, config, Progress(), pictures)
-    show(render(rows))
-    stages.emit({"rows": rows, "env": environment()}, as_json)
+    progress, pictures = Progress(), readable_pictures(data) if data else []
+    found = bench_speed(open_models(models), config, progress, pictures)
+    show_results(found)
+    if out:
+        write_results(found, out, progress)
+    stages.emit(found, as_json)
+
+
+def show_results(found: dict[str, Any]) -> None:
+    """Prints the conditions, the tables, and what not to trust in them."""
+    from distill.benchmarks.speed_report import heading, limit_lines, tables, warning_lines
+    from distill.report.table import show
+
+    print(heading(found))
+    for table in tables(found):
+        show(table)
+    for line in (*limit_lines(found), *warning_lines(found)):
+        print(line)
+
+
+def write_results(found: dict[str, Any], file: Path, progress: Progress) -> None:
+    """Writes the JSON and, where matplotlib is installed, the plots beside it."""
+    from distill.benchmarks.speed_plots import draw_all
+    from distill.benchmarks.speed_report import heading
+    from distill.run import write_json
+
+    write_json(file, found)
+    try:
+        for plot in draw_all(found["rows"], heading(found), file.with_suffix("")):
+            progress.say(f"bench: {plot}")
+    except ModuleNotFoundError as error:
+        progress.say(f"bench: no plots, they need {error.name}: pip install 'distillate[report]'")
 
 
 def student_model(name: str) -> dict[str, Any]:

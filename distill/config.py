@@ -24,6 +24,7 @@ Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Jitter = Annotated[float, Field(ge=0.0, lt=1.0)]
 Hue = Annotated[float, Field(ge=0.0, le=0.5)]
+Scenario = Literal["single_stream", "multi_stream", "server", "offline"]
 
 
 def _ascending(pair: tuple[float, float]) -> tuple[float, float]:
@@ -352,13 +353,29 @@ class ExportConfig(Options):
 
 
 class BenchConfig(Options):
-    """Inference speed. `opponents` are timm or torchvision names, exported with random weights."""
+    """Inference speed.
+
+    Attributes:
+        batch_sizes: Of the scenario `offline`.
+        seconds: Per model, engine, scenario and batch size, over all rounds; warm-up comes on top.
+        threads: 0 for the physical cores.
+        opponents: timm or torchvision names, exported with random weights.
+        scenarios: How models are asked, see docs/speed.md.
+        engines: Files in `benchmarks/engines/`, of which each takes ONNX files or run directories.
+        streams: Of `multi_stream`, each with a query of its own at any time.
+        latency_bound_ms: What the 99th percentile of the scenario `server` has to keep.
+    """
 
     batch_sizes: tuple[Count, ...] = (1, 8, 64)
     seconds: Positive = 1.0
     rounds: Count = 3
     threads: Annotated[int, Field(ge=0)] = 0
     opponents: tuple[str, ...] = ()
+    scenarios: tuple[Scenario, ...] = ("single_stream", "offline")
+    engines: tuple[str, ...] = ("onnxruntime", "torch")
+    device: Literal["cpu", "cuda"] = "cpu"
+    streams: Count = 4
+    latency_bound_ms: Positive = 15.0
 
 
 class SearchConfig(Options):

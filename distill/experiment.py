@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from distill import run
+from distill.benchmarks.engines import find_engine
 from distill.config import Recipe, RunConfig, StrategyConfig
 from distill.data.listing import Listing, list_data
 from distill.data.prepare import ImageData, decode_listing, input_spec
@@ -110,6 +111,8 @@ def check_plugins(recipe: Recipe) -> None:
         if isinstance(config.model.pretrained, str):
             check_weights_file(config.model.pretrained)
     make_targets(recipe.export)
+    for engine in recipe.bench.engines:
+        find_engine(engine, "bench.engines")
 
 
 def write_description(experiment: Experiment) -> None:

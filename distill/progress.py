@@ -82,7 +82,8 @@ class Task:
             self._bars.stop()
         if kind is None and self._done:
             seconds = max(1e-9, time.perf_counter() - self._start)
-            rate = f"{self._done / seconds:,.0f} {self._unit}/s"
+            speed = self._done / seconds
+            rate = f"{speed:,.0f} {self._unit}/s" if speed >= 10 else f"{speed:.2g} {self._unit}/s"
             last = f", {self._note}" if self._bars and self._note else ""
             self._progress.say(f"{self._title}: {seconds:,.1f} s, {rate}{last}")
 

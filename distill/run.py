@@ -123,7 +123,7 @@ def remove(folder: Path) -> None:
 
 PACKAGES = (
     *("distillate", "torch", "torchvision", "timm", "accelerate", "numpy", "onnx"),
-    *("onnxruntime", "pillow", "KD_Lib"),
+    *("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "pillow", "KD_Lib"),
 )
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from distill import run
-from distill.benchmarks.speed import Subject, measure, onnx_subject, torch_subject
+from distill.benchmarks.speed import bench_speed
+from distill.benchmarks.subjects import Model, onnx_model, run_model
 from distill.config import ModelConfig
 from distill.experiment import Experiment, best_run
 from distill.export.onnx_fp32 import export_onnx
@@ -30,24 +31,23 @@ def bench_experiment(experiment: Experiment) -> None:
         experiment.progress.say("bench: done before, kept")
         return
     student = chosen_student(experiment)
-    subjects = [onnx_subject(file, config.threads, file.name) for file in exported]
+    models = [onnx_model(file, file.name) for file in exported]
     names = [teacher.name for teacher in experiment.recipe.teachers]
     if names:
-        subjects.append(_teacher_onnx(experiment, best_run(experiment, names)))
-    subjects += [_opponent(experiment, name) for name in config.opponents]
-    for name in (student, *names):
-        subjects.append(torch_subject(name, experiment.folder(name), config.threads))
-    rows = measure(subjects, config, experiment.progress, encoded_images(experiment))
-    run.write_json(place, {"identity": identity, "rows": rows, "env": run.environment()})
+        models.append(_teacher_onnx(experiment, best_run(experiment, names)))
+    models += [_opponent(experiment, name) for name in config.opponents]
+    models += [run_model(experiment.folder(name), name) for name in (student, *names)]
+    found = bench_speed(models, config, experiment.progress, encoded_images(experiment))
+    run.write_json(place, {"identity": identity, **found})
 
 
-def _teacher_onnx(experiment: Experiment, name: str) -> Subject:
+def _teacher_onnx(experiment: Experiment, name: str) -> Model:
     """The teacher as a file like the student's, in the cache: it is timed, not shipped."""
     classifier = load_run(experiment.folder(name))
     return _timed_file(experiment, classifier, f"{name}.onnx")
 
 
-def _opponent(experiment: Experiment, name: str) -> Subject:
+def _opponent(experiment: Experiment, name: str) -> Model:
     """A network of that name with random weights: speed does not depend on them."""
     data = experiment.data
     model = ModelConfig(name=name)
@@ -55,7 +55,7 @@ def _opponent(experiment: Experiment, name: str) -> Subject:
     return _timed_file(experiment, classifier, f"{name.split('/')[-1]}.onnx")
 
 
-def _timed_file(experiment: Experiment, classifier: Classifier, name: str) -> Subject:
+def _timed_file(experiment: Experiment, classifier: Classifier, name: str) -> Model:
     contract = classifier.contract
     metadata = {
         "names": list(contract.names),
@@ -65,7 +65,7 @@ def _timed_file(experiment: Experiment, classifier: Classifier, name: str) -> Su
     }
     file = experiment.out / "cache" / "bench" / name
     export_onnx(classifier, file, metadata, experiment.data.val.pixels[:64])
-    return onnx_subject(file, experiment.recipe.bench.threads, name)
+    return onnx_model(file, name)
 
 
 def encoded_images(experiment: Experiment) -> list[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -206,6 +207,45 @@ def only() -> Callable[..., ViewsConfig]:
         "erase": 0.0,
     }
     return lambda **options: ViewsConfig(**{**nothing, **options})
+
+
+@pytest.fixture(scope="session")
+def tiny_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A shipped file of one convolution: 24 x 32 pixels to three classes."""
+    onnx = pytest.importorskip("onnx")
+    helper, kind, rng = onnx.helper, onnx.TensorProto, np.random.default_rng(0)
+    nodes = [
+        helper.make_node("Cast", ["image"], ["float"], to=kind.FLOAT),
+        helper.make_node("Transpose", ["float"], ["planes"], perm=[0, 3, 1, 2]),
+        helper.make_node("Conv", ["planes", "w", "b"], ["y"], strides=[2, 2], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["y"], ["relu"]),
+        helper.make_node("GlobalAveragePool", ["relu"], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "w2", "b2"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], ["prob"], axis=1),
+    ]
+    weights = {"w": (4, 3, 3, 3), "b": (4,), "w2": (4, 3), "b2": (3,)}
+    scaled = {name: rng.normal(0, 0.02, shape) for name, shape in weights.items()}
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info("image", kind.UINT8, ["batch", 24, 32, 3])],
+        [helper.make_tensor_value_info("prob", kind.FLOAT, ["batch", 3])],
+        [onnx.numpy_helper.from_array(value.astype(np.float32), n) for n, value in scaled.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    metadata = {
+        "names": ["red", "green", "blue"],
+        "task": "single",
+        "input_spec": {"height": 24, "width": 32, "resize": "squash"},
+        "thresholds": {},
+        "precision": "fp32",
+        "metrics": {"split": "val", "top1": 87.5},
+    }
+    helper.set_model_props(model, {key: json.dumps(value) for key, value in metadata.items()})
+    path = tmp_path_factory.mktemp("tiny") / "tiny.fp32.onnx"
+    onnx.save(model, path)
+    return path
 
 
 @pytest.fixture

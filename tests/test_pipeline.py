@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from distill import pipeline, run
-from distill.config import ModelConfig, Recipe, RunConfig, StrategyConfig, TrainConfig
+from distill.config import BenchConfig, ModelConfig, Recipe, RunConfig, StrategyConfig, TrainConfig
 from distill.errors import UserError
 from distill.experiment import Experiment, all_runs, check_plugins, has_self_teacher, taught_by
 from distill.progress import Progress
@@ -192,6 +192,11 @@ def test_a_weights_file_that_is_not_there_is_refused_at_once():
     run_config = config("t").model_copy(update={"model": model})
     with pytest.raises(UserError, match=r"file\.safetensors"):
         check_plugins(Recipe(teachers=(run_config,)))
+
+
+def test_an_unknown_engine_is_found_before_training():
+    with pytest.raises(UserError, match=r"bench\.engines"):
+        check_plugins(Recipe(bench=BenchConfig(engines=("fast",))))
 
 
 def test_fp16_needs_a_gpu():

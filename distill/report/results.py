@@ -113,14 +113,16 @@ def run_on_pixels(predictor: Predictor, pixels: NDArray[np.uint8]) -> NDArray[np
 
 
 def _speeds(file: Path) -> dict[tuple[str, str], Row]:
-    """Model-only figures at batch size 1 by (name, engine), and the file size if it was timed."""
+    """Figures of one image after the other by (name, engine), and the file size if it was timed."""
     if not file.is_file():
         return {}
-    wanted = (*LATENCY, "size_bytes", "params")
+    wanted, alone = (*LATENCY, "size_bytes", "params"), "single_stream"
     return {
         (row["name"], row["engine"]): {key: row[key] for key in wanted if key in row}
         for row in run.read_json(file)["rows"]
-        if row["batch_size"] == 1 and row["clock"] == "model"
+        if row["batch_size"] == 1
+        and row["clock"] == "model"
+        and row.get("scenario", alone) == alone
     }
 
 

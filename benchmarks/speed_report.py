@@ -1,0 +1,141 @@
+"""Results of the speed suite as tables on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from distill.benchmarks.sampling import MOST_VARIATION
+
+Row = dict[str, Any]
+Column = tuple[str, Callable[[Row], str]]
+TITLES = {
+    "single_stream": "single stream: one query after the other",
+    "multi_stream": "multi stream: {streams} at once",
+    "server": "server: queries at random times, 99 % of them within {latency_bound_ms:g} ms",
+    "offline": "offline: batches, the fastest of each marked *",
+}
+CLOCKS = {"model": "pixels to probabilities", "decode": "encoded picture to label"}
+TERA, GIGA, MEGA = 1e12, 1e9, 1e6
+
+
+def tables(found: dict[str, Any]) -> Iterator[Table]:
+    """A table per clock and scenario, then one of what loading takes; empty is not measured."""
+    sections: dict[tuple[str, str], list[Row]] = {}
+    for row in found["rows"]:
+        sections.setdefault((row["clock"], row["scenario"]), []).append(row)
+    for (clock, scenario), rows in sections.items():
+        title = f"{TITLES[scenario].format(**rows[0])}; {CLOCKS[clock]}"
+        yield _table(title, rows, _offline if scenario == "offline" else _latency)
+    first = {(row["name"], row["engine"]): row for row in reversed(found["rows"])}
+    yield _table("what loading takes, and what is in a model", [*first.values()][::-1], _costs)
+
+
+def heading(found: dict[str, Any]) -> str:
+    """The conditions, in one line."""
+    env, row = found["env"], found["rows"][0]
+    gpus = ", ".join(gpu["name"] for gpu in env.get("gpus", ()))
+    where = gpus if row["device"] == "cuda" and gpus else env["cpu"]
+    conditions = f"threads: {row['threads']}, rounds: {found['config']['rounds']}"
+    return f"Inference speed on {where}, {conditions}"
+
+
+def limit_lines(found: dict[str, Any]) -> list[str]:
+    """What the hardware did at most, a line; none where it was not measured."""
+    limits = found["limits"]
+    if not limits:
+        return []
+    products = ", ".join(
+        f"{value / TERA:.2f} TFLOP/s in {name}" for name, value in limits["flop_per_s"].items()
+    )
+    copied = f"{limits['bytes_per_s'] / GIGA:.1f} GB/s"
+    return [f"limits, measured in the same rounds: matrix product {products}; copy {copied}"]
+
+
+def warning_lines(found: dict[str, Any]) -> list[str]:
+    """What not to trust, a line for each kind of warning."""
+    rows = found["rows"]
+    lines = list(found["warnings"])
+    unsteady = sum(_is_unsteady(row) for row in rows)
+    if unsteady:
+        what = f"{unsteady} of {len(rows)} rows differ by more than {MOST_VARIATION:g} % (marked !)"
+        lines.append(f"{what} between rounds: smaller differences say nothing")
+    few = sum(any("too few" in one for one in row.get("warnings", ())) for row in rows)
+    if few:
+        what = f"{few} of {len(rows)} rows have too few queries for every percentile"
+        lines.append(f"{what}, which is blank then: more --seconds")
+    return [f"warning: {line}" for line in lines]
+
+
+def _table(title: str, rows: Sequence[Row], columns: Sequence[Column]) -> Table:
+    table = Table(title=title, box=box.SIMPLE, title_justify="left", min_width=len(title))
+    for name in ("model", "engine"):
+        table.add_column(name, overflow="fold")
+    columns = [column for column in columns if any(map(column[1], rows))]
+    for name, _ in columns:
+        table.add_column(name, justify="left" if name == "type" else "right", no_wrap=True)
+    for row in rows:
+        texts = (row["name"], row["engine"], *(cell(row) for _, cell in columns))
+        table.add_row(*map(Text, texts))
+    return table
+
+
+def _number(key: str, digits: int = 3, unit: float = 1.0) -> Callable[[Row], str]:
+    """A cell of this key, divided by the unit."""
+    return lambda row: f"{row[key] / unit:,.{digits}f}" if key in row else ""
+
+
+def _text(key: str) -> Callable[[Row], str]:
+    return lambda row: str(row.get(key, ""))
+
+
+def _interval(row: Row) -> str:
+    low, high = row.get("latency_p50_ci_ms", (None, None))
+    return "" if low is None else f"{low:,.3f}-{high:,.3f}"
+
+
+def _is_unsteady(row: Row) -> bool:
+    return bool(row.get("variation_percent", 0.0) > MOST_VARIATION)
+
+
+def _variation(row: Row) -> str:
+    known = f"{row['variation_percent']:.1f}" if "variation_percent" in row else ""
+    return f"{known} !" if _is_unsteady(row) else known
+
+
+def _batch(row: Row) -> str:
+    return f"{'* ' if row.get('best') else ''}{row['batch_size']}"
+
+
+_latency: tuple[Column, ...] = (
+    ("type", _text("precision")),
+    ("p50 ms", _number("latency_p50_ms")),
+    ("95 %", _interval),
+    ("p90 ms", _number("latency_p90_ms")),
+    ("p99 ms", _number("latency_p99_ms")),
+    ("images/s", _number("images_per_s", 0)),
+    ("range %", _variation),
+    ("n", _number("n", 0)),
+)
+_offline: tuple[Column, ...] = (
+    ("type", _text("precision")),
+    ("batch", _batch),
+    ("images/s", _number("images_per_s", 0)),
+    ("ms", _number("latency_p50_ms")),
+    ("range %", _variation),
+    ("GFLOP/s", _number("flop_per_s", 0, GIGA)),
+    ("% prod", _number("flop_share_percent", 0)),
+    ("GB/s", _number("bytes_per_s", 1, GIGA)),
+    ("% copy", _number("bytes_share_percent", 0)),
+)
+_costs: tuple[Column, ...] = (
+    ("type", _text("precision")),
+    ("MB", _number("size_bytes", 2, MEGA)),
+    ("MFLOP/image", _number("flop_per_image", 1, MEGA)),
+    ("load ms", _number("load_ms", 1)),
+    ("first run ms", _number("first_ms", 1)),
+)
