@@ -291,6 +291,9 @@ class ExportConfig(Options):
         min_accuracy: Smallest accuracy of the images that are answered, in percent.
         int8: Whether an int8 file is shipped too, if it loses little and is smaller or faster.
         int8_max_drop: Most that it may lose of the task's main score on validation, in points.
+        int8_qad_epochs: Epochs of quantisation-aware distillation, for where no calibration passes;
+            0 is off.
+        int8_qad_lr: Its peak learning rate.
     """
 
     student: Name = "best"
@@ -301,6 +304,8 @@ class ExportConfig(Options):
     min_accuracy: Annotated[float, Field(ge=0.0, le=100.0)] = 99.0
     int8: bool = True
     int8_max_drop: Annotated[float, Field(ge=0.0, le=100.0)] = 0.5
+    int8_qad_epochs: Annotated[int, Field(ge=0)] = 3
+    int8_qad_lr: Positive = 1e-4
 
     def rule(self, task: Literal["single", "multi"]) -> Literal["none", "f1", "fpr", "accuracy"]:
         """The rule that `thresholds` stands for.

@@ -15,10 +15,12 @@ from distill.config import ModelConfig
 from distill.data.training import TrainingImages
 from distill.experiment import Experiment, best_run
 from distill.export.golden import write_golden
+from distill.export.int8_steps import summary
 from distill.export.onnx_fp32 import export_onnx
-from distill.export.onnx_int8 import export_int8, summary
+from distill.export.onnx_int8 import export_int8
 from distill.metrics import probabilities, score
 from distill.models import Classifier, build_classifier, deployed
+from distill.qad import int8_distillation
 from distill.report.results import build_results
 from distill.report.threshold_plots import draw_thresholds
 from distill.runs import load_run
@@ -100,6 +102,7 @@ def add_int8(experiment: Experiment, source: Path, files: dict[str, Any]) -> dic
         (val.pixels, val.labels),
         experiment.recipe.export,
         experiment.recipe.bench.threads,
+        int8_distillation(experiment, chosen_student(experiment)),
     )
     if "thresholds" in record:
         thresholds = record.pop("thresholds")

@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from distill import cli
-from distill.config import DataConfig, ViewsConfig
+from distill.config import DataConfig, ModelConfig, ViewsConfig
 from distill.progress import Progress
 
 if TYPE_CHECKING:
     from distill.data.prepare import ImageData
     from distill.data.store import Split
+    from distill.models import Classifier
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -95,6 +97,51 @@ def multi_data(data: ImageData) -> ImageData:
 
     splits = {name: several(split) for name, split in data.splits.items()}
     return replace(data, splits=splits, classes=("mask", "wrong", "bright"), task="multi")
+
+
+@pytest.fixture(scope="session")
+def ship_briefly() -> Callable[..., tuple[Path, NDArray[np.uint8], Classifier]]:
+    """Trains a small student for seconds and exports it.
+
+    Returns its fp32 file, the training images that it has learned, and the classifier. The number
+    of steps may be given, and what is done to it before it is exported.
+    """
+    import torch
+
+    from distill.data.training import TrainingImages
+    from distill.export.onnx_fp32 import export_onnx
+    from distill.models import build_classifier
+
+    options = {"width": [16, 32], "depth": [1, 2], "head_width": 64}
+    model = ModelConfig(name="compact", options=options)
+
+    def ship(
+        data: ImageData,
+        folder: Path,
+        steps: int = 20,
+        change: Callable[[Classifier], None] = lambda _: None,
+    ) -> tuple[Path, NDArray[np.uint8], Classifier]:
+        torch.manual_seed(0)
+        classifier = build_classifier(model, data.classes, data.spec, task=data.task).train()
+        images = TrainingImages((data.train,), data.classes, ViewsConfig(), 0, data.spec.height)
+        views = images.view(np.arange(len(images)), 0, torch.device("cpu"))
+        labels, several = torch.tensor(data.train.labels), data.task == "multi"
+        loss = torch.nn.BCEWithLogitsLoss() if several else torch.nn.CrossEntropyLoss()
+        optimizer = torch.optim.Adam(classifier.parameters(), 1e-2)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            loss(classifier(views).logits, labels.float() if several else labels).backward()
+            optimizer.step()
+        change(classifier.eval())
+        metadata = {"names": list(data.classes), "task": data.task, "thresholds": {}}
+        metadata |= {"input_spec": data.spec.model_dump(), "mean": classifier.contract.mean}
+        metadata |= {"metrics": {}, "precision": "fp32", "license": "MIT", "producer": "test"}
+        file = folder / "student.fp32.onnx"
+        export_onnx(classifier, file, metadata, data.test.pixels)
+        pixels = views.mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+        return file, pixels, classifier
+
+    return ship
 
 
 @pytest.fixture(scope="session")
