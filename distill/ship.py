@@ -95,6 +95,7 @@ def add_int8(experiment: Experiment, source: Path, files: dict[str, Any]) -> dic
         What was tried, passed or not.
     """
     file, val = source.with_name("student.int8.onnx"), experiment.data.val
+    experiment.progress.say("export: int8, by calibrations first")
     record = export_int8(
         source,
         file,

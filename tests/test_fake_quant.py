@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 import torch
 from torch import nn
@@ -156,8 +157,6 @@ def test_weights_and_maps_are_written_together(shipped, tmp_path):
     onnx.checker.check_model(written, full_check=True)
     file = tmp_path / "float.onnx"
     onnx.save(written, file)
-    import onnxruntime as ort
-
     prob, cam = ort.InferenceSession(file).run(["prob", "cam"], {"image": pixels})
     bias = network.layers[-1].bias.detach().numpy()
     logits = torch.from_numpy(cam.mean(axis=(2, 3)) + bias)
@@ -169,7 +168,7 @@ def test_weights_and_maps_are_written_together(shipped, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("torchvision/squeezenet1_1", {}), ("squeeze", {"shrink": 2}), ("baseline_cnn", {})],
+    [("torchvision/squeezenet1_1", {}), ("squeeze", {"fires": 5}), ("baseline_cnn", {})],
 )
 def test_other_networks_answer_alike_too(name, options, tmp_path):
     """Concatenations and pooling that share a range, flattening, shapes that are computed."""
@@ -188,10 +187,66 @@ def test_other_networks_answer_alike_too(name, options, tmp_path):
     assert tuple(network.names) == quantiser.layers
 
 
+IMAGE = (2, 4, 7, 6)
+
+
+@pytest.mark.parametrize(
+    ("kind", "shapes", "ints", "attributes"),
+    [
+        ("Add", [IMAGE, (1, 4, 1, 1)], [], {}),
+        ("AveragePool", [IMAGE], [], {"kernel_shape": [3, 2], "strides": [2, 2]}),
+        ("AveragePool", [IMAGE], [], {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}),
+        ("Clip", [IMAGE, (), ()], [], {}),
+        ("Concat", [IMAGE, IMAGE], [], {"axis": 1}),
+        ("Conv", [IMAGE, (6, 2, 3, 3), (6,)], [], {"group": 2, "pads": [0, 1, 2, 1]}),
+        ("Conv", [IMAGE, (6, 4, 3, 3)], [], {"strides": [2, 1], "dilations": [1, 2]}),
+        ("Flatten", [IMAGE], [], {"axis": 1}),
+        ("Gather", [IMAGE], [[[3, 0], [1, 1]]], {"axis": 1}),
+        ("Gemm", [(2, 5), (3, 5), (3,)], [], {"transB": 1}),
+        ("Gemm", [(2, 5), (5, 3), (3,)], [], {}),
+        ("GlobalAveragePool", [IMAGE], [], {}),
+        ("HardSigmoid", [IMAGE], [], {"alpha": 0.3}),
+        ("HardSwish", [IMAGE], [], {}),
+        ("LeakyRelu", [IMAGE], [], {"alpha": 0.2}),
+        ("MatMul", [(2, 5), (5, 3)], [], {}),
+        ("MaxPool", [IMAGE], [], {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1}),
+        ("MaxPool", [IMAGE], [], {"kernel_shape": [2, 2], "pads": [0, 0, 1, 1]}),
+        ("ReduceMean", [IMAGE], [[2, 3]], {"keepdims": 0}),
+        ("Reshape", [IMAGE], [[0, -1]], {}),
+        ("Shape", [IMAGE], [], {"start": 1, "end": 3}),
+        ("Squeeze", [(2, 1, 3, 1)], [[1, 3]], {}),
+        ("Transpose", [IMAGE], [], {"perm": [0, 2, 3, 1]}),
+        ("Unsqueeze", [IMAGE], [[0, 2]], {}),
+    ],
+)
+def test_operators_compute_what_onnxruntimes_do(kind, shapes, ints, attributes):
+    rng = np.random.default_rng(0)
+    floats = [rng.normal(size=shape).astype(np.float32) for shape in shapes]
+    if kind == "Clip":
+        floats[1:] = [np.float32(-0.5), np.float32(0.5)]
+    values = [np.asarray(one) for one in (*floats, *(np.array(given) for given in ints))]
+    names = [f"input{number}" for number in range(len(values))]
+    node = onnx.helper.make_node(kind, names, ["y"], **attributes)
+    given = onnx.helper.make_tensor_value_info("input0", onnx.TensorProto.FLOAT, values[0].shape)
+    type_ = onnx.TensorProto.INT64 if kind == "Shape" else onnx.TensorProto.FLOAT
+    result = onnx.helper.make_tensor_value_info("y", type_, None)
+    constants = dict(zip(names[1:], values[1:], strict=True))
+    stored = [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()]
+    graph = onnx.helper.make_graph([node], "g", [given], [result], stored)
+    opsets = [onnx.helper.make_opsetid("", 18)]
+    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    expected = ort.InferenceSession(model.SerializeToString()).run(None, {"input0": values[0]})[0]
+    found = torch_op(node, constants)(*map(torch.from_numpy, values))
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
+
+
 def test_an_operator_that_cannot_be_trained_through_is_named():
     node = onnx.helper.make_node("GridSample", ["x", "grid"], ["y"], "sample")
     with pytest.raises(UserError, match="GridSample"):
         torch_op(node, {})
+    uneven = {"kernel_shape": [2, 2], "pads": [0, 0, 1, 1]}
+    with pytest.raises(UserError, match="uneven"):
+        torch_op(onnx.helper.make_node("AveragePool", ["x"], ["y"], **uneven), {})
 
 
 def test_gradients_flow_and_ranges_stay_after_a_while(shipped):

@@ -131,11 +131,8 @@ class FakeQuantised(nn.Module):
         self.groups: dict[str, int] = {}  # number of the range of each rounded activation
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
         graph = quantised.graph
-        constants, axes = fixed_values(graph)
-        self.constants = {name: f"constant_{number}" for number, name in enumerate(constants)}
-        for name, buffer in self.constants.items():
-            self.register_buffer(buffer, torch.from_numpy(constants[name].copy()), persistent=False)
         self.logits = next(node.input[0] for node in graph.node if "prob" in node.output)
+        constants, axes = fixed_values(graph)
         needed = leading_to(graph, [self.logits])
         path = [n for n in graph.node if needed & set(n.output) and n.output[0] not in constants]
         self.steps = list[Step]()
@@ -143,12 +140,18 @@ class FakeQuantised(nn.Module):
             if node.op_type == "QuantizeLinear":
                 self.steps.append(self._rounding(node, constants))
                 continue
-            step = Step(torch_op(node, constants), list(node.input), list(node.output))
+            # "" is an input left out.
+            inputs = [name for name in node.input if name]
+            step = Step(torch_op(node, constants), inputs, list(node.output))
             if node.op_type in LAYERS and node.input[1] in axes:
-                step = step._replace(inputs=step.inputs[:1], layer=len(self.layers))
+                step = step._replace(inputs=inputs[:1], layer=len(self.layers))
                 self.layers.append(_layer(source.graph, node.name, axes[node.input[1]]))
                 self.names.append(node.name)
             self.steps.append(step)
+        used = {name for step in self.steps for name in step.inputs if name in constants}
+        self.constants = {name: f"constant_{number}" for number, name in enumerate(sorted(used))}
+        for name, buffer in self.constants.items():
+            self.register_buffer(buffer, torch.from_numpy(constants[name].copy()), persistent=False)
 
     def _rounding(self, node: onnx.NodeProto, constants: Constants) -> Step:
         """The step of a Q node, whose range others may share."""

@@ -10,7 +10,7 @@ Claim: a squeeze student of 99.67 % top-1 on 599 validation images of masks take
 of fp32 and has 99.50 %. With weights of 8 bits it would have 96.16 %, with signed activations take
 1.9 of the time, with unsigned weights of 8 bits 0.86 of it (99.67 %).
 Conditions: onnxruntime 1.31, 128 px, CPU time of one thread of an AMD EPYC without VNNI, kept
-busy by other work.
+busy by other work. With VNNI, 8 bits gain nothing that 599 images show (benchmarks/LOG.md).
 """
 
 from __future__ import annotations

@@ -91,11 +91,14 @@ def _max_pool(attributes: Attributes, constants: Constants) -> Op:
 
 def _average_pool(attributes: Attributes, constants: Constants) -> Op:
     pad, padding = _padded(attributes, 0.0)
+    counted = bool(attributes.get("count_include_pad", 0))
+    if any(attributes.get("pads", [])) and not any(padding) and not counted:
+        raise UserError("no training through an average of uneven borders", "export.path")
     options = {
         "kernel_size": attributes["kernel_shape"],
         "stride": attributes.get("strides", [1, 1]),
         "ceil_mode": bool(attributes.get("ceil_mode", 0)),
-        "count_include_pad": bool(attributes.get("count_include_pad", 0)),
+        "count_include_pad": counted,
         "padding": padding,
     }
     return lambda x: F.avg_pool2d(pad(x), **options)
@@ -130,14 +133,14 @@ def _reshape(attributes: Attributes, constants: Constants) -> Op:
 
 def _shape(attributes: Attributes, constants: Constants) -> Op:
     part = slice(attributes.get("start", 0), attributes.get("end"))
-    return lambda x: torch.tensor(x.shape[part])
+    return lambda x: torch.tensor(x.shape[part], device=x.device)
 
 
 def _gather(attributes: Attributes, constants: Constants) -> Op:
     axis = attributes.get("axis", 0)
 
     def gather(x: Tensor, ids: Tensor) -> Tensor:
-        picked = x.index_select(axis, ids.flatten().to(x.device))
+        picked = x.index_select(axis, ids.flatten())
         return picked.reshape(*x.shape[:axis], *ids.shape, *x.shape[axis + 1 :])
 
     return gather
@@ -181,7 +184,7 @@ BUILDERS: dict[str, Callable[[Attributes, Constants], Op]] = {
     "MatMul": _simple(torch.matmul),
     "MaxPool": _max_pool,
     "Mul": _simple(torch.mul),
-    "Range": _simple(torch.arange),
+    "Range": _simple(lambda *ends: torch.arange(*ends, device=ends[1].device)),
     "ReduceMean": _mean,
     "Relu": _simple(F.relu),
     "Reshape": _reshape,
@@ -189,6 +192,6 @@ BUILDERS: dict[str, Callable[[Attributes, Constants], Op]] = {
     "Sigmoid": _simple(torch.sigmoid),
     "Squeeze": _squeeze,
     "Sub": _simple(torch.sub),
-    "Unsqueeze": _unsqueeze,
     "Transpose": lambda attributes, _: lambda x: x.permute(*attributes["perm"]),
+    "Unsqueeze": _unsqueeze,
 }
