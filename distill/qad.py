@@ -7,11 +7,12 @@ in float.
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
 from functools import partial
 from typing import NoReturn
 
 import onnx
-import torch
 
 from distill.config import ModelConfig, RunConfig, StrategyConfig
 from distill.config import Options as BaseOptions
@@ -75,17 +76,17 @@ def distil_quantised(
     if config.name in {run.name for run in all_runs(experiment.recipe)}:
         raise UserError(f"{config.name!r} is a run of the recipe", "students", "rename that")
     job = make_job(experiment, config)
+    start = hashlib.sha256(quantised.graph.SerializeToString()).hexdigest()
+    job = replace(job, inputs={**(job.inputs or {}), "graph_sha256": start})
     network = FakeQuantised(quantised, source, moving_batches(job))
     classifier = Classifier(network, contract_of(job))
     if is_done(job, overwrite=True):
         experiment.progress.say(f"{config.name}: done before, kept")
     else:
-        epochs = config.train.epochs
-        experiment.progress.say(
-            f"export: no rounding passes, {config.name} is to learn it: {epochs} epochs"
-        )
-        torch.manual_seed(experiment.recipe.seed)
-        fit(classifier, load_job(experiment, config), experiment.device, experiment.progress)
+        plan = f"{config.train.epochs} epochs of {config.name}"
+        experiment.progress.say(f"export: no calibration passes, so now {plan}")
+        job = replace(load_job(experiment, config), inputs=job.inputs)
+        fit(classifier, job, experiment.device, experiment.progress)
     load_weights(classifier, job.folder / "best.safetensors")
     return network.written_into(source), network.ends()
 
