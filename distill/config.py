@@ -315,6 +315,9 @@ class ExportConfig(Options):
         min_accuracy: Smallest accuracy of the images that are answered, in percent.
         int8_max_drop: Most that an int8 file may lose of the task's main score on validation, in
             points.
+        int8_qad_epochs: Epochs of quantisation-aware distillation, for where no calibration passes;
+            0 is off.
+        int8_qad_lr: Its peak learning rate.
     """
 
     targets: tuple[TargetConfig, ...] = tuple(
@@ -327,6 +330,8 @@ class ExportConfig(Options):
     max_fpr: Fraction = 0.05
     min_accuracy: Annotated[float, Field(ge=0.0, le=100.0)] = 99.0
     int8_max_drop: Annotated[float, Field(ge=0.0, le=100.0)] = 0.5
+    int8_qad_epochs: Annotated[int, Field(ge=0)] = 3
+    int8_qad_lr: Positive = 1e-4
 
     @field_validator("targets")
     @classmethod

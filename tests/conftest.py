@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from distill import cli
-from distill.config import DataConfig, ViewsConfig
+from distill.config import DataConfig, ModelConfig, ViewsConfig
 from distill.progress import Progress
 
 if TYPE_CHECKING:
@@ -156,10 +157,10 @@ def keep_as_trained(experiment: Experiment, config: RunConfig, seed: int) -> Non
     import torch
 
     from distill import run
-    from distill.metrics import score
+    from distill.metrics import probabilities, score
     from distill.models import build_classifier
     from distill.task import validation_row
-    from distill.train import save_weights
+    from distill.train import predict_logits, save_weights
 
     data = experiment.data
     torch.manual_seed(seed)
@@ -169,7 +170,8 @@ def keep_as_trained(experiment: Experiment, config: RunConfig, seed: int) -> Non
     run.write_json(folder / "config.json", {"run": config.model_dump(mode="json")})
     run.write_json(folder / "contract.json", classifier.contract.model_dump(mode="json"))
     save_weights(classifier, folder / "best.safetensors")
-    found = score(np.full((len(data.val.labels), 3), 0.4), data.val.labels, data.classes)
+    probs = probabilities(predict_logits(classifier, data.val, experiment.device), data.task)
+    found = score(probs, data.val.labels, data.classes)
     run.append_line(folder / "metrics.jsonl", validation_row(found, data.task))
     run.write_manifest(folder, run.files_below(folder))
 
@@ -189,6 +191,52 @@ def fit_head(classifier: Classifier, split: Split) -> None:
         solution = torch.linalg.lstsq(padded, targets, driver="gelsd").solution
         head.weight.copy_(solution[:-1].T)
         head.bias.copy_(solution[-1])
+
+
+@pytest.fixture(scope="session")
+def ship_briefly() -> Callable[..., tuple[Path, NDArray[np.uint8], Classifier]]:
+    """Trains a small student for seconds and exports it.
+
+    Returns its fp32 file, the training images that it has learned, and the classifier. The number
+    of steps may be given, what is done to it before it is exported, and another shape.
+    """
+    import torch
+
+    from distill.data.training import TrainingImages
+    from distill.export.onnx_fp32 import export_onnx
+    from distill.models import build_classifier
+
+    options = {"width": [16, 32], "depth": [1, 2], "head_width": 64}
+
+    def ship(
+        data: ImageData,
+        folder: Path,
+        steps: int = 20,
+        change: Callable[[Classifier], None] = lambda _: None,
+        **shape: Any,
+    ) -> tuple[Path, NDArray[np.uint8], Classifier]:
+        model = ModelConfig(name="compact", options={**options, **shape})
+        torch.manual_seed(0)
+        classifier = build_classifier(model, data.classes, data.spec, task=data.task).train()
+        images = TrainingImages((data.train,), data.classes, ViewsConfig(), 0, data.spec.height)
+        views = images.view(np.arange(len(images)), 0, torch.device("cpu"))
+        labels, several = torch.tensor(data.train.labels), data.task == "multi"
+        loss = torch.nn.BCEWithLogitsLoss() if several else torch.nn.CrossEntropyLoss()
+        optimizer = torch.optim.Adam(classifier.parameters(), 1e-2)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            loss(classifier(views).logits, labels.float() if several else labels).backward()
+            optimizer.step()
+        change(classifier.eval())
+        metadata = {"names": list(data.classes), "task": data.task, "thresholds": {}}
+        metadata |= {"input_spec": data.spec.model_dump(), "mean": classifier.contract.mean}
+        metadata |= {"metrics": {}, "precision": "fp32", "license": "MIT", "producer": "test"}
+        file = folder / "student.fp32.onnx"
+        export_onnx(classifier, file, metadata, data.test.pixels)
+        pixels = views.mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+        return file, pixels, classifier
+
+    return ship
 
 
 @pytest.fixture(scope="session")

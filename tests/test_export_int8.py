@@ -10,14 +10,14 @@ from typing import NamedTuple
 import numpy as np
 import onnx
 import pytest
-import torch
 from PIL import Image
 
-from distill.config import ExportConfig, ModelConfig, ViewsConfig
+from distill.config import ExportConfig
 from distill.data.prepare import ImageData
-from distill.data.training import TrainingImages
 from distill.errors import UserError
-from distill.export import onnx_int8, qdq
+from distill.export import int8_steps, onnx_int8
+from distill.export.calibration import METHODS, share_ranges
+from distill.export.int8_steps import escalate, summary
 from distill.export.integer_graph import (
     float_in_disguise,
     inner_nodes,
@@ -25,15 +25,12 @@ from distill.export.integer_graph import (
     order_layers,
 )
 from distill.export.onnx_file import describe, probs_of_file
-from distill.export.onnx_fp32 import export_onnx
-from distill.export.onnx_int8 import Gate, escalate, export_int8, summary, time_ratio
-from distill.export.qdq import Quantiser, share_ranges, widen_constants
+from distill.export.onnx_int8 import Gate, export_int8, time_ratio
+from distill.export.qdq import Quantiser, widen_constants
 from distill.metrics import agreement, score
-from distill.models import build_classifier
 from distill.predict import Predictor
 from distill.thresholds import tune
 
-MODEL = ModelConfig(name="compact", options={"width": [16, 32], "depth": [1, 2], "head_width": 64})
 NUM_CONVOLUTIONS = 4  # three blocks and the head's; the one of the activation maps is not counted
 
 
@@ -56,37 +53,16 @@ class Shipped(NamedTuple):
         return Gate(self.file, self.pixels, labels, ExportConfig(**options), 1, folder)
 
 
-def ship(data: ImageData, folder: Path) -> Shipped:
-    """Trains for seconds and exports."""
-    torch.manual_seed(0)
-    classifier = build_classifier(MODEL, data.classes, data.spec, task=data.task).train()
-    images = TrainingImages((data.train,), data.classes, ViewsConfig(), 0, data.spec.height)
-    views = images.view(np.arange(len(images)), 0, torch.device("cpu"))
-    labels, several = torch.tensor(data.train.labels), data.task == "multi"
-    loss = torch.nn.BCEWithLogitsLoss() if several else torch.nn.CrossEntropyLoss()
-    optimizer = torch.optim.Adam(classifier.parameters(), 1e-2)
-    for _ in range(20):
-        optimizer.zero_grad()
-        loss(classifier(views).logits, labels.float() if several else labels).backward()
-        optimizer.step()
-    classifier.eval()
-    metadata = {"names": list(data.classes), "task": data.task, "thresholds": {}}
-    metadata |= {"input_spec": data.spec.model_dump(), "mean": classifier.contract.mean}
-    metadata |= {"metrics": {}, "precision": "fp32", "license": "MIT", "producer": "test"}
-    file = folder / "student.fp32.onnx"
-    export_onnx(classifier, file, metadata, data.test.pixels)
-    pixels = views.mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+@pytest.fixture(scope="module")
+def single(data, ship_briefly, tmp_path_factory) -> Shipped:
+    file, pixels, _ = ship_briefly(data, tmp_path_factory.mktemp("single"))
     return Shipped(file, pixels, data.train.labels, data)
 
 
 @pytest.fixture(scope="module")
-def single(data, tmp_path_factory) -> Shipped:
-    return ship(data, tmp_path_factory.mktemp("single"))
-
-
-@pytest.fixture(scope="module")
-def multi(multi_data, tmp_path_factory) -> Shipped:
-    return ship(multi_data, tmp_path_factory.mktemp("multi"))
+def multi(multi_data, ship_briefly, tmp_path_factory) -> Shipped:
+    file, pixels, _ = ship_briefly(multi_data, tmp_path_factory.mktemp("multi"))
+    return Shipped(file, pixels, multi_data.train.labels, multi_data)
 
 
 @pytest.fixture(params=["single", "multi"])
@@ -255,7 +231,7 @@ def test_every_way_of_calibration_and_layers_in_float(multi, tmp_path):
     assert len(quantiser.layers) == NUM_CONVOLUTIONS + 1
     assert quantiser.ends == (quantiser.layers[0], quantiser.layers[-1])
     expected = probs_of_file(multi.file, multi.pixels)
-    for method in qdq.METHODS:
+    for method in METHODS:
         found = probs_of_file(quantiser.quantise(method), multi.pixels)
         assert agreement(found, expected, "multi") >= 70.0
     order = quantiser.by_sensitivity("minmax")
@@ -344,17 +320,11 @@ def test_constants_of_the_normalisation_are_as_wide_as_the_image(single, tmp_pat
     assert all(np.array_equal(before[name], after[name]) for name in before)
 
 
-def test_a_first_layer_that_takes_pixels_takes_the_bytes_of_the_image(single, tmp_path):
+def test_a_first_layer_that_takes_pixels_takes_the_bytes_of_the_image(data, ship_briefly, tmp_path):
     """Without padding it needs no normalisation before it, and no other step than 1 in 255."""
-    torch.manual_seed(0)
-    options = {**MODEL.options, "stride": [4, 2]}
-    model = ModelConfig(name="compact", options=options)
-    classifier = build_classifier(model, single.data.classes, single.data.spec).eval()
-    metadata = {"names": list(single.data.classes), "task": "single", "thresholds": {}}
-    metadata |= {"input_spec": single.data.spec.model_dump()}
-    export_onnx(classifier, tmp_path / "m.onnx", metadata, single.pixels)
-    dark = single.pixels // 4  # images that do not show the whole range
-    file = Quantiser(tmp_path / "m.onnx", dark, tmp_path).quantise("minmax")
+    source, pixels, _ = ship_briefly(data, tmp_path, stride=[4, 2])
+    dark = pixels // 4  # images that do not show the whole range
+    file = Quantiser(source, dark, tmp_path).quantise("minmax")
     graph = onnx.load(file).graph
     producer = {output: node for node in graph.node for output in node.output}
     first = next(node for node in graph.node if node.op_type == "Conv")
@@ -363,8 +333,7 @@ def test_a_first_layer_that_takes_pixels_takes_the_bytes_of_the_image(single, tm
     assert [float(values[name]) for name in dequantise.input[1:]] == [1.0, 0.0]
     assert producer[dequantise.input[0]].op_type == "Transpose"
     assert "Cast" not in {node.op_type for node in graph.node}
-    expected = probs_of_file(tmp_path / "m.onnx", single.pixels)
-    found = probs_of_file(file, single.pixels)
+    found, expected = probs_of_file(file, dark), probs_of_file(source, dark)
     assert 0.0 < np.abs(found - expected).mean() < 0.02
 
 
@@ -384,14 +353,17 @@ class Fake:
     layers = ("stem", "a", "b", "c", "d", "e", "head")
     ends = ("stem", "head")
 
-    def __init__(self, **failing: Exception) -> None:
-        self.failing = failing
+    def __init__(self, can_distil: bool = False, **failing: Exception) -> None:
+        self.can_distil, self.failing = can_distil, failing
         self.ranked: list[str] = []
 
     def quantise(self, method, floats=()):
         if method in self.failing:
             raise self.failing[method]
         return Path(f"{method}-{len(floats)}.onnx")
+
+    def distilled(self, method):
+        return Path(f"{method}-distilled.onnx")
 
     def by_sensitivity(self, method):
         self.ranked.append(method)
@@ -400,24 +372,30 @@ class Fake:
 
 
 def judge_by(drops: dict[str, float], most: float = 0.5, size: float = 0.3):
-    """A judge that knows the drop of each file, and keeps what it was asked."""
+    """A judge that knows the drop of each file, and keeps what it was asked.
+
+    Args:
+        size: As a share; what layers in float add to it is 0.1 each.
+    """
     asked = []
 
     def judge(file: Path, layers: list[str]) -> dict:
         asked.append((file.name, len(layers)))
-        row = {"drop": drops.get(file.stem, 9.0), "size_ratio": size, "time_ratio": 1.0}
-        return row if row["drop"] <= most and size < 0.95 else row | {"refused": "it is worse"}
+        share = size + 0.1 * (len(Fake.layers) - len(layers))
+        row = {"drop": drops.get(file.stem, 9.0), "size_ratio": share, "time_ratio": 1.0}
+        return row if row["drop"] <= most and share < 0.95 else row | {"refused": "it is worse"}
 
     return judge, asked
 
 
 def test_steps_become_gentler_until_one_holds():
-    drops = {"minmax-0": 3.0, "percentile-0": 1.0, "entropy-0": 2.0}
+    drops = {"minmax-0": 3.0, "percentile-0": 1.0, "entropy-0": 2.0, "mse-0": 1.5}
     for number, (held, name) in enumerate(
         [
             ("minmax-0", "minmax"),
             ("percentile-0", "percentile"),
             ("entropy-0", "entropy"),
+            ("mse-0", "mse"),
             ("percentile-2", "ends in float"),
             ("percentile-3", "ends and 1 more in float"),
             ("percentile-4", "ends and 2 more in float"),
@@ -442,11 +420,17 @@ def test_all_steps_are_on_record_where_none_holds():
     judge, _ = judge_by({"entropy-0": 0.9, "entropy-3": 0.7})
     steps, file = escalate(Fake(), judge)
     assert file is None
-    assert [step["calibration"] for step in steps] == ["minmax", "percentile", *["entropy"] * 5]
+    assert [step["calibration"] for step in steps] == [
+        "minmax",
+        "percentile",
+        "entropy",
+        "mse",
+        *["entropy"] * 4,
+    ]
     assert all(step["refused"] for step in steps)
     record = {"score": "top1", "steps": [step | {"score": 90.0} for step in steps]}
     line = summary(record)
-    assert line.startswith("no int8 file, the best of 7 steps (ends and 1 more in float): 90.00 %")
+    assert line.startswith("no int8 file, the best of 8 steps (ends and 1 more in float): 90.00 %")
     assert "-0.70 points" in line
     assert len(line.splitlines()) == 1
 
@@ -456,9 +440,9 @@ def test_a_step_that_fails_is_on_record_and_the_next_one_is_taken():
     steps, file = escalate(Fake(minmax=RuntimeError("no such tensor\nand more")), judge)
     assert file == Path("percentile-0.onnx")
     assert steps[0]["refused"] == "cannot be quantised: no such tensor"
-    broken = {method: TypeError() for method in qdq.METHODS}
+    broken = {method: TypeError() for method in METHODS}
     steps, file = escalate(Fake(**broken), judge)
-    assert (len(steps), file) == (3, None)
+    assert (len(steps), file) == (4, None)
     assert "TypeError" in summary({"steps": steps})
 
 
@@ -468,12 +452,29 @@ def test_a_file_that_gains_nothing_ends_the_search():
     assert asked == [("minmax-0.onnx", 7)]
 
 
+def test_training_comes_last_and_starts_from_the_best_ranges():
+    judge, asked = judge_by({"percentile-0": 1.0, "percentile-distilled": 0.1})
+    steps, file = escalate(Fake(can_distil=True), judge)
+    assert (len(steps), file) == (9, Path("percentile-distilled.onnx"))
+    assert asked[-1] == (file.name, len(Fake.layers))
+    last = {"step": "quantisation-aware distillation", "calibration": "percentile"}
+    assert steps[-1].items() >= {**last, "float_layers": [], "drop": 0.1}.items()
+
+
+def test_layers_in_float_that_gain_nothing_leave_the_training():
+    judge, asked = judge_by({}, size=0.7)
+    assert escalate(Fake(can_distil=True), judge)[1] is None
+    names = [f"{method}-0.onnx" for method in METHODS]
+    later = ["minmax-2.onnx", "minmax-3.onnx", "minmax-distilled.onnx"]  # 0.9, 1.0, 0.7
+    assert [name for name, _ in asked] == [*names, *later]
+
+
 @pytest.mark.parametrize("ends", [("stem", "head"), ("stem", "a", "head")])
 def test_a_network_of_few_layers_has_fewer_steps(ends):
     fake = Fake()
     fake.layers, fake.ends = ("stem", "a", "head"), ends
     steps, _ = escalate(fake, judge_by({})[0])
-    assert len(steps) == (4 if len(ends) < 3 else 3)
+    assert len(steps) == (5 if len(ends) < 3 else 4)
 
 
 def test_the_gate_weighs_the_loss_against_time_and_size(single, tmp_path):
@@ -525,7 +526,7 @@ def test_where_nothing_passes_there_is_no_file_and_the_record_says_why(
 
     reference = probs_of_file(single.file, single.pixels)
     monkeypatch.setattr(onnx_int8, "score", lossy)
-    monkeypatch.setattr(onnx_int8, "METHODS", ("minmax", "percentile"))
+    monkeypatch.setattr(int8_steps, "METHODS", ("minmax", "percentile"))
     options = (single.pixels, (single.pixels, single.labels), ExportConfig(int8_max_drop=1.0))
     record = export_int8(single.file, tmp_path / "m.onnx", *options)
     assert list(tmp_path.iterdir()) == []

@@ -318,6 +318,7 @@ def test_smoke_shrinks_every_run(write: Write) -> None:
     assert small.bench.seconds < 0.1
     assert small.bench.opponents == ()
     assert small.export.min_accuracy == 0  # two epochs reach no accuracy that one would ask for
+    assert small.export.int8_qad_epochs == 1
     assert (small.data, small.views, small.seed) == (whole.data, whole.views, whole.seed)
 
 

@@ -5,16 +5,18 @@ import json
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from PIL import Image
 
 from distill import evaluate as evaluate_module
 from distill import run
-from distill.config import ExportConfig, ModelConfig
+from distill.config import ExportConfig, ModelConfig, RunConfig, StrategyConfig
 from distill.data.sources import Item, Source
 from distill.data.store import Split
 from distill.data.training import TrainingImages
@@ -24,8 +26,10 @@ from distill.experiment import Experiment
 from distill.export import shipment, stage
 from distill.export.stage import export_student
 from distill.metrics import score, sigmoid
+from distill.models import build_classifier
 from distill.predict import Predictor
 from distill.progress import Progress
+from distill.qad import distil_quantised, qad_config
 from distill.report.results import build_results, build_verdict
 from distill.report.table import results_table
 from distill.report.threshold_plots import draw_thresholds, shown_labels
@@ -221,7 +225,7 @@ def test_an_int8_file_that_loses_too_much_is_not_shipped_and_export_succeeds(
     tmp_path, make_experiment, monkeypatch
 ):
     """The first of many runs is of the fp32 file; every other one answers at random."""
-    from distill.export import onnx_int8
+    from distill.export import int8_steps, onnx_int8
 
     run_file, rng = onnx_int8.probs_of_file, np.random.default_rng(0)
 
@@ -230,8 +234,9 @@ def test_an_int8_file_that_loses_too_much_is_not_shipped_and_export_succeeds(
         return probs if file.name == "student.fp32.onnx" else rng.random(probs.shape, np.float32)
 
     monkeypatch.setattr(onnx_int8, "probs_of_file", noisy)
-    monkeypatch.setattr(onnx_int8, "METHODS", ("minmax",))
-    experiment = make_experiment(tmp_path, "single", model=WIDE, targets=("onnx_int8",))
+    monkeypatch.setattr(int8_steps, "METHODS", ("minmax",))
+    options = {"targets": ("onnx_int8",), "int8_qad_epochs": 2}
+    experiment = make_experiment(tmp_path, "single", model=WIDE, **options)
     export_student(experiment)
     assert run.is_complete(tmp_path / "export")
     record = run.read_json(tmp_path / "export" / "export.json")
@@ -242,6 +247,48 @@ def test_an_int8_file_that_loses_too_much_is_not_shipped_and_export_succeeds(
     assert all("points of top1 are lost" in step["refused"] for step in steps)
     assert not (tmp_path / "export" / "student.int8.onnx").exists()
     assert build_results(experiment)["verdict"]["shipped"] == "student.fp32.onnx"
+    # The last thing that was tried is a run like any other, and is not repeated.
+    assert steps[-1]["step"] == "quantisation-aware distillation"
+    trained = tmp_path / "students" / "student-int8"
+    run.verify_manifest(trained)
+    assert len((trained / "metrics.jsonl").read_text().splitlines()) == 2
+    inputs = run.read_json(trained / "config.json")["inputs"]
+    assert list(inputs["teachers"]) == ["student"]
+    weights = run.read_json(tmp_path / "students" / "student" / "manifest.json")
+    assert inputs["start"] == weights["best.safetensors"]
+    manifest = (trained / "manifest.json").stat().st_mtime_ns
+    run.remove(tmp_path / "export")
+    export_student(experiment)
+    assert (trained / "manifest.json").stat().st_mtime_ns == manifest
+    # With other options it is.
+    experiment.recipe.export.__dict__["int8_qad_epochs"] = 1
+    export_student(experiment)
+    assert len((trained / "metrics.jsonl").read_text().splitlines()) == 1
+
+
+def test_who_teaches_the_int8_student(tmp_path, make_experiment):
+    experiment = make_experiment(tmp_path, "single", model=WIDE, int8_qad_lr=2e-5)
+    config = qad_config(experiment, "student")
+    assert (config.name, config.start, config.teachers) == ("student-int8", "student", ("student",))
+    assert (config.train.epochs, config.train.lr, config.train.ema_decay) == (3, 2e-5, 0.0)
+    strategy = StrategyConfig.model_validate({"name": "vanilla", "temperature": 3.0})
+    taught = experiment.recipe.students[0].model_copy(update={"strategy": strategy})
+    recipe = experiment.recipe.model_copy(update={"students": (taught,)})
+    config = qad_config(replace(experiment, recipe=recipe), "student")
+    assert config.teachers == ("teacher",)
+    assert config.strategy.options == {"temperature": 3.0, "kd_weight": 1.0}
+
+
+def test_an_int8_run_takes_nobodys_name_and_is_no_model_of_its_own(tmp_path, make_experiment):
+    experiment = make_experiment(tmp_path, "single", model=WIDE)
+    other = RunConfig(name="student-int8", model=WIDE)
+    students = (*experiment.recipe.students, other)
+    recipe = experiment.recipe.model_copy(update={"students": students})
+    none = onnx.ModelProto()
+    with pytest.raises(UserError, match="'student-int8' is a run of the recipe"):
+        distil_quantised(replace(experiment, recipe=recipe), "student", none, none)
+    with pytest.raises(UserError, match=r"take export/student\.int8\.onnx"):
+        build_classifier(qad_config(experiment, "student").model, NAMES, experiment.data.spec)
 
 
 def test_calibration_images_are_views_drawn_by_the_seed(tmp_path, make_experiment, monkeypatch):

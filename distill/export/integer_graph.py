@@ -68,7 +68,7 @@ def order_layers(graph: onnx.GraphProto) -> tuple[tuple[str, ...], tuple[str, ..
 
 
 def pixel_tensors(graph: onnx.GraphProto) -> set[str]:
-    """Names of what is nothing but the pixels in float: from 0 to 255, whatever images show."""
+    """Names of what is nothing but the pixels in float."""
     pixels, cast = {"image"}, set[str]()
     for node in graph.node:
         if node.op_type == "Transpose" and node.input[0] in pixels:

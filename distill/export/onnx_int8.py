@@ -1,19 +1,18 @@
 """The int8 file: quantised from the fp32 file step by step, and published only if it is worth it.
 
-A step that loses too much on the validation split is followed by a gentler one: other ranges, then
-the first and last layers in float, then the most sensitive ones too. Every step is on record.
+What the steps are is said in `int8_steps`; here is what each of them is held against.
 """
 
 from __future__ import annotations
 
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -22,9 +21,11 @@ from numpy.typing import NDArray
 from distill.config import ExportConfig
 from distill.errors import UserError
 from distill.export import Target as Base
+from distill.export.calibration import Pixels
+from distill.export.int8_steps import Record, escalate, gains, summary
 from distill.export.integer_graph import float_in_disguise, kernels
 from distill.export.onnx_file import describe, probs_of_file
-from distill.export.qdq import METHODS, Method, Pixels, Quantiser
+from distill.export.qdq import Distil, Quantiser
 from distill.metrics import main_score, score
 from distill.predict import Predictor, open_session
 from distill.run import atomic
@@ -33,29 +34,7 @@ from distill.thresholds import tune
 if TYPE_CHECKING:
     from distill.export.shipment import Shipment
 
-MIN_GAIN = 0.05  # of the time or of the size, as a share: less is not worth a second file
-SENSITIVE = (1, 2, 4)  # how many of the most sensitive layers the last steps leave in float
 TURNS, CALLS = 16, 8  # of each file while it is timed
-Record = dict[str, Any]
-Judge = Callable[[Path, Sequence[str]], Record]
-
-
-class Quantises(Protocol):
-    """What the steps ask of a `Quantiser`."""
-
-    @property
-    def layers(self) -> tuple[str, ...]:
-        """Names of all layers."""
-
-    @property
-    def ends(self) -> tuple[str, ...]:
-        """Names of the first and last ones."""
-
-    def quantise(self, method: Method, floats: Sequence[str] = ()) -> Path:
-        """A file with these layers in float."""
-
-    def by_sensitivity(self, method: Method) -> list[str]:
-        """All layers, the most sensitive first."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +129,7 @@ def export_int8(
     val: tuple[Pixels, NDArray[np.int64]],
     config: ExportConfig,
     threads: int = 0,
+    distil: Distil | None = None,
 ) -> Record:
     """Writes `file`, an int8 version of `source`, if there is one that passes.
 
@@ -157,13 +137,15 @@ def export_int8(
         calibration: Training images that the ranges of the activations are taken from, uint8
             `(n, height, width, 3)`.
         val: Images and labels that it is scored on.
+        distil: Quantisation-aware training, for where nothing else passes; None does without.
 
     Returns:
         The `reference` and all `steps`; and `thresholds` if the last step passed.
     """
     with tempfile.TemporaryDirectory() as name:
         gate = Gate(source, *val, config, threads, Path(name))
-        steps, passed = escalate(Quantiser(source, calibration, Path(name)), gate.judge)
+        quantiser = Quantiser(source, calibration, Path(name), distil)
+        steps, passed = escalate(quantiser, gate.judge)
         record: Record = {
             "score": gate.main,
             "max_drop": config.int8_max_drop,
@@ -179,59 +161,6 @@ def export_int8(
         with atomic(file) as temporary:
             temporary.write_bytes(model.SerializeToString())
         return {**record, "thresholds": thresholds}
-
-
-def escalate(quantiser: Quantises, judge: Judge) -> tuple[list[Record], Path | None]:
-    """Takes steps until one is not `refused`: a record of each, and the file of the one that held.
-
-    Stops early at a file that is neither faster nor smaller: with layers in float it would be less
-    so.
-    """
-    steps: list[Record] = []
-    for name, method, floats in plan_steps(quantiser, steps):
-        row: Record = {"step": name, "calibration": method, "float_layers": floats}
-        steps.append(row)
-        try:
-            file = quantiser.quantise(method, floats)
-        except Exception as error:  # the quantiser raises anything from TypeError to RuntimeError
-            row["refused"] = f"cannot be quantised: {(str(error) or repr(error)).splitlines()[0]}"
-            continue
-        row |= judge(file, [layer for layer in quantiser.layers if layer not in floats])
-        if "refused" not in row:
-            return steps, file
-        if "drop" in row and not gains(row):
-            break
-    return steps, None
-
-
-def plan_steps(
-    quantiser: Quantises, steps: list[Record]
-) -> Iterator[tuple[str, Method, list[str]]]:
-    """Name, calibration and float layers of each step, `steps` being what came of those before.
-
-    1 to 3 are ranges by extremes, percentile and entropy, with all layers in integers. 4 takes the
-    ranges that lost least and leaves the first and last layers in float. 5 and later leave the
-    most sensitive layers as well.
-    """
-    for method in METHODS:
-        yield method, method, []
-    scored = [row for row in steps if "drop" in row]
-    if not scored:
-        return
-    method = min(scored, key=lambda row: row["drop"])["calibration"]
-    ends, total = list(quantiser.ends), len(quantiser.layers)
-    if len(ends) == total:  # nothing would be left to quantise
-        return
-    yield "ends in float", method, ends
-    inner = [layer for layer in quantiser.by_sensitivity(method) if layer not in ends]
-    for count in SENSITIVE:
-        if count < len(inner):
-            yield f"ends and {count} more in float", method, [*ends, *inner[:count]]
-
-
-def gains(row: Record) -> bool:
-    """Whether a file is faster or smaller than the fp32 file."""
-    return bool(min(row["time_ratio"], row["size_ratio"]) <= 1 - MIN_GAIN)
 
 
 def time_ratio(file: Path, reference: Path, pixels: Pixels, threads: int = 0) -> float:
@@ -256,31 +185,15 @@ def time_ratio(file: Path, reference: Path, pixels: Pixels, threads: int = 0) ->
     return statistics.median(fastest[file]) / statistics.median(fastest[reference])
 
 
-def summary(record: Record) -> str:
-    """What came of it, in one line."""
-    scored = [row for row in record["steps"] if "drop" in row]
-    if not scored:
-        return f"no int8 file: {record['steps'][0]['refused']}"
-    last = record["steps"][-1]
-    passed = "refused" not in last
-    row = last if passed else min(scored, key=lambda row: row["drop"])
-    gained = round(-row["drop"], 2) + 0.0  # no "-0.00"
-    figures = (
-        f"{row['score']:.2f} % {record['score']} on validation ({gained:+.2f} points), "
-        f"{row['size_ratio']:.2f} of the size, {row['time_ratio']:.2f} of the time"
-    )
-    if passed:
-        return f"int8 by {row['step']}: {figures}"
-    steps = len(record["steps"])
-    return f"no int8 file, the best of {steps} steps ({row['step']}): {figures}: {row['refused']}"
-
-
 class Target(Base):
     """`student.int8.onnx`, if it is worth a second file."""
 
     def make(self, shipment: Shipment, folder: Path) -> Record:
         """Calibrated on training views; what was tried is on record, passed or not."""
+        from distill.qad import int8_distillation
+
         file, val = folder / "student.int8.onnx", shipment.data.val
+        shipment.say("int8, by calibrations first")
         record = export_int8(
             shipment.fp32,
             file,
@@ -288,6 +201,7 @@ class Target(Base):
             (val.pixels, val.labels),
             shipment.config,
             shipment.experiment.recipe.bench.threads,
+            int8_distillation(shipment.experiment, shipment.student),
         )
         shipment.say(summary(record))
         if file.is_file():

@@ -1,4 +1,4 @@
-"""Static quantisation of one file by onnxruntime: the ranges of its activations, and Q/DQ nodes.
+"""Static quantisation of one file by onnxruntime: Q/DQ nodes around its layers.
 
 Activations are uint8 and weights int8 of 7 bits, with a scale per output channel. Unsigned times
 signed is what x86 multiplies in one instruction: `vpdpbusd` where there is VNNI, else `vpmaddubsw`,
@@ -10,27 +10,24 @@ Claim: a squeeze student of 99.67 % top-1 on 599 validation images of masks take
 of fp32 and has 99.50 %. With weights of 8 bits it would have 96.16 %, with signed activations take
 1.9 of the time, with unsigned weights of 8 bits 0.86 of it (99.67 %).
 Conditions: onnxruntime 1.31, 128 px, CPU time of one thread of an AMD EPYC without VNNI, kept
-busy by other work.
+busy by other work. With VNNI, 8 bits gain nothing that 599 images show (benchmarks/LOG.md).
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
-from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from distill.export.calibration import OPS, Method, Pixels, as_ranges, find_ranges, share_ranges
 from distill.export.integer_graph import (
-    LAYERS,
+    ACTIVATIONS,
     inner_nodes,
     order_layers,
     pass_pixels_on,
@@ -39,21 +36,12 @@ from distill.export.integer_graph import (
 from distill.export.onnx_file import clean, describe, probs_of_file
 from distill.predict import open_session, read_metadata
 
-Pixels = NDArray[np.uint8]
-Method = Literal["minmax", "percentile", "entropy"]
-# What has an integer kernel on the CPU or only moves values; the rest is left in float.
-OPS = [
-    *(*LAYERS, "Relu", "Clip", "LeakyRelu", "Sigmoid", "Add", "Mul", "Concat", "Split", "Pad"),
-    *("MaxPool", "AveragePool", "GlobalAveragePool", "Flatten", "Reshape", "Transpose"),
+# Trains the graph behind a quantised file: from that and the float graph to a float graph of other
+# weights, and the lowest and highest value of each activation.
+Distil = Callable[
+    [onnx.ModelProto, onnx.ModelProto], tuple[onnx.ModelProto, dict[str, tuple[float, float]]]
 ]
-# onnxruntime's name of each method. 2048 bins resolve a ten-thousandth. The search for the least
-# entropy takes time with the square of the bins, and with the default of 128 has nothing to choose.
-METHODS: dict[Method, tuple[str, dict[str, Any]]] = {
-    "minmax": ("MinMax", {}),
-    "percentile": ("Percentile", {"num_bins": 2048, "percentile": 99.99, "symmetric": False}),
-    "entropy": ("Entropy", {"num_bins": 512, "num_quantized_bins": 128}),
-}
-BATCH = 16  # images whose activations are held at once
+PIXEL_ENDS = (0.0, 255.0)  # of what is nothing but pixels, whatever the images show
 PROBED = 64  # images that the sensitivity of the layers is measured on
 
 
@@ -65,12 +53,19 @@ class Quantiser:
         source: A shipped file in float.
         pixels: What the ranges are taken from, uint8 `(n, height, width, 3)`.
         folder: For the files that are tried.
+        distil: For files whose weights are trained; None where there are none.
     """
 
     source: Path
     pixels: Pixels
     folder: Path
+    distil: Distil | None = None
     _ranges: dict[Method, Any] = field(default_factory=dict)
+
+    @property
+    def can_distil(self) -> bool:
+        """Whether weights can be trained."""
+        return self.distil is not None
 
     @cached_property
     def metadata(self) -> dict[str, Any]:
@@ -113,37 +108,53 @@ class Quantiser:
             method: How ranges follow from the calibration.
             floats: Names of layers that stay in float.
         """
-        inner = inner_nodes(onnx.load(self.prepared).graph)
-        return self._write(method, [name for name in inner if name not in floats])
+        model = onnx.load(self.prepared)
+        nodes = [name for name in inner_nodes(model.graph) if name not in floats]
+        return self._write(model, self._calibrated(method), nodes)
+
+    def distilled(self, method: Method) -> Path:
+        """Writes a quantised file of trained weights and ranges, which start from a calibration."""
+        assert self.distil is not None
+        source = onnx.load(self.prepared)
+        model, ends = self.distil(onnx.load(self.quantise(method)), source)
+        for node in model.graph.node:  # which onnxruntime looks up, though it then is not there
+            if node.op_type in ACTIVATIONS and node.output[0] in ends:
+                ends.setdefault(node.input[0], ends[node.output[0]])
+        ends |= dict.fromkeys(pixel_tensors(model.graph), PIXEL_ENDS)
+        return self._write(model, as_ranges(ends), inner_nodes(model.graph))
 
     def by_sensitivity(self, method: Method) -> list[str]:
         """All layers, first the one whose quantisation alone moves the probabilities most."""
-        pixels = self.pixels[:PROBED]
+        pixels, ranges = self.pixels[:PROBED], self._calibrated(method)
         expected = probs_of_file(self.prepared, pixels)
         moved = {}
         for layer in self.layers:
-            found = probs_of_file(self._write(method, [layer]), pixels)
-            moved[layer] = float(np.abs(found - expected).mean())
+            file = self._write(onnx.load(self.prepared), ranges, [layer])
+            moved[layer] = float(np.abs(probs_of_file(file, pixels) - expected).mean())
         return sorted(self.layers, key=lambda layer: -moved[layer])
 
-    def _write(self, method: Method, nodes: list[str]) -> Path:
-        from onnxruntime.quantization import QDQQuantizer, QuantType
-        from onnxruntime.quantization.calibrate import TensorData
-
+    def _calibrated(self, method: Method) -> Any:
+        """The ranges by a method."""
         if method not in self._ranges:
             ranges = find_ranges(self.prepared, self.pixels, method, self.folder)
             graph = onnx.load(self.prepared).graph
             share_ranges(graph, ranges)
             for name in pixel_tensors(graph) & set(ranges.keys()):
-                ranges[name] = TensorData(lowest=np.float32(0), highest=np.float32(255))
+                ranges[name] = as_ranges({name: PIXEL_ENDS})[name]
             self._ranges[method] = ranges
+        return self._ranges[method]
+
+    def _write(self, model: onnx.ModelProto, ranges: Any, nodes: list[str]) -> Path:
+        """The file of a float model, which is used up, with these nodes in integers."""
+        from onnxruntime.quantization import QDQQuantizer, QuantType
+
         quantizer = QDQQuantizer(
-            onnx.load(self.prepared),
+            model,
             per_channel=True,
             reduce_range=True,
             weight_qType=QuantType.QInt8,
             activation_qType=QuantType.QUInt8,
-            tensors_range=self._ranges[method],
+            tensors_range=ranges,
             nodes_to_quantize=nodes,
             nodes_to_exclude=[],
             op_types_to_quantize=OPS,
@@ -152,14 +163,14 @@ class Quantiser:
         )
         quantizer.quantize_model()
         quantizer.model.topological_sort()
-        model = quantizer.model.model
-        pass_pixels_on(model.graph)
-        clean(model)
-        _keep_used_opsets(model)
-        describe(model, self.metadata)
-        onnx.checker.check_model(model, full_check=True)
+        quantised = quantizer.model.model
+        pass_pixels_on(quantised.graph)
+        clean(quantised)
+        _keep_used_opsets(quantised)
+        describe(quantised, self.metadata)
+        onnx.checker.check_model(quantised, full_check=True)
         file = self.folder / "candidate.onnx"
-        file.write_bytes(model.SerializeToString())
+        file.write_bytes(quantised.SerializeToString())
         return file
 
 
@@ -181,49 +192,6 @@ def widen_constants(graph: onnx.GraphProto) -> None:
             if name in constants and list(constants[name].dims)[-3:] == [shape[1], 1, 1]:
                 values = numpy_helper.to_array(constants[name]).repeat(shape[3], axis=-1)
                 constants[name].CopyFrom(numpy_helper.from_array(values, name))
-
-
-def find_ranges(model: Path, pixels: Pixels, method: Method, folder: Path) -> Any:
-    """The range of every activation of a file, as onnxruntime's `TensorsData`."""
-    from onnxruntime.quantization import CalibrationMethod, create_calibrator
-
-    name, options = METHODS[method]
-    with contextlib.redirect_stdout(io.StringIO()):  # the collectors print about themselves
-        calibrator = create_calibrator(
-            model,
-            OPS,
-            augmented_model_path=str(folder / "augmented.onnx"),
-            calibrate_method=CalibrationMethod[name],
-            extra_options=options,
-        )
-        # A histogram is made of all activations of one call: a call per batch bounds the memory.
-        for start in range(0, len(pixels), BATCH):
-            calibrator.collect_data(_Reader(pixels[start : start + BATCH]))
-        return calibrator.compute_data()
-
-
-def share_ranges(graph: onnx.GraphProto, ranges: Any) -> None:
-    """Gives what is only concatenated the range of the whole, so that it is copied, not rescaled.
-
-    It would be rounded to the steps of the whole in any case, after being rounded to its own.
-    """
-    uses = Counter(name for node in graph.node for name in node.input)
-    for node in reversed(graph.node):
-        if node.op_type == "Concat" and node.output[0] in ranges:
-            for name in node.input:
-                if uses[name] == 1 and name in ranges:
-                    ranges[name] = ranges[node.output[0]]
-
-
-class _Reader:
-    """One batch, as onnxruntime asks for it."""
-
-    def __init__(self, pixels: Pixels) -> None:
-        self._feeds = iter([{"image": np.ascontiguousarray(pixels)}])
-
-    def get_next(self) -> dict[str, Pixels] | None:
-        """The input, then None."""
-        return next(self._feeds, None)
 
 
 def _keep_used_opsets(model: onnx.ModelProto) -> None:
