@@ -39,7 +39,7 @@ stems = [4]
 brief_epochs = 1
 precision = "fp32"
 [export]
-int8 = false
+targets = []
 """
 
 
