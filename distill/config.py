@@ -407,8 +407,8 @@ class SearchConfig(Options):
     )
     stems: Annotated[tuple[Count, ...], Field(min_length=1)] = (2, 4)
     kernels: Annotated[tuple[tuple[Count, ...], ...], Field(min_length=1)] = ((3,), (3, 3, 3, 1))
-    promising: Count = 4
-    brief_epochs: Count = 6
+    promising: Count = 8
+    brief_epochs: Count = 10
     precision: Literal["fp32", "int8"] = "int8"
 
 

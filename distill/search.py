@@ -20,7 +20,7 @@ from distill.metrics import main_score
 from distill.search_space import Candidate, Limits, Row, candidates, judge
 from distill.search_timing import time_candidates, time_files
 
-COSTS = ("name", "params", "macs", "size_bytes", "latency_ms", "images_per_s")
+COSTS = ("name", "kind", "params", "macs", "size_bytes", "latency_ms", "images_per_s")
 BRIEF = "brief-"  # prefix of the runs that decide
 STAGES = ("teacher", "student", "export", "bench", "report")
 

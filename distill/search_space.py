@@ -29,10 +29,12 @@ class Candidate:
     """A shape of the compact student at a size of images.
 
     Attributes:
+        kind: What it shares with those that differ in width only.
         options: As `students/compact.py` declares them.
     """
 
     name: str
+    kind: str
     size: int
     options: dict[str, Any]
 
@@ -53,8 +55,8 @@ def candidates(recipe: Recipe) -> Iterator[Candidate]:
             "head_width": 0,
         }
         depths, kernels = ("".join(map(str, values)) for values in (depth, kernel))
-        name = f"{size}px-s{stem}-w{width}-d{depths}-k{kernels}"
-        yield Candidate(name, size, {**base, **shape})
+        kind = f"{size}px-s{stem}-d{depths}-k{kernels}"
+        yield Candidate(f"{kind}-w{width}", kind, size, {**base, **shape})
 
 
 def image_sizes(recipe: Recipe) -> tuple[int, ...]:
@@ -66,27 +68,31 @@ def image_sizes(recipe: Recipe) -> tuple[int, ...]:
 def judge(rows: Sequence[Row], limits: Limits, most: int) -> list[Row]:
     """Gives every row its `outcome`, and returns those worth training, the largest first.
 
-    Of those within the limits, a row is `dominated` if another one is no slower, no larger and
-    computes at least as much. Of the rest, those that compute most are promising: what a network
-    computes in its time is the best guess at what it can learn, as long as nobody trained it.
+    Of those within the limits, a row is `dominated` if another one is no slower and has at least as
+    many multiplications and parameters. Of the rest, those with the largest product of the two are
+    promising, the widest of each kind: it is the best guess at what a network can learn, as long as
+    nobody trained it, and kinds differ in what they make of it.
 
     Args:
-        rows: With `macs`, `latency_ms` and `size_bytes`.
+        rows: With `kind`, `params`, `macs`, `latency_ms` and `size_bytes`.
         most: How many are promising at most.
     """
     within = []
     for row in rows:
         row["outcome"] = _exceeded(row, limits)
         if row["outcome"] is None:
+            row["outcome"] = "not promising"
             within.append(row)
-    front = [row for row in within if not any(_dominates(other, row) for other in within)]
-    front.sort(key=lambda row: (-row["macs"], row["latency_ms"]))
-    promising = front[:most]
-    for row in within:
-        if row not in front:
+    front = []
+    for row in sorted(within, key=lambda row: (-row["macs"] * row["params"], row["latency_ms"])):
+        if any(_dominates(other, row) for other in within):
             row["outcome"] = "dominated"
         else:
-            row["outcome"] = "promising" if row in promising else "not promising"
+            front.append(row)
+    widest = {row["kind"]: row for row in reversed(front)}
+    promising = [row for row in front if widest[row["kind"]] is row][:most]
+    for row in promising:
+        row["outcome"] = "promising"
     return promising
 
 
@@ -100,6 +106,6 @@ def _exceeded(row: Row, limits: Limits) -> str | None:
 
 
 def _dominates(one: Row, other: Row) -> bool:
-    costs = [(one[key], other[key]) for key in ("latency_ms", "size_bytes")]
-    costs.append((-one["macs"], -other["macs"]))
-    return all(a <= b for a, b in costs) and any(a < b for a, b in costs)
+    pairs = [(one["latency_ms"], other["latency_ms"])]
+    pairs += [(-one[key], -other[key]) for key in ("macs", "params")]
+    return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)

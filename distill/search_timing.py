@@ -27,7 +27,7 @@ TURNS, CALLS, WARM_UP = 5, 60, 10  # of each file while it is timed
 
 
 def time_candidates(recipe: Recipe, shapes: Iterable[Candidate], progress: Progress) -> list[Row]:
-    """A row per shape: `name`, `params`, `macs`, `size_bytes`, `latency_ms`, `images_per_s`.
+    """A row per shape, in their order: what it is, and what it costs (see `search.COSTS`).
 
     Parameters, multiplications (`macs`) and file are those of the deployed network.
     """
@@ -42,6 +42,7 @@ def time_candidates(recipe: Recipe, shapes: Iterable[Candidate], progress: Progr
                 rows.append(
                     {
                         "name": shape.name,
+                        "kind": shape.kind,
                         "params": sum(p.numel() for p in network.parameters()),
                         "macs": count_macs(network),
                         "size_bytes": files[-1].stat().st_size,

@@ -44,7 +44,9 @@ targets = []
 
 
 def row(name: str, macs: int, latency_ms: float, size_bytes: int) -> dict:
-    return {"name": name, "macs": macs, "latency_ms": latency_ms, "size_bytes": size_bytes}
+    costs = {"macs": macs, "latency_ms": latency_ms, "size_bytes": size_bytes}
+    costs["params"] = size_bytes
+    return {"name": name, "kind": name.rstrip("0123456789"), **costs}
 
 
 def test_a_row_is_judged_by_the_limits_by_the_others_and_by_what_it_computes():
@@ -53,9 +55,9 @@ def test_a_row_is_judged_by_the_limits_by_the_others_and_by_what_it_computes():
         row("slow", 80, 0.9, 100),
         row("wide", 60, 0.5, 300),
         row("deep", 50, 0.2, 300),
-        row("beaten", 40, 0.3, 300),  # deep is faster, no larger, and computes more
-        row("small", 30, 0.3, 100),  # slower than deep, but smaller
+        row("beaten", 40, 0.3, 200),  # deep is faster, computes more, and has more parameters
         row("fast", 20, 0.1, 200),
+        row("small", 30, 0.1, 100),  # no faster than fast, but computes more
     ]
     promising = judge(rows, Limits(max_latency_ms=0.5, max_size_bytes=300), most=2)
     assert [one["name"] for one in promising] == ["wide", "deep"]
@@ -77,6 +79,13 @@ def test_a_row_is_judged_by_the_limits_by_the_others_and_by_what_it_computes():
 def test_one_limit_is_enough(limits, expected):
     rows = [row("large", 90, 0.1, 900), row("slow", 80, 0.9, 100), row("deep", 50, 0.05, 300)]
     assert [one["name"] for one in judge(rows, Limits(**limits), most=4)] == expected
+
+
+def test_of_a_kind_the_widest_is_promising():
+    rows = [row("deep8", 10, 0.1, 10), row("deep16", 40, 0.3, 40), row("deep32", 90, 0.9, 90)]
+    rows += [row("flat8", 20, 0.2, 20), row("flat16", 30, 0.25, 30)]
+    promising = judge(rows, Limits(max_latency_ms=0.5), most=3)
+    assert [one["name"] for one in promising] == ["deep16", "flat16"]
 
 
 def test_equals_do_not_dominate_each_other():
