@@ -56,8 +56,8 @@ def search_command(
     """
     from distill.recipe import check_table
     from distill.report.table import show
-    from distill.search import Search, check_search, find_student
-    from distill.search_space import Limits, candidates, image_sizes
+    from distill.search import Search, check_search, find_student, plan
+    from distill.search_space import Limits
 
     given = {"max_latency_ms": max_latency_ms}
     given["max_size_bytes"] = None if max_size_kb is None else 1000 * max_size_kb
@@ -66,12 +66,9 @@ def search_command(
     search = Search(stages.open_experiment(recipe, overrides, data, settings), limits)
     check_search(search)
     if dry_run:
-        space = search.recipe.search
-        count = sum(1 for _ in candidates(search.recipe))
-        sizes = " and ".join(f"{size} px" for size in image_sizes(search.recipe))
-        print(f"{count} shapes at {sizes}, timed as {space.precision} files")
-        print(f"at most {space.promising} of them trained for {space.brief_epochs} epochs")
-        print(f"the best for {search.recipe.students[0].train.epochs}, into {search.base.out}")
+        lines = plan(search)
+        print("\n".join(lines))
+        stages.emit({"plan": lines}, as_json)
         return
     found = find_student(search)
     show(search_table(found))

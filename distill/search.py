@@ -17,7 +17,7 @@ from distill.config import ModelConfig, Recipe, RunConfig
 from distill.errors import UserError
 from distill.experiment import Experiment, best_validation, check_plugins
 from distill.metrics import main_score
-from distill.search_space import Candidate, Limits, Row, candidates, judge
+from distill.search_space import Candidate, Limits, Row, candidates, image_sizes, judge
 from distill.search_timing import time_candidates, time_files
 
 COSTS = ("name", "kind", "params", "macs", "size_bytes", "latency_ms", "images_per_s")
@@ -80,6 +80,18 @@ def check_search(search: Search) -> None:
         raise UserError(what, "students", "name a recipe such as students/compact_masks.toml")
     for shape in candidates(search.recipe):
         check_plugins(search.experiment(shape.size, [search.student(shape)]).recipe)
+
+
+def plan(search: Search) -> list[str]:
+    """What a search would do, as lines; nothing is timed or trained."""
+    recipe, space = search.recipe, search.recipe.search
+    count = sum(1 for _ in candidates(recipe))
+    sizes = " and ".join(f"{size} px" for size in image_sizes(recipe))
+    return [
+        f"{count} shapes at {sizes}, timed as {space.precision} files",
+        f"at most {space.promising} of them trained for {space.brief_epochs} epochs",
+        f"the best for {recipe.students[0].train.epochs}, into {search.base.out}",
+    ]
 
 
 def find_student(search: Search) -> dict[str, Any]:
