@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from distill.errors import UserError
 from distill.experiment import Experiment, best_validation, check_plugins
 from distill.metrics import main_score
 from distill.search_space import Candidate, Limits, Row, candidates, image_sizes, judge
-from distill.search_timing import time_candidates, time_files
+from distill.search_timing import random_student, time_candidates, time_files
 
 COSTS = ("name", "kind", "params", "macs", "size_bytes", "latency_ms", "images_per_s")
 BRIEF = "brief-"  # prefix of the runs that decide
@@ -78,8 +79,11 @@ def check_search(search: Search) -> None:
     if [model.name for model in models] != ["compact"] or models[0].pretrained is not False:
         what = "what is searched is the shape of one compact student, from scratch"
         raise UserError(what, "students", "name a recipe such as students/compact_masks.toml")
-    for shape in candidates(search.recipe):
-        check_plugins(search.experiment(shape.size, [search.student(shape)]).recipe)
+    for size, shapes in groupby(candidates(search.recipe), key=lambda shape: shape.size):
+        for number, shape in enumerate(shapes):
+            random_student(search.recipe, shape)
+            if number == 0:  # the teachers at this size are the same for all
+                check_plugins(search.experiment(size, [search.student(shape)]).recipe)
 
 
 def plan(search: Search) -> list[str]:
@@ -141,10 +145,10 @@ def timed_candidates(search: Search, place: Path) -> list[Row]:
         "cpu": env["cpu"],
         "onnxruntime": env["versions"]["onnxruntime"],
     }
-    if place.is_file() and run.read_json(place)["identity"] == identity:
+    before = run.read_json(place) if place.is_file() else {}
+    if before.get("identity") == identity:
         search.base.progress.say("shapes: timed before, kept")
-        timed = run.read_json(place)["candidates"]
-        return [{key: row[key] for key in COSTS} for row in timed]
+        return [{key: row[key] for key in COSTS} for row in before["candidates"]]
     rows = time_candidates(recipe, candidates(recipe), search.base.progress)
     run.write_json(place, {"identity": identity, "candidates": rows, "env": env})
     return rows

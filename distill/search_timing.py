@@ -36,7 +36,7 @@ def time_candidates(recipe: Recipe, shapes: Iterable[Candidate], progress: Progr
         rows, files = [], []
         with progress.task("shapes", len(shapes), "shapes") as task:
             for shape in shapes:
-                classifier = _random_student(recipe, shape)
+                classifier = random_student(recipe, shape)
                 files.append(_write(classifier, shape, recipe.search.precision, Path(name)))
                 network = deployed(classifier)
                 rows.append(
@@ -102,7 +102,12 @@ def count_macs(classifier: Classifier) -> int:
     return total
 
 
-def _random_student(recipe: Recipe, shape: Candidate) -> Classifier:
+def random_student(recipe: Recipe, shape: Candidate) -> Classifier:
+    """A shape with random weights.
+
+    Raises:
+        UserError: There is no such network.
+    """
     data = recipe.data.model_copy(update={"size": shape.size})
     model = ModelConfig(name="compact", options=shape.options)
     return build_classifier(model, NAMES, input_spec(data), task=data.task).eval()
