@@ -33,7 +33,7 @@ from distill.export.integer_graph import (
     pass_pixels_on,
     pixel_tensors,
 )
-from distill.export.onnx_file import clean, describe, probs_of_file
+from distill.export.onnx_file import clean, describe, name_nodes, probs_of_file
 from distill.predict import open_session, read_metadata
 
 # Trains the graph behind a quantised file: from that and the float graph to a float graph of other
@@ -81,8 +81,7 @@ class Quantiser:
         # Only the batch is of unknown size: no need of symbolic inference, and of sympy.
         quant_pre_process(self.source, file, skip_symbolic_shape=True)
         model = onnx.load(file)
-        for index, node in enumerate(model.graph.node):
-            node.name = node.name or f"{node.op_type}_{index}"
+        name_nodes(model.graph)
         widen_constants(model.graph)
         onnx.save(model, file)
         return file
