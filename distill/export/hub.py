@@ -50,7 +50,7 @@ class Target(Base):
                 files[f"hub/onnx/{file.name}"] = row
                 shutil.copyfile(source, hub / source.name)
                 shipment.say(f"hub/onnx/{file.name}: {in_words(row)}")
-        weights = shipment.experiment.folder(shipment.student) / "best.safetensors"
+        weights = shipment.source / "best.safetensors"
         shutil.copyfile(weights, hub / "model.safetensors")
         run.write_json(hub / "config.json", model_config(shipment))
         run.write_json(hub / "preprocessor_config.json", preprocessor_config(shipment.metadata))
@@ -87,7 +87,7 @@ def model_config(shipment: Shipment) -> Record:
     names = shipment.data.classes
     kind = "multi" if shipment.data.task == "multi" else "single"
     smallest = [dtype for precision, dtype, _ in FILES.values() if shipment.onnx(precision)][-1]
-    source = shipment.experiment.folder(shipment.student) / "config.json"
+    source = shipment.source / "config.json"
     network = run.read_json(source)["run"]["model"]
     return {
         "model_type": MODEL_TYPE,

@@ -190,8 +190,6 @@ class Target(Base):
 
     def make(self, shipment: Shipment, folder: Path) -> Record:
         """Calibrated on training views; what was tried is on record, passed or not."""
-        from distill.qad import int8_distillation
-
         file, val = folder / "student.int8.onnx", shipment.data.val
         shipment.say("int8, by calibrations first")
         record = export_int8(
@@ -200,8 +198,8 @@ class Target(Base):
             shipment.calibration_pixels(),
             (val.pixels, val.labels),
             shipment.config,
-            shipment.experiment.recipe.bench.threads,
-            int8_distillation(shipment.experiment, shipment.student),
+            shipment.threads,
+            shipment.distil,
         )
         shipment.say(summary(record))
         if file.is_file():

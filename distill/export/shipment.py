@@ -16,11 +16,12 @@ from distill.config import ExportConfig
 from distill.data.prepare import ImageData
 from distill.data.training import TrainingImages
 from distill.errors import RunStopped
-from distill.experiment import Experiment
 from distill.export.onnx_file import probs_of_file
 from distill.export.parity import FLOAT32, Limits, answer_rule, compare_probs
+from distill.export.qdq import Distil
 from distill.metrics import main_score, score
 from distill.models import Classifier
+from distill.progress import Progress
 
 CALIBRATION_IMAGES = 256  # training images that int8 takes its ranges from
 
@@ -31,27 +32,28 @@ class Shipment:
 
     Attributes:
         student: Name of its run.
+        source: Its run directory.
         metadata: What the fp32 file says of itself.
         val_probs: Its probabilities of the validation split in torch, `(n, classes)`.
+        data: The images, of which `val` is what files are scored on.
+        images: The training images as views, which int8 takes its ranges from.
         folder: Where finished targets lie.
+        threads: Threads of onnxruntime while a file is timed; 0 leaves it to onnxruntime.
+        distil: Trains the student to be rounded; None where the recipe has that off.
     """
 
-    experiment: Experiment
     student: str
+    source: Path
     classifier: Classifier
     metadata: dict[str, Any]
     val_probs: NDArray[np.float32]
+    data: ImageData
+    images: TrainingImages
+    config: ExportConfig
     folder: Path
-
-    @property
-    def data(self) -> ImageData:
-        """The images, of which `val` is what files are scored on."""
-        return self.experiment.data
-
-    @property
-    def config(self) -> ExportConfig:
-        """Options of the stage."""
-        return self.experiment.recipe.export
+    progress: Progress
+    threads: int = 0
+    distil: Distil | None = None
 
     def onnx(self, precision: str = "fp32") -> Path | None:
         """The ONNX file of a precision, None where there is none."""
@@ -108,16 +110,13 @@ class Shipment:
 
     def say(self, line: str) -> None:
         """A line of progress."""
-        self.experiment.progress.say(f"export: {line}")
+        self.progress.say(f"export: {line}")
 
     def calibration_pixels(self) -> NDArray[np.uint8]:
         """View 0 of some training images, drawn by the seed: uint8 `(n, height, width, 3)`."""
-        recipe, data, cpu = self.experiment.recipe, self.data, torch.device("cpu")
-        images = TrainingImages(
-            (data.train,), data.classes, recipe.views, recipe.seed, data.spec.height
-        )
+        images, cpu = self.images, torch.device("cpu")
         count = min(CALIBRATION_IMAGES, len(images))
-        ids = np.random.default_rng(recipe.seed).choice(len(images), count, replace=False)
+        ids = np.random.default_rng(images.seed).choice(len(images), count, replace=False)
         views = [images.view(ids[i : i + 64], 0, cpu) for i in range(0, count, 64)]
         pixels = torch.cat(views).mul(255.0).round().to(torch.uint8).permute(0, 2, 3, 1)
         found: NDArray[np.uint8] = pixels.contiguous().numpy()

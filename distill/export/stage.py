@@ -15,11 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill import __version__, run
+from distill.data.training import TrainingImages
 from distill.experiment import Experiment, best_run
 from distill.export import Record, Target, make_targets
 from distill.export.shipment import Shipment
 from distill.metrics import probabilities, score
 from distill.models import Classifier, deployed
+from distill.qad import int8_distillation
 from distill.report.threshold_plots import draw_thresholds
 from distill.runs import load_run
 from distill.thresholds import Tuned, tune
@@ -131,8 +133,23 @@ def prepare(experiment: Experiment, name: str) -> tuple[Shipment, Record]:
         "params": sum(p.numel() for p in deployed(classifier).parameters()),
         "thresholds": {"split": "val", **tuned.record},
     }
-    folder = experiment.out / "export"
-    return Shipment(experiment, name, classifier, metadata, probs, folder), found
+    recipe, data = experiment.recipe, experiment.data
+    size = data.spec.height
+    shipment = Shipment(
+        student=name,
+        source=source,
+        classifier=classifier,
+        metadata=metadata,
+        val_probs=probs,
+        data=data,
+        images=TrainingImages((data.train,), data.classes, recipe.views, recipe.seed, size),
+        config=recipe.export,
+        folder=experiment.out / "export",
+        progress=experiment.progress,
+        threads=recipe.bench.threads,
+        distil=int8_distillation(experiment, name),
+    )
+    return shipment, found
 
 
 def producer() -> str:
