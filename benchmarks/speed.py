@@ -22,7 +22,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from distill import run
 from distill.benchmarks.flops import count_work
 from distill.benchmarks.machine import busy_warning, machine, resolve_threads
 from distill.benchmarks.speed_rows import add_share, base_row, by_series, mark_best, summarise
@@ -30,6 +29,7 @@ from distill.benchmarks.speed_worker import Task
 from distill.benchmarks.subjects import SEED, Model, Subject, pair
 from distill.config import BenchConfig
 from distill.errors import UserError
+from distill.files import environment
 from distill.progress import Progress
 
 Reply = dict[str, Any]  # what a worker prints
@@ -56,7 +56,7 @@ def bench_speed(
         UserError: An unknown engine, or nothing could be timed.
     """
     subjects, left_out = pair(models, config.engines)
-    env = run.environment() | machine()  # before the work is our own
+    env = environment() | machine()  # before the work is our own
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         for number, encoded in enumerate(pictures):
             (Path(folder) / f"{number:06}").write_bytes(encoded)

@@ -7,7 +7,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from distill import run
+from distill.files import atomic
 
 Row = dict[str, Any]
 # Okabe and Ito's colours, told apart by the colour-blind, and by their markers without colour.
@@ -136,6 +136,6 @@ def _pyplot() -> Any:
 
 
 def _save(pyplot: Any, figure: Any, file: Path) -> None:
-    with run.atomic(file) as temporary:
+    with atomic(file) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
     pyplot.close(figure)

@@ -65,8 +65,8 @@ def write_subset(location: str, count: int, file: Path) -> None:
     import pyarrow
     from pyarrow import parquet
 
+    from distill.data.audit.splits import labels_of
     from distill.data.sources import open_source
-    from distill.data.splits import labels_of
 
     source = open_source(location)
     image = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
@@ -109,8 +109,8 @@ def read(file: Path, size: int, cache: Path, workers: int) -> dict[str, Any]:
     import torch
 
     from distill.config import ViewsConfig
-    from distill.data.draws import permutation
-    from distill.data.training import TrainingImages
+    from distill.data.views.draws import permutation
+    from distill.data.views.images import TrainingImages
 
     cpu = torch.device("cpu")
     torch.zeros(8).add_(1)
@@ -156,7 +156,7 @@ def main(arguments: list[str]) -> None:
         stage, file, size, cache, workers = json.loads(arguments[0])
         print(json.dumps(STAGES[stage](Path(file), size, Path(cache), workers)))
         return
-    from distill.run import environment
+    from distill.files import environment
 
     parser = argparse.ArgumentParser(prog="python -m distill.benchmarks.store_memory")
     parser.add_argument("--data", required=True, help="any source of encoded images")

@@ -10,13 +10,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from distill import run
 from distill.benchmarks.engines import Run, find_engine
 from distill.benchmarks.scenarios import Query
 from distill.data.decode import InputSpec, Pixels, to_pixels
 from distill.errors import UserError
-from distill.metrics import main_score
-from distill.predict import Predictor
+from distill.files import is_complete, read_json
+from distill.runtime.predict import Predictor
+from distill.scoring.metrics import main_score
 
 SEED = 0
 INPUTS = 16  # different inputs per series
@@ -80,11 +80,11 @@ def run_model(folder: Path, name: str = "") -> Model:
     Raises:
         UserError: Not a complete run directory.
     """
-    if not run.is_complete(folder) or not (folder / "contract.json").is_file():
+    if not is_complete(folder) or not (folder / "contract.json").is_file():
         raise UserError("not a finished run directory", str(folder), "name one, or an .onnx file")
-    from distill.experiment import best_validation
+    from distill.pipeline.experiment import best_validation
 
-    contract = run.read_json(folder / "contract.json")
+    contract = read_json(folder / "contract.json")
     return Model(
         name or folder.resolve().name,
         folder,

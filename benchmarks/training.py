@@ -23,11 +23,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from distill import run
 from distill.benchmarks.training_engines import ASKS_TEACHER, ENGINES, Engine, check_engine
 from distill.benchmarks.training_report import draw, title
 from distill.benchmarks.training_run import TrainingBench, load_data, make_workload
 from distill.errors import RunStopped, UserError
+from distill.files import environment, write_json
 from distill.progress import Progress
 
 Run = dict[str, Any]
@@ -81,7 +81,7 @@ def bench_training(
     if out:
         out.mkdir(parents=True, exist_ok=True)
     with _scratch("bench", out) as scratch:
-        run.write_json(scratch / "settings.json", config.model_dump(mode="json"))
+        write_json(scratch / "settings.json", config.model_dump(mode="json"))
         data = load_data(config, scratch / "images", workers, progress)
         make_workload(config, data, "live", 0, scratch)  # mistakes show before anything is trained
         runs = run_rounds(config, engines, scratch, progress)
@@ -93,11 +93,11 @@ def bench_training(
         "settings": config.model_dump(mode="json"),
         "images": images,
         "runs": runs,
-        "env": run.environment(),
+        "env": environment(),
     }
     if out:
         draw(found, title(config, images["train"]), out / "training.png")
-        run.write_json(out / "training.json", found)
+        write_json(out / "training.json", found)
     return found
 
 

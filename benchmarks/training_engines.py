@@ -9,7 +9,7 @@ what is compared, or what an engine has no means for:
 - `timm`: `LogitDistillationTask` in a loop like that of timm's training script; on a GPU
   channels-last and bf16, which there are `--channels-last --amp --amp-dtype bfloat16`.
 - `textbook`: the few lines that everybody writes, in float32, the teacher without a graph.
-- `live`, `cached`, `student_only`: `distill.train.fit`; the last one learns from labels alone.
+- `live`, `cached`, `student_only`: `training.fit`; the last one learns from labels alone.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from torch import Tensor, nn
 from distill.config import StrategyConfig
 from distill.data.prepare import epoch_batches, num_batches
 from distill.errors import RunStopped, UserError
-from distill.job import Job
-from distill.kd_lib import import_kd_lib, make_learner
-from distill.kd_lib_loaders import Logits, TrainViews, ValImages
-from distill.metrics import score, softmax
-from distill.models import Classifier
-from distill.optim import Schedule, make_optimizer, set_lr
+from distill.models.classifier import Classifier
 from distill.progress import Progress
+from distill.scoring.metrics import score, softmax
 from distill.strategies import make_strategy
-from distill.teacher_cache_build import build_caches
-from distill.train import fit, load_weights, predict_logits
+from distill.teaching.cache_build import build_caches
+from distill.training.fit import fit, load_weights, predict_logits
+from distill.training.job import Job
+from distill.training.kd_lib import import_kd_lib, make_learner
+from distill.training.kd_lib_loaders import Logits, TrainViews, ValImages
+from distill.training.optim import Schedule, make_optimizer, set_lr
 
 Engine = Literal["kd_lib", "timm", "textbook", "live", "cached", "student_only"]
 ENGINES: tuple[Engine, ...] = get_args(Engine)

@@ -10,8 +10,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from distill import run
 from distill.benchmarks.training_run import TrainingBench
+from distill.files import atomic
 
 Document = dict[str, Any]  # what `bench_training` returns
 # (ratio, engine, what it says, where we want it)
@@ -98,7 +98,7 @@ def draw(found: Document, heading: str, file: Path) -> None:
     axes.set_title(textwrap.fill(heading, 90), fontsize="medium")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="lower right", frameon=False)
-    with run.atomic(file) as temporary:
+    with atomic(file) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
     pyplot.close(figure)
 

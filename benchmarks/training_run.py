@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from pydantic import Field, model_validator
 
-from distill import run
 from distill.benchmarks.training_engines import (
     ASKS_TEACHER,
     QUIET,
@@ -38,14 +37,15 @@ from distill.config import (
     TrainConfig,
     ViewsConfig,
 )
-from distill.data.draws import permutation
 from distill.data.prepare import ImageData, num_batches, prepare_data
 from distill.data.store import subset
+from distill.data.views.draws import permutation
 from distill.errors import DistillError, UserError
-from distill.job import Job
-from distill.models import Classifier, build_classifier
+from distill.files import write_json
+from distill.models.classifier import Classifier, build_classifier
 from distill.progress import Progress
-from distill.runs import load_run
+from distill.training.job import Job
+from distill.training.run_directory import load_run
 
 INTERRUPTED = 130
 
@@ -215,7 +215,7 @@ def main(arguments: list[str]) -> int:
         config = TrainingBench.model_validate_json(Path(settings).read_text("utf-8"))
         data = load_data(config, Path(settings).parent / "images", 1, QUIET)
         found = measure(config, data, cast(Engine, engine), int(round_), place)
-        run.write_json(place / "result.json", found)
+        write_json(place / "result.json", found)
     except KeyboardInterrupt:
         return INTERRUPTED
     except DistillError as error:

@@ -26,8 +26,8 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
 from distill.config import ViewsConfig
-from distill.data.draws import Draws
-from distill.data.views import make_views
+from distill.data.views.draws import Draws
+from distill.data.views.pixels import make_views
 
 SEED = 0
 IMAGES = 512  # stored ones, from which each batch is another random choice

@@ -115,7 +115,7 @@ def differing_keys(old: Any, new: Any, prefix: str = "") -> list[str]:
     return [] if old == new else [prefix]
 
 
-def remove(folder: Path) -> None:
+def remove_folder(folder: Path) -> None:
     """Deletes a stage's folder, its manifest first, so that half of it never counts."""
     (folder / MANIFEST).unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)

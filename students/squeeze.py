@@ -15,7 +15,7 @@ from torchvision import models
 from distill.config import Count, Fraction
 from distill.config import Options as BaseOptions
 from distill.models import IMAGENET_MEAN, IMAGENET_STD, Channels
-from distill.weights import download, transfer_weights
+from distill.models.weights import download, transfer_weights
 
 LAYERS = 13  # of SqueezeNet 1.1's `features`
 ENDS = (4, 5, 7, 8, 10, 11, 12, 13)  # how many of them end with fire module 1, 2, ...

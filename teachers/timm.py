@@ -9,7 +9,7 @@ from distill.config import Fraction
 from distill.config import Options as BaseOptions
 from distill.errors import UserError
 from distill.models import IMAGENET_MEAN, IMAGENET_STD, Channels
-from distill.weights import download
+from distill.models.weights import download
 
 
 class Options(BaseOptions):

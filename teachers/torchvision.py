@@ -7,8 +7,9 @@ from torchvision import models
 
 from distill.config import Options as BaseOptions
 from distill.errors import UserError
-from distill.models import IMAGENET_MEAN, IMAGENET_STD, Channels, head_prefixes
-from distill.weights import download, transfer_weights
+from distill.models import IMAGENET_MEAN, IMAGENET_STD, Channels
+from distill.models.classifier import head_prefixes
+from distill.models.weights import download, transfer_weights
 
 AUX_MODELS = ("inception_v3", "googlenet")
 

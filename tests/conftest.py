@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from distill import cli
+from distill.cli import app as cli
 from distill.config import DataConfig, ModelConfig, ViewsConfig
 from distill.progress import Progress
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from distill.config import RunConfig
     from distill.data.prepare import ImageData
     from distill.data.store import Split
-    from distill.experiment import Experiment
-    from distill.models import Classifier
+    from distill.models.classifier import Classifier
+    from distill.pipeline.experiment import Experiment
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -115,7 +115,7 @@ def make_experiment() -> Callable[..., Experiment]:
     from distill.data.decode import InputSpec
     from distill.data.prepare import ImageData
     from distill.data.store import Split
-    from distill.experiment import Experiment
+    from distill.pipeline.experiment import Experiment
 
     names, spec = ("red", "green", "blue"), InputSpec(height=16, width=16, resize="squash")
     options = {"width": [8], "depth": [1], "head_width": 0}
@@ -156,24 +156,24 @@ def keep_as_trained(experiment: Experiment, config: RunConfig, seed: int) -> Non
     """Writes a run directory, of a network whose head alone was fitted."""
     import torch
 
-    from distill import run
-    from distill.metrics import probabilities, score
-    from distill.models import build_classifier
-    from distill.task import validation_row
-    from distill.train import predict_logits, save_weights
+    from distill.files import append_line, files_below, write_json, write_manifest
+    from distill.models.classifier import build_classifier
+    from distill.scoring.metrics import probabilities, score
+    from distill.training.fit import predict_logits, save_weights
+    from distill.training.selection import validation_row
 
     data = experiment.data
     torch.manual_seed(seed)
     classifier = build_classifier(config.model, data.classes, data.spec, task=data.task).eval()
     fit_head(classifier, data.train)
     folder = experiment.folder(config.name)
-    run.write_json(folder / "config.json", {"run": config.model_dump(mode="json")})
-    run.write_json(folder / "contract.json", classifier.contract.model_dump(mode="json"))
+    write_json(folder / "config.json", {"run": config.model_dump(mode="json")})
+    write_json(folder / "contract.json", classifier.contract.model_dump(mode="json"))
     save_weights(classifier, folder / "best.safetensors")
     probs = probabilities(predict_logits(classifier, data.val, experiment.device), data.task)
     found = score(probs, data.val.labels, data.classes)
-    run.append_line(folder / "metrics.jsonl", validation_row(found, data.task))
-    run.write_manifest(folder, run.files_below(folder))
+    append_line(folder / "metrics.jsonl", validation_row(found, data.task))
+    write_manifest(folder, files_below(folder))
 
 
 def fit_head(classifier: Classifier, split: Split) -> None:
@@ -202,9 +202,9 @@ def ship_briefly() -> Callable[..., tuple[Path, NDArray[np.uint8], Classifier]]:
     """
     import torch
 
-    from distill.data.training import TrainingImages
+    from distill.data.views.images import TrainingImages
     from distill.export.onnx_fp32 import export_onnx
-    from distill.models import build_classifier
+    from distill.models.classifier import build_classifier
 
     options = {"width": [16, 32], "depth": [1, 2], "head_width": 64}
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distill.data.audit import KINDS, advice, audit
-from distill.data.fingerprints import Fingerprints
+from distill.data.audit.findings import KINDS, advice, audit
+from distill.data.audit.fingerprints import Fingerprints
 from distill.data.sources import Item, Label, Source
 
 CLASSES = ("cat", "dog")

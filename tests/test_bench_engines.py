@@ -10,18 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distill import run
-from distill.benchmarks.engines import (
-    Device,
-    Settings,
-    engine_names,
-    find_engine,
-    reason_against,
-)
+from distill.benchmarks.engines import Device, Settings, engine_names, find_engine, reason_against
 from distill.benchmarks.subjects import make_pixels
 from distill.config import ModelConfig
 from distill.errors import UserError
-from distill.predict import Predictor
+from distill.files import files_below, write_json, write_manifest
+from distill.runtime.predict import Predictor
 
 SLOW = {"torch_compile"}  # it runs a C++ compiler
 NAMES = [
@@ -39,8 +33,8 @@ def models(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
     from distill.data.decode import InputSpec
     from distill.export.onnx_fp32 import export_onnx
-    from distill.models import build_classifier
-    from distill.train import save_weights
+    from distill.models.classifier import build_classifier
+    from distill.training.fit import save_weights
 
     torch.manual_seed(0)
     options = {"width": [16, 32], "depth": [1, 1], "head_width": 0}
@@ -52,9 +46,9 @@ def models(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
             layer.weight.data *= 20  # probabilities that are not all alike
     folder = tmp_path_factory.mktemp("run")
     save_weights(classifier, folder / "best.safetensors")
-    run.write_json(folder / "contract.json", classifier.contract.model_dump(mode="json"))
-    run.write_json(folder / "config.json", {"run": {"model": config.model_dump(mode="json")}})
-    run.write_manifest(folder, run.files_below(folder))
+    write_json(folder / "contract.json", classifier.contract.model_dump(mode="json"))
+    write_json(folder / "config.json", {"run": {"model": config.model_dump(mode="json")}})
+    write_manifest(folder, files_below(folder))
     file = folder.parent / f"{request.param}.onnx"
     described = {
         "names": names,

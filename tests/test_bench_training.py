@@ -18,10 +18,10 @@ from distill.benchmarks import training, training_engines, training_run
 from distill.benchmarks.training import bench_training, choose_engines, ratios, summarise
 from distill.benchmarks.training_engines import ENGINES, Engine, Workload, timm_task, train_with
 from distill.benchmarks.training_run import TrainingBench, load_data, make_workload, measure
-from distill.cli_bench import student_model
+from distill.cli.bench import student_model
 from distill.config import DataConfig, ModelConfig, StrategyConfig, TrainConfig
-from distill.data.draws import Draws
 from distill.data.prepare import ImageData
+from distill.data.views.draws import Draws
 from distill.errors import RunStopped, UserError
 from distill.progress import Progress
 from distill.strategies import make_strategy

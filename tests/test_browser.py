@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 
 from distill.config import ModelConfig
-from distill.experiment import Experiment
 from distill.export.golden import draw_picture
-from distill.export.stage import export_student
-from distill.predict import Predictor
+from distill.pipeline.experiment import Experiment
+from distill.pipeline.export import export_student
+from distill.runtime.predict import Predictor
 
 pytestmark = pytest.mark.browser
 WIDE = ModelConfig(name="compact", options={"width": [32, 64], "depth": [1, 1], "head_width": 0})

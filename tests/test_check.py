@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from distill.config import DataConfig
-from distill.data.listing import list_data
+from distill.data.audit.listing import list_data
 from distill.data.sources import open_source
 from distill.progress import Progress
 

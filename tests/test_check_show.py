@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 
 from distill.config import DataConfig, ViewsConfig
-from distill.data.contact_sheet import GAP, LINE, VIEWS, contact_sheet
-from distill.data.draws import Draws
 from distill.data.prepare import ImageData, prepare_data
-from distill.data.views import make_views
+from distill.data.views.draws import Draws
+from distill.data.views.pixels import make_views
 from distill.progress import Progress
+from distill.report.contact_sheet import GAP, LINE, VIEWS, contact_sheet
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ import onnx
 import pytest
 from PIL import Image
 
-from distill import run
-from distill.predict import Predictor
+from distill.runtime.predict import Predictor
+from distill.training import fit as fit_module
 
 RECIPE = """
 seed = 1
@@ -376,7 +376,7 @@ def test_a_mistake_is_one_line_and_status_2(arguments, named, distill, monkeypat
 def test_interrupted_is_130_and_the_same_command_continues(
     recipe, photos, distill, tmp_path, monkeypatch
 ):
-    import distill.train as module
+    import distill.training.fit as module
 
     step, left = module.Trainer.step, {"steps": 5}
 
@@ -404,7 +404,7 @@ def test_a_full_disk_is_one_line_and_status_3(recipe, photos, distill, tmp_path,
     def full(path, value):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
-    monkeypatch.setattr(run, "append_line", full)
+    monkeypatch.setattr(fit_module, "append_line", full)
     status, _, err = distill("teacher", recipe, "--data", photos, "--out", tmp_path)
     assert status == 3
     assert err.splitlines()[-1].startswith("error: no space left")

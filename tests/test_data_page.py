@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from distill.config import DataConfig
-from distill.data.audit import KINDS
+from distill.data.audit.findings import KINDS
+from distill.data.audit.listing import Listing, list_data
 from distill.data.demo import paint
-from distill.data.listing import Listing, list_data
 from distill.data.sources import open_source
 from distill.progress import Progress
 from distill.report import data_page

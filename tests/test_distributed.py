@@ -13,15 +13,15 @@ SCRIPT = """
     import sys
     from pathlib import Path
     import torch
-    from distill import teacher_cache
+    from distill.teaching import cache as teacher_cache
     from distill.config import (
         DataConfig, ModelConfig, RunConfig, StrategyConfig, TrainConfig, ViewsConfig,
     )
     from distill.data.prepare import prepare_data
     from distill.models import build_classifier
     from distill.progress import Progress
-    from distill.train import fit
-    from distill.job import Job
+    from distill.training.fit import fit
+    from distill.training.job import Job
 
     folder, batch_size, cached = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "cached"
     torch.set_num_threads(1)

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from distill.data.draws import Draws, permutation
+from distill.data.views.draws import Draws, permutation
 
 IDS = np.arange(1000)
 

@@ -10,10 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
 
-from distill.data import duplicates
-from distill.data.decode import read_image
-from distill.data.demo import paint
-from distill.data.duplicates import (
+from distill.data.audit import duplicates
+from distill.data.audit.duplicates import (
     components,
     copy_groups,
     exact_pairs,
@@ -21,7 +19,9 @@ from distill.data.duplicates import (
     join_groups,
     near_pairs,
 )
-from distill.data.fingerprints import Fingerprints, take_fingerprints
+from distill.data.audit.fingerprints import Fingerprints, take_fingerprints
+from distill.data.decode import read_image
+from distill.data.demo import paint
 from distill.data.sources import Item, Source, open_source
 
 STRANGERS = 80  # enough for the rules of large sets

@@ -12,11 +12,11 @@ from distill.config import ModelConfig
 from distill.data.decode import InputSpec
 from distill.errors import RunStopped, UserError
 from distill.export import onnx_fp32
-from distill.export.graph import ShippedGraph
 from distill.export.onnx_fp32 import compare, export_onnx, torch_probs
 from distill.export.parity import FLOAT32
-from distill.models import Classifier, build_classifier
-from distill.predict import Predictor
+from distill.export.shipped_graph import ShippedGraph
+from distill.models.classifier import Classifier, build_classifier
+from distill.runtime.predict import Predictor
 
 NAMES = ("a", "b", "c")
 METADATA = {"names": list(NAMES), "task": "single", "thresholds": {}}

@@ -15,21 +15,17 @@ from PIL import Image
 from distill.config import ExportConfig
 from distill.data.prepare import ImageData
 from distill.errors import UserError
-from distill.export import int8_steps, onnx_int8
-from distill.export.calibration import METHODS, share_ranges
-from distill.export.int8_steps import escalate, summary
-from distill.export.integer_graph import (
-    float_in_disguise,
-    inner_nodes,
-    kernels,
-    order_layers,
-)
+from distill.export import onnx_int8
+from distill.export.int8 import steps as int8_steps
+from distill.export.int8.calibration import METHODS, share_ranges
+from distill.export.int8.integers import float_in_disguise, inner_nodes, kernels, order_layers
+from distill.export.int8.quantiser import Quantiser, widen_constants
+from distill.export.int8.steps import escalate, summary
 from distill.export.onnx_file import describe, probs_of_file
 from distill.export.onnx_int8 import Gate, export_int8, time_ratio
-from distill.export.qdq import Quantiser, widen_constants
-from distill.metrics import agreement, score
-from distill.predict import Predictor
-from distill.thresholds import tune
+from distill.runtime.predict import Predictor
+from distill.scoring.metrics import agreement, score
+from distill.scoring.thresholds import tune
 
 NUM_CONVOLUTIONS = 4  # three blocks and the head's; the one of the activation maps is not counted
 

@@ -15,19 +15,27 @@ import torch
 from onnx import TensorProto, numpy_helper
 from PIL import Image
 
-from distill import run
 from distill.config import ExportConfig, ModelConfig
 from distill.data.decode import InputSpec, to_pixels
 from distill.errors import RunStopped, UserError
-from distill.experiment import Experiment
-from distill.export import Target, make_targets, onnx_fp16, stage
+from distill.export import Target, make_targets, onnx_fp16
 from distill.export.onnx_file import in_batches, probs_of_file
 from distill.export.parity import compare_probs
 from distill.export.pixel_values import normalise, normalising_tensors
-from distill.export.stage import export_student
-from distill.models import build_classifier
-from distill.predict import Predictor
+from distill.files import (
+    files_below,
+    is_complete,
+    read_json,
+    sha256_of,
+    verify_manifest,
+    write_json,
+)
+from distill.models.classifier import build_classifier
+from distill.pipeline import export as stage
+from distill.pipeline.experiment import Experiment
+from distill.pipeline.export import export_student
 from distill.registry import find_module, names_in
+from distill.runtime.predict import Predictor
 
 NAMES = names_in("export", "Target")
 WIDE = ModelConfig(name="compact", options={"width": [32, 64], "depth": [1, 1], "head_width": 0})
@@ -92,7 +100,7 @@ def copied(single, make_experiment, tmp_path, available) -> Experiment:
 
 
 def record_of(experiment: Experiment, name: str) -> dict:
-    record = run.read_json(experiment.out / "export" / "export.json")
+    record = read_json(experiment.out / "export" / "export.json")
     if name not in record["targets"]:
         pytest.skip(f"{name} needs a package that is not installed")
     return record["targets"][name]
@@ -130,7 +138,7 @@ def test_a_target_says_what_it_found_on_the_whole_validation_split(name, exporte
         assert 0 < row[f"reference_{main}"] <= 100
     for path, row in made["files"].items():
         file = exported.out / "export" / path
-        assert (row["size_bytes"], row["sha256"]) == (file.stat().st_size, run.sha256_of(file))
+        assert (row["size_bytes"], row["sha256"]) == (file.stat().st_size, sha256_of(file))
 
 
 @pytest.mark.parametrize("name", FLOAT)
@@ -200,11 +208,11 @@ def test_a_failure_leaves_nothing_behind_and_what_was_made_is_kept(
 ) -> None:
     folder = copied.out / "export"
     record_of(copied, name)
-    record = run.read_json(folder / "export.json")
+    record = read_json(folder / "export.json")
     for path in record["targets"].pop(name)["files"]:
         (folder / path).unlink()
-    run.write_json(folder / "export.json", record)
-    before = run.files_below(folder)
+    write_json(folder / "export.json", record)
+    before = files_below(folder)
     target = type(make_targets(copied.recipe.export)[name])
     make = target.make
 
@@ -216,9 +224,9 @@ def test_a_failure_leaves_nothing_behind_and_what_was_made_is_kept(
         patch.setattr(target, "make", failing)
         with pytest.raises(RunStopped, match="disagrees"):
             export_student(copied)
-    assert run.files_below(folder) == before
+    assert files_below(folder) == before
     assert not list(folder.glob("*.tmp"))
-    assert not run.is_complete(folder)
+    assert not is_complete(folder)
     packs = {n for n, one in make_targets(copied.recipe.export).items() if one.packs}
     kept = {
         file: (folder / file).stat().st_mtime_ns
@@ -227,8 +235,8 @@ def test_a_failure_leaves_nothing_behind_and_what_was_made_is_kept(
         for file in made["files"]
     }
     export_student(copied)
-    run.verify_manifest(folder)
-    assert set(run.read_json(folder / "export.json")["targets"]) == {name, *record["targets"]}
+    verify_manifest(folder)
+    assert set(read_json(folder / "export.json")["targets"]) == {name, *record["targets"]}
     assert kept == {file: (folder / file).stat().st_mtime_ns for file in kept}
 
 
@@ -244,7 +252,7 @@ def test_what_packs_other_files_is_made_again_when_they_change(copied) -> None:
     changed = Experiment(recipe, copied.location, copied.out, copied.device)
     changed.__dict__["data"] = copied.data
     export_student(changed)
-    hub = run.read_json(folder / "export.json")["targets"]["hub"]
+    hub = read_json(folder / "export.json")["targets"]["hub"]
     assert "student.int8.onnx" not in hub["inputs"]
     assert not (folder / "hub" / "onnx" / "model_quantized.onnx").exists()
     assert json.loads((folder / "hub" / "config.json").read_text())["transformers.js_config"] == {
@@ -315,7 +323,7 @@ def test_an_fp16_file_that_would_overflow_is_not_published(
     assert "activations reach" in made["refused"]
     assert made["tried"][0]["path"] == made["path"] == "onnxruntime.transformers.float16"
     assert not (tmp_path / "export" / "student.fp16.onnx").exists()
-    assert run.is_complete(tmp_path / "export")
+    assert is_complete(tmp_path / "export")
 
 
 def test_what_cannot_be_converted_to_fp16_does_not_stop_the_export(
@@ -329,7 +337,7 @@ def test_what_cannot_be_converted_to_fp16_does_not_stop_the_export(
     export_student(experiment)
     made = record_of(experiment, "onnx_fp16")
     assert made["refused"] == "cannot be converted: unknown operator"
-    assert (made["files"], run.is_complete(tmp_path / "export")) == ({}, True)
+    assert (made["files"], is_complete(tmp_path / "export")) == ({}, True)
 
 
 @pytest.mark.parametrize(
@@ -342,9 +350,9 @@ def test_what_cannot_be_converted_to_fp16_does_not_stop_the_export(
     ],
 )
 def test_other_networks_and_exporters_give_the_same_in_every_form(name, path, tmp_path) -> None:
-    from distill.export.graph import ShippedGraph
     from distill.export.hub import probs_of_logits, write_pixel_values
     from distill.export.onnx_fp32 import export_onnx
+    from distill.export.shipped_graph import ShippedGraph
     from distill.export.torchscript import probs_of_torchscript, write_torchscript
 
     torch.manual_seed(0)
@@ -450,7 +458,7 @@ def parse_pbtxt(text: str) -> dict[str, list]:
 
 def test_the_triton_repository_is_laid_out_and_described(exported) -> None:
     folder = exported.out / "export" / "triton" / "student"
-    assert run.files_below(folder) == ["1/model.onnx", "config.pbtxt", "labels.txt"]
+    assert files_below(folder) == ["1/model.onnx", "config.pbtxt", "labels.txt"]
     found = parse_pbtxt((folder / "config.pbtxt").read_text())
     assert found == {
         "name": ["student"],
@@ -510,8 +518,8 @@ def test_the_hub_folder_is_what_a_pipeline_of_theirs_reads(exported) -> None:
     )
     values = np.ascontiguousarray(values.transpose(0, 3, 1, 2), dtype=np.float32)
     for name, ours in (("model", "fp32"), ("model_quantized", "int8")):
-        from distill.metrics import probabilities
-        from distill.predict import open_session
+        from distill.runtime.predict import open_session
+        from distill.scoring.metrics import probabilities
 
         session = open_session(hub / "onnx" / f"{name}.onnx")
         (logits,) = session.run(["logits"], {"pixel_values": values})

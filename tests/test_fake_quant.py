@@ -21,18 +21,19 @@ from distill.config import (
 from distill.data.decode import InputSpec
 from distill.data.store import Split
 from distill.errors import UserError
-from distill.export import int8_steps, onnx_int8
-from distill.export.calibration import closest_range
-from distill.export.fake_quant import FakeQuantised, Range, closest_ends
+from distill.export import onnx_int8
+from distill.export.int8 import steps as int8_steps
+from distill.export.int8.calibration import closest_range
+from distill.export.int8.fake_quant import FakeQuantised, Range, closest_ends
+from distill.export.int8.quantiser import Quantiser
+from distill.export.int8.torch_graph import torch_op
 from distill.export.onnx_file import probs_of_file
 from distill.export.onnx_fp32 import export_onnx
 from distill.export.onnx_int8 import export_int8
-from distill.export.qdq import Quantiser
-from distill.export.torch_graph import torch_op
-from distill.job import Job
-from distill.models import Classifier, Contract, build_classifier
+from distill.models.classifier import Classifier, Contract, build_classifier
 from distill.progress import Progress
-from distill.train import fit, load_weights
+from distill.training.fit import fit, load_weights
+from distill.training.job import Job
 
 QUIET = Progress(quiet=True)
 CPU = torch.device("cpu")

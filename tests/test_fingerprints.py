@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter, ImageOps
 
-from distill.data import decode, fingerprints
+from distill.data import decode
+from distill.data.audit import fingerprints
+from distill.data.audit.fingerprints import Fingerprints, perceptual_hash, take_fingerprints
 from distill.data.demo import paint
-from distill.data.fingerprints import Fingerprints, perceptual_hash, take_fingerprints
 from distill.data.sources import Item, Source, open_source
 
 

@@ -23,17 +23,17 @@ from distill.config import (
     TrainConfig,
     ViewsConfig,
 )
-from distill.data.draws import Draws
 from distill.data.store import subset
-from distill.data.views import make_views
+from distill.data.views.draws import Draws
+from distill.data.views.pixels import make_views
 from distill.device import to_device
-from distill.job import Job
-from distill.models import build_classifier
+from distill.models.classifier import build_classifier
 from distill.progress import Progress
 from distill.registry import names_in
-from distill.teacher import CachedTeachers, LiveTeachers
-from distill.teacher_cache_build import build_caches
-from distill.trainer import Trainer, make_accelerator, update_average
+from distill.teaching.cache_build import build_caches
+from distill.teaching.teachers import CachedTeachers, LiveTeachers
+from distill.training.job import Job
+from distill.training.trainer import Trainer, make_accelerator, update_average
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 QUIET = Progress(quiet=True)
@@ -99,7 +99,7 @@ AVERAGED = {"ema_decay": 0.9, "clip_norm": 1.0, "label_smoothing": 0.1}
 UNEQUAL = {"sampling": "balanced", "class_weights": "effective", "logit_adjustment": 1.0}
 
 
-@pytest.mark.parametrize("strategy", names_in("strategies"))
+@pytest.mark.parametrize("strategy", names_in("strategies", "Strategy"))
 @pytest.mark.parametrize("train", [{}, {**AVERAGED, "mixup": 0.2}, {**UNEQUAL, "focal_gamma": 2.0}])
 def test_a_step_waits_for_nothing(data, tmp_path, strategy, train):
     """Parameters of views, cached logits, noise and averaged weights each made every step wait."""

@@ -12,9 +12,13 @@ import torch
 from distill.config import ModelConfig, RunConfig, StrategyConfig, TrainConfig, ViewsConfig
 from distill.data.prepare import ImageData
 from distill.data.store import Split
-from distill.data.training import UNLABELLED
+from distill.data.views.images import UNLABELLED
 from distill.errors import UserError
-from distill.imbalance import (
+from distill.models.classifier import Classifier, build_classifier
+from distill.progress import Progress
+from distill.teaching.cache_build import build_caches
+from distill.teaching.teachers import CachedTeachers, LiveTeachers
+from distill.training.imbalance import (
     Sampling,
     balanced_sampling,
     check_class_weights,
@@ -22,12 +26,8 @@ from distill.imbalance import (
     draw_epoch,
     log_prior,
 )
-from distill.job import Job
-from distill.models import Classifier, build_classifier
-from distill.progress import Progress
-from distill.teacher import CachedTeachers, LiveTeachers
-from distill.teacher_cache_build import build_caches
-from distill.trainer import Trainer, make_accelerator
+from distill.training.job import Job
+from distill.training.trainer import Trainer, make_accelerator
 
 CPU = torch.device("cpu")
 QUIET_MODEL = ModelConfig(name="baseline_cnn", options={"width": [8, 8], "dropout": 0.0})

@@ -12,8 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from distill.config import ModelConfig
 from distill.errors import UserError
-from distill.export.stage import export_student
-from distill.inspect_file import describe_file, lines_of
+from distill.pipeline.export import export_student
+from distill.runtime.inspect_file import describe_file, lines_of
 
 WIDE = ModelConfig(name="compact", options={"width": [32, 64], "depth": [1, 1], "head_width": 0})
 

@@ -15,18 +15,18 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from distill.config import DataConfig, ModelConfig, RunConfig, StrategyConfig, ViewsConfig
-from distill.data.draws import Draws
 from distill.data.prepare import ImageData, input_spec
 from distill.data.store import Split
+from distill.data.views.draws import Draws
 from distill.errors import RunStopped, UserError
-from distill.experiment import best_validation
-from distill.job import Job
-from distill.kd_lib import check_kd_lib, fit_with_kd_lib, import_kd_lib
-from distill.models import Classifier, build_classifier
+from distill.models.classifier import Classifier, build_classifier
+from distill.pipeline.experiment import best_validation
 from distill.progress import Progress
-from distill.runs import load_run
 from distill.strategies import make_strategy
-from distill.train import fit, predict_logits
+from distill.training.fit import fit, predict_logits
+from distill.training.job import Job
+from distill.training.kd_lib import check_kd_lib, fit_with_kd_lib, import_kd_lib
+from distill.training.run_directory import load_run
 
 SIZE, STORED, EPOCHS, BATCH = 16, 18, 2, 8
 CPU, QUIET = torch.device("cpu"), Progress(quiet=True)

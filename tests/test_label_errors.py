@@ -11,13 +11,18 @@ import numpy as np
 import pytest
 import torch
 
-from distill import label_errors
 from distill.config import ModelConfig, Recipe, RunConfig, TrainConfig
 from distill.data.sources import SPLITS
-from distill.experiment import Experiment
-from distill.label_errors import assign_folds, find_label_errors, out_of_fold_probs, suspicious
+from distill.pipeline import label_errors
+from distill.pipeline.experiment import Experiment
+from distill.pipeline.label_errors import (
+    assign_folds,
+    find_label_errors,
+    out_of_fold_probs,
+    suspicious,
+)
 from distill.progress import Progress
-from distill.runs import load_run
+from distill.training.run_directory import load_run
 
 TINY = {"width": [4], "depth": [1], "branches": False, "head_width": 0}
 

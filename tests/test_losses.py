@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distill.data.draws import Draws
-from distill.losses import (
+from distill.data.views.draws import Draws
+from distill.strategies.losses import (
     blend,
     corrupt_labels,
     cross_entropy,

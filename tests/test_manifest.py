@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from pyarrow import parquet
 
-from distill.data.manifest import rows_of, write_manifest
 from distill.data.sources import open_source, open_unlabelled
+from distill.data.sources._manifest import rows_of, write_manifest
 from distill.errors import UserError
-from distill.run import sha256_of
+from distill.files import sha256_of
 
 Write = Callable[..., Path]
 ENDINGS = ("csv", "parquet")

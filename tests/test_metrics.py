@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import confusion_matrix as their_confusion_matrix
 from sklearn.metrics import f1_score, log_loss, recall_score
 
-from distill.metrics import (
+from distill.scoring.metrics import (
     agreement,
     confusion_matrix,
     expected_calibration_error,

@@ -13,8 +13,8 @@ from sklearn.metrics import (
     recall_score,
 )
 
-from distill.metrics import agreement, main_score, probabilities, score, sigmoid
-from distill.metrics_multi import average_precision, calibration_error_of_cells
+from distill.scoring.metrics import agreement, main_score, probabilities, score, sigmoid
+from distill.scoring.metrics_multi import average_precision, calibration_error_of_cells
 
 # Four images, three labels; nobody has the third. At 0.5 the images are given a b, a c, b, none.
 NAMES = ("a", "b", "c")

@@ -18,7 +18,7 @@ from torchvision import models as torchvision_models
 from distill.config import ModelConfig
 from distill.data.decode import InputSpec
 from distill.errors import UserError
-from distill.models import (
+from distill.models.classifier import (
     Classifier,
     Contract,
     build_classifier,
@@ -27,8 +27,8 @@ from distill.models import (
     parameter_stages,
     stages,
 )
+from distill.models.weights import read_weights, transfer_weights
 from distill.registry import names_in
-from distill.weights import read_weights, transfer_weights
 
 NAMES = ("cat", "dog", "eel")
 STUDENTS = names_in("students")

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
-from distill.data.draws import Draws
-from distill.losses import mix_labels
-from distill.objective import SOFTMAX, Objective, Sigmoid, Softmax, make_objective
+from distill.data.views.draws import Draws
+from distill.strategies.losses import mix_labels
+from distill.strategies.objective import SOFTMAX, Objective, Sigmoid, Softmax, make_objective
 
 LN2, LN3 = math.log(2), math.log(3)
 SIGMOID = Sigmoid()

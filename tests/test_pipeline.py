@@ -9,13 +9,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from distill import pipeline, run
 from distill.config import BenchConfig, ModelConfig, Recipe, RunConfig, StrategyConfig, TrainConfig
 from distill.errors import UserError
-from distill.experiment import Experiment, all_runs, check_plugins, has_self_teacher, taught_by
+from distill.files import files_below, remove_folder, write_json, write_manifest
+from distill.pipeline import train as pipeline
+from distill.pipeline.experiment import (
+    Experiment,
+    all_runs,
+    check_plugins,
+    has_self_teacher,
+    taught_by,
+)
 from distill.progress import Progress
-from distill.runs import load_run
-from distill.trainer import make_accelerator
+from distill.training.run_directory import load_run
+from distill.training.trainer import make_accelerator
 
 SMALL = ModelConfig(name="baseline_cnn", options={"width": [8, 8], "hidden": 8})
 QUICK = TrainConfig(epochs=1, batch_size=16)
@@ -48,8 +55,8 @@ def rewrite(folder: Path, name: str, change) -> None:
     """Changes a JSON file of a run and its manifest with it, as somebody who means it would."""
     content = json.loads((folder / name).read_text())
     change(content)
-    run.write_json(folder / name, content)
-    run.write_manifest(folder, run.files_below(folder))
+    write_json(folder / name, content)
+    write_manifest(folder, files_below(folder))
 
 
 def test_the_best_teacher_on_validation_teaches(trained):
@@ -83,7 +90,7 @@ def test_a_teacher_that_scores_otherwise_than_when_trained_is_refused(trained):
     row = json.loads(log) | {"val/top1": json.loads(log)["val/top1"] + 20.0}
     kept = (folder / "manifest.json").read_bytes()
     (folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
-    run.write_manifest(folder, run.files_below(folder))
+    write_manifest(folder, files_below(folder))
     with pytest.raises(UserError, match="on validation"):
         pipeline.load_teacher(trained, "two")
     (folder / "metrics.jsonl").write_text(log)
@@ -137,7 +144,7 @@ def test_a_teacher_trained_anew_makes_its_students_stale(trained, tmp_path):
     experiment = replace(trained, out=out)
     pipeline.train_students(experiment)
     for name in ("one", "two"):
-        run.remove(out / "teachers" / name)
+        remove_folder(out / "teachers" / name)
     changed = replace(experiment, recipe=experiment.recipe.model_copy(update={"seed": 5}))
     pipeline.train_teachers(changed)
     with pytest.raises(UserError, match=r"inputs\.teachers"):
@@ -152,8 +159,8 @@ def test_two_at_once_train_a_run_once(tmp_path, monkeypatch):
     def slow(classifier, job, device, progress):
         trained.append(job.config.name)
         time.sleep(0.3)  # enough, mostly, for the other to come; the test holds without
-        run.write_json(job.folder / "config.json", job.describe())
-        run.write_manifest(job.folder, ["config.json"])
+        write_json(job.folder / "config.json", job.describe())
+        write_manifest(job.folder, ["config.json"])
 
     monkeypatch.setattr(pipeline, "fit", slow)
     recipe = Recipe(data={"size": 32}, teachers=(config("one"),))

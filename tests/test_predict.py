@@ -12,7 +12,7 @@ from PIL import Image
 
 from distill.data.decode import UnreadableImageError
 from distill.errors import UserError
-from distill.predict import Predictor, find_images
+from distill.runtime.predict import Predictor, find_images
 
 
 def write_model(file: Path, task: str = "single", thresholds: dict | None = None) -> Path:
@@ -192,7 +192,7 @@ def test_answers_for_files_are_those_of_training_pixels_in_torch(real_data, tmp_
     from distill.config import DataConfig, ModelConfig, ViewsConfig
     from distill.data.prepare import prepare_data
     from distill.export.onnx_fp32 import export_onnx
-    from distill.models import build_classifier
+    from distill.models.classifier import build_classifier
     from distill.progress import Progress
 
     # Of these photographs 90 % are `val` and `test`, stored at the size that a model takes.

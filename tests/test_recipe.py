@@ -356,7 +356,7 @@ def test_a_shipped_recipe_is_found_from_anywhere(
 
 
 def test_every_plug_in_folder_is_listed() -> None:
-    assert {"vanilla", "supervised"} <= set(names_in("strategies"))
+    assert {"vanilla", "supervised"} <= set(names_in("strategies", "Strategy"))
     assert {"compact", "mask_cnn", "basic_cnn"} <= set(names_in("students"))
     assert {"timm", "torchvision"} <= set(names_in("teachers"))
     assert {"onnx_fp32", "triton"} <= set(names_in("export", "Target"))

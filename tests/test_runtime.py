@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from distill.export.stage import export_student
-from distill.predict import Predictor
+from distill.pipeline.export import export_student
+from distill.runtime.predict import Predictor
 
 SOURCES = ("distill", "students", "teachers", "benchmarks")
 FILES = ("pyproject.toml", "README.md", "LICENSE", "constraints.txt")

@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from distill import search_timing
 from distill.config import ModelConfig, Recipe
 from distill.data.decode import InputSpec
-from distill.models import Classifier, Contract, build_classifier
+from distill.models.classifier import Classifier, Contract, build_classifier
 from distill.progress import Progress
 from distill.recipe import check_table
-from distill.search_space import Limits, candidates, image_sizes, judge
-from distill.search_timing import count_macs, time_files
+from distill.search import timing as search_timing
+from distill.search.space import Limits, candidates, image_sizes, judge
+from distill.search.timing import count_macs, time_files
 
 RECIPE = """
 random_forest.trees = 0

@@ -14,27 +14,28 @@ import pytest
 import torch
 from PIL import Image
 
-from distill import evaluate as evaluate_module
-from distill import run
 from distill.config import ExportConfig, ModelConfig, RunConfig, StrategyConfig
 from distill.data.sources import Item, Source
 from distill.data.store import Split
-from distill.data.training import TrainingImages
+from distill.data.views.images import TrainingImages
 from distill.errors import UserError
-from distill.evaluate import evaluate, true_labels
-from distill.experiment import Experiment
-from distill.export import shipment, stage
-from distill.export.stage import export_student
-from distill.metrics import score, sigmoid
-from distill.models import build_classifier
-from distill.predict import Predictor
+from distill.export import shipment
+from distill.files import is_complete, read_json, remove_folder, verify_manifest
+from distill.models.classifier import build_classifier
+from distill.pipeline import evaluate as evaluate_module
+from distill.pipeline import export as stage
+from distill.pipeline.evaluate import evaluate, true_labels
+from distill.pipeline.experiment import Experiment
+from distill.pipeline.export import export_student
+from distill.pipeline.int8_training import distil_quantised, qad_config
+from distill.pipeline.report import build_results, build_verdict
 from distill.progress import Progress
-from distill.qad import distil_quantised, qad_config
-from distill.report.results import build_results, build_verdict
 from distill.report.table import results_table
 from distill.report.threshold_plots import draw_thresholds, shown_labels
-from distill.runs import load_run
-from distill.thresholds import tune
+from distill.runtime.predict import Predictor
+from distill.scoring.metrics import score, sigmoid
+from distill.scoring.thresholds import tune
+from distill.training.run_directory import load_run
 
 NAMES = ("red", "green", "blue")
 WIDE = ModelConfig(name="compact", options={"width": [32, 64], "depth": [1, 1], "head_width": 0})
@@ -98,7 +99,7 @@ def opened(monkeypatch):
 
 def test_the_file_says_what_its_labels_have_to_reach(multi):
     predictor, val = Predictor(shipped(multi)), multi.data.val
-    metadata, record = predictor.metadata, run.read_json(multi.out / "export" / "export.json")
+    metadata, record = predictor.metadata, read_json(multi.out / "export" / "export.json")
     assert metadata["task"] == "multi"
     assert list(metadata["thresholds"]) == list(NAMES)
     probs = predictor.probs(val.pixels)
@@ -182,7 +183,7 @@ def test_the_forest_knows_labels_that_training_has_always_or_never(tmp_path, mak
 
 
 def ship_forest(experiment: Experiment) -> np.ndarray:
-    from distill.baselines import random_forest_probs
+    from distill.scoring.baselines import random_forest_probs
 
     return random_forest_probs(experiment.data, experiment.recipe.random_forest, 0)
 
@@ -196,8 +197,8 @@ def test_an_int8_file_is_shipped_beside_the_fp32_file(task, tmp_path, make_exper
     folder = tmp_path / "export"
     names = {"student.fp32.onnx", "student.int8.onnx", "labels.txt", "golden.npz", "export.json"}
     assert {path.name for path in folder.iterdir()} == names | {"manifest.json"}
-    run.verify_manifest(folder)
-    record = run.read_json(folder / "export.json")
+    verify_manifest(folder)
+    record = read_json(folder / "export.json")
     assert set(record) == {"identity", "strategy", "params", "thresholds", "targets"}
     made = record["targets"]["onnx_int8"]
     assert made["images"] == {"calibration": 40, "val": 60}
@@ -225,7 +226,8 @@ def test_an_int8_file_that_loses_too_much_is_not_shipped_and_export_succeeds(
     tmp_path, make_experiment, monkeypatch
 ):
     """The first of many runs is of the fp32 file; every other one answers at random."""
-    from distill.export import int8_steps, onnx_int8
+    from distill.export import onnx_int8
+    from distill.export.int8 import steps as int8_steps
 
     run_file, rng = onnx_int8.probs_of_file, np.random.default_rng(0)
 
@@ -238,8 +240,8 @@ def test_an_int8_file_that_loses_too_much_is_not_shipped_and_export_succeeds(
     options = {"targets": ("onnx_int8",), "int8_qad_epochs": 2}
     experiment = make_experiment(tmp_path, "single", model=WIDE, **options)
     export_student(experiment)
-    assert run.is_complete(tmp_path / "export")
-    record = run.read_json(tmp_path / "export" / "export.json")
+    assert is_complete(tmp_path / "export")
+    record = read_json(tmp_path / "export" / "export.json")
     made = record["targets"]["onnx_int8"]
     assert made["files"] == {}
     steps = made["steps"]
@@ -250,14 +252,14 @@ def test_an_int8_file_that_loses_too_much_is_not_shipped_and_export_succeeds(
     # The last thing that was tried is a run like any other, and is not repeated.
     assert steps[-1]["step"] == "quantisation-aware distillation"
     trained = tmp_path / "students" / "student-int8"
-    run.verify_manifest(trained)
+    verify_manifest(trained)
     assert len((trained / "metrics.jsonl").read_text().splitlines()) == 2
-    inputs = run.read_json(trained / "config.json")["inputs"]
+    inputs = read_json(trained / "config.json")["inputs"]
     assert list(inputs["teachers"]) == ["student"]
-    weights = run.read_json(tmp_path / "students" / "student" / "manifest.json")
+    weights = read_json(tmp_path / "students" / "student" / "manifest.json")
     assert inputs["start"] == weights["best.safetensors"]
     manifest = (trained / "manifest.json").stat().st_mtime_ns
-    run.remove(tmp_path / "export")
+    remove_folder(tmp_path / "export")
     export_student(experiment)
     assert (trained / "manifest.json").stat().st_mtime_ns == manifest
     # With other options it is.
@@ -369,7 +371,7 @@ def test_a_threshold_of_confidence_is_one_for_all_classes(single):
     found = score(predictor.probs(val.pixels), val.labels, NAMES, predictor.thresholds)
     assert found["answered"]["accuracy"] >= 92.0
     assert 0 < found["answered"]["coverage"] < 100
-    record = run.read_json(single.out / "export" / "export.json")["thresholds"]
+    record = read_json(single.out / "export" / "export.json")["thresholds"]
     assert {key: record[key] for key in ("coverage", "accuracy")} == found["answered"]
     assert predictor.metadata["metrics"]["answered"] == found["answered"]
 

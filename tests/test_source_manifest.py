@@ -15,7 +15,7 @@ from pyarrow import parquet
 from distill.data.decode import read_image
 from distill.data.sources import Item, open_source, open_unlabelled
 from distill.errors import UserError
-from distill.run import sha256_of
+from distill.files import sha256_of
 
 Write = Callable[..., Path]
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from distill.config import DataConfig
-from distill.data.sources import Item
-from distill.data.splits import (
+from distill.data.audit.splits import (
     assign_splits,
     check_no_class_is_empty,
     limit_per_class,
     repair_splits,
 )
+from distill.data.sources import Item
 from distill.errors import UserError
 
 CLASSES = ("cat", "dog", "eel")

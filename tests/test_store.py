@@ -19,13 +19,14 @@ import numpy as np
 import pytest
 
 from distill.config import DataConfig, ViewsConfig
+from distill.data.audit.splits import assign_splits
 from distill.data.decode import InputSpec, to_pixels
-from distill.data.lock import lock
 from distill.data.prepare import ImageData, prepare_data
 from distill.data.sources import Item, Source, open_source
-from distill.data.splits import assign_splits
-from distill.data.store import Split, Store, open_store, store_bytes
+from distill.data.store import Split, Store, open_store
+from distill.data.store.store import store_bytes
 from distill.errors import RunStopped, UserError
+from distill.lock import lock
 from distill.progress import Progress
 
 SPEC = InputSpec(height=16, width=16, resize="squash")

@@ -9,15 +9,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distill.config import StrategyConfig
-from distill.data.draws import Draws
+from distill.data.views.draws import Draws
 from distill.errors import UserError
-from distill.objective import Sigmoid, Softmax
 from distill.registry import names_in
 from distill.strategies import Strategy, make_strategy
 from distill.strategies.logit_standardisation import standardised
+from distill.strategies.objective import Sigmoid, Softmax
 
 BATCH, CLASSES = 12, 5
-NAMES = names_in("strategies")
+NAMES = names_in("strategies", "Strategy")
 TAUGHT = [n for n in NAMES if make_strategy(StrategyConfig(name=n)).taught_by != "nobody"]
 TEMPERED = [
     name

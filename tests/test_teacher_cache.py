@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import distill.teacher_cache as module
+import distill.teaching.cache as module
 from distill.config import (
     CacheConfig,
     ModelConfig,
@@ -21,16 +21,16 @@ from distill.config import (
     TrainConfig,
     ViewsConfig,
 )
-from distill.data.training import Batch, TrainingImages
+from distill.data.views.images import Batch, TrainingImages
 from distill.errors import RunStopped, UserError
-from distill.job import Job
-from distill.models import build_classifier, frozen
+from distill.models.classifier import build_classifier, frozen
 from distill.progress import Progress
-from distill.teacher import CachedTeachers, LiveTeachers, mix_logits
-from distill.teacher_cache import CacheReader, Shard, complete_views, open_cache
-from distill.teacher_cache_build import build_caches, build_shard, teacher_logits, verify_cache
-from distill.train import fit
-from distill.trainer import Trainer, make_accelerator
+from distill.teaching.cache import CacheReader, Shard, complete_views, open_cache
+from distill.teaching.cache_build import build_caches, build_shard, teacher_logits, verify_cache
+from distill.teaching.teachers import CachedTeachers, LiveTeachers, mix_logits
+from distill.training.fit import fit
+from distill.training.job import Job
+from distill.training.trainer import Trainer, make_accelerator
 
 CPU = torch.device("cpu")
 QUIET = Progress(quiet=True)
@@ -277,7 +277,7 @@ def test_a_cache_damaged_under_a_running_job_stops_it_resumably(
     (cache,) = module.open_caches(job)
     file = cache.folder / Shard(1, 0, 25).file_name
 
-    import distill.train as loop
+    import distill.training.fit as loop
 
     begin_epoch = loop.Trainer.begin_epoch
 

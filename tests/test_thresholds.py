@@ -8,8 +8,8 @@ from pydantic import ValidationError
 
 from distill.config import DataConfig, ExportConfig, Recipe
 from distill.errors import UserError
-from distill.metrics import answered, sigmoid, softmax
-from distill.thresholds import (
+from distill.scoring.metrics import answered, sigmoid, softmax
+from distill.scoring.thresholds import (
     ABOVE_ALL,
     at_accuracy,
     at_false_positive_rate,

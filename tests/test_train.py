@@ -20,22 +20,22 @@ from distill.config import (
     TransferConfig,
     ViewsConfig,
 )
-from distill.data.draws import Draws
 from distill.data.prepare import epoch_batches, num_batches
 from distill.data.store import subset
-from distill.data.training import Batch
-from distill.data.views import make_views
+from distill.data.views.draws import Draws
+from distill.data.views.images import Batch
+from distill.data.views.pixels import make_views
 from distill.errors import RunStopped, UserError
-from distill.experiment import best_validation
-from distill.imbalance import class_weights
-from distill.job import Job
-from distill.metrics import probabilities, score
-from distill.models import build_classifier
+from distill.files import is_complete, verify_manifest
+from distill.models.classifier import build_classifier
+from distill.pipeline.experiment import best_validation
 from distill.progress import Progress
-from distill.run import is_complete, verify_manifest
-from distill.task import worth
-from distill.teacher import LiveTeachers
-from distill.train import fit, predict_logits
+from distill.scoring.metrics import probabilities, score
+from distill.teaching.teachers import LiveTeachers
+from distill.training.fit import fit, predict_logits
+from distill.training.imbalance import class_weights
+from distill.training.job import Job
+from distill.training.selection import worth
 
 CPU = torch.device("cpu")
 VIEWS = ViewsConfig()
@@ -121,7 +121,7 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(
     data = request.getfixturevalue(name)
     whole = train(data, tmp_path / "whole", epochs=4, **options)
     job = make_job(data, tmp_path / "cut", epochs=4, **options)
-    import distill.train as module
+    import distill.training.fit as module
 
     steps = {"left": 2 * num_batches(len(data.train.labels), 16) + 1}
     step = module.Trainer.step

@@ -13,15 +13,15 @@ from distill.config import DataConfig, ModelConfig, RunConfig, StrategyConfig, T
 from distill.config import ViewsConfig as Views
 from distill.data.prepare import prepare_data
 from distill.data.sources import open_unlabelled
-from distill.data.training import UNLABELLED
 from distill.data.unlabelled import prepare_unlabelled
+from distill.data.views.images import UNLABELLED
 from distill.errors import UserError
-from distill.job import Job
-from distill.losses import cross_entropy, mix_labels
-from distill.models import build_classifier
+from distill.models.classifier import build_classifier
 from distill.progress import Progress
-from distill.teacher import LiveTeachers
-from distill.trainer import Trainer, make_accelerator
+from distill.strategies.losses import cross_entropy, mix_labels
+from distill.teaching.teachers import LiveTeachers
+from distill.training.job import Job
+from distill.training.trainer import Trainer, make_accelerator
 
 CPU = torch.device("cpu")
 QUIET = Progress(quiet=True)

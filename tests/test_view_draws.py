@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from distill.config import ClassViews, Recipe, ViewsConfig
-from distill.data.draws import Draws
-from distill.data.view_draws import blur_radius, check_views, crop_matrices, strengths
-from distill.data.views import make_views, to_unit
+from distill.data.views.draws import Draws
+from distill.data.views.parameters import blur_radius, check_views, crop_matrices, strengths
+from distill.data.views.pixels import make_views, to_unit
 from distill.errors import UserError
 from distill.recipe import load_recipe, recipe_of, write_toml
 

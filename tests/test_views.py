@@ -10,9 +10,9 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur
 
 from distill.config import ClassViews, ViewsConfig
-from distill.data.draws import Draws
-from distill.data.view_draws import blur_kernels, blurred, strengths
-from distill.data.views import affine_grid, blur, make_views, to_unit
+from distill.data.views.draws import Draws
+from distill.data.views.parameters import blur_kernels, blurred, strengths
+from distill.data.views.pixels import affine_grid, blur, make_views, to_unit
 
 Only = Callable[..., ViewsConfig]
 CPU = torch.device("cpu")

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from distill.config import ModelConfig
 from distill.data.decode import InputSpec
 from distill.errors import UserError
-from distill.models import Classifier, build_classifier
+from distill.models.classifier import Classifier, build_classifier
 
 
 def build(name: str) -> Classifier:

@@ -18,7 +18,7 @@ def needs(device: Device) -> str | None:
     """Why torch cannot use a device here; imports all that opening a run needs."""
     import torch
 
-    import distill.runs  # noqa: F401
+    import distill.training.run_directory  # noqa: F401
 
     if device == "cuda" and not torch.cuda.is_available():
         return "torch finds no GPU"
@@ -38,8 +38,8 @@ def open_run(folder: Path, settings: Settings, channels_last: bool, dtype: str) 
     """
     import torch
 
-    from distill.models import deployed
-    from distill.runs import load_run
+    from distill.models.classifier import deployed
+    from distill.training.run_directory import load_run
 
     torch.set_num_threads(settings.threads)
     kind = getattr(torch, dtype)

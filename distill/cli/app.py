@@ -14,12 +14,11 @@ from typing import Annotated, Any
 
 import typer
 
-from distill import stages
-from distill.cli_bench import bench_app
-from distill.cli_cache import cache_app
-from distill.cli_check import check_command
-from distill.cli_export import export_command, inspect_command
-from distill.cli_options import (
+from distill.cli.bench import bench_app
+from distill.cli.cache import cache_app
+from distill.cli.check import check_command
+from distill.cli.export import export_command, inspect_command
+from distill.cli.options import (
     WORKERS,
     DataOpt,
     DeviceOpt,
@@ -36,10 +35,11 @@ from distill.cli_options import (
     UnlabelledOpt,
     WorkersOpt,
 )
-from distill.cli_search import search_command
+from distill.cli.search import search_command
 from distill.errors import DistillError, RunStopped, UserError
+from distill.files import NO_SPACE
+from distill.pipeline import stages
 from distill.progress import Progress
-from distill.run import NO_SPACE
 
 app = typer.Typer(
     name="distill",
@@ -132,7 +132,7 @@ def evaluate_command(
     as_json: JsonOpt = False,
 ) -> None:
     """Score a model on labelled images, with the thresholds that its file has."""
-    from distill.evaluate import evaluate
+    from distill.pipeline.evaluate import evaluate
     from distill.report.table import confusion_table, label_table, scores_line, show
 
     found = evaluate(model, data, split, device, workers, Progress())
@@ -150,7 +150,7 @@ def predict_command(
     as_json: JsonOpt = False,
 ) -> None:
     """Label pictures with a shipped file; needs no torch."""
-    from distill.predict import Predictor, UnreadableImageError, find_images
+    from distill.runtime.predict import Predictor, UnreadableImageError, find_images
 
     predictor = Predictor(model)
     failed = 0

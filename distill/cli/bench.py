@@ -9,17 +9,17 @@ from typing import Annotated, Any, get_args
 import typer
 from typer.core import TyperGroup
 
-from distill import stages
-from distill.cli_options import WORKERS, DeviceOpt, JsonOpt, WorkersOpt
+from distill.cli.options import WORKERS, DeviceOpt, JsonOpt, WorkersOpt
 from distill.config import BenchConfig, Scenario
 from distill.errors import UserError
+from distill.pipeline import stages
 from distill.progress import Progress
 
 
 def readable_pictures(folder: Path, most: int = 64) -> list[bytes]:
     """The first pictures of a folder that can be decoded, as their files hold them."""
     from distill.data.decode import UnreadableImageError, read_image
-    from distill.predict import find_images
+    from distill.runtime.predict import find_images
 
     found: list[bytes] = []
     for path in find_images([folder]):
@@ -114,7 +114,7 @@ def write_results(found: dict[str, Any], file: Path, progress: Progress) -> None
     """Writes the JSON and, where matplotlib is installed, the plots beside it."""
     from distill.benchmarks.speed_plots import draw_all
     from distill.benchmarks.speed_report import heading
-    from distill.run import write_json
+    from distill.files import write_json
 
     write_json(file, found)
     try:

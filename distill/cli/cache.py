@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from distill import stages
-from distill.cli_options import (
+from distill.cli.options import (
     WORKERS,
     DataOpt,
     DeviceOpt,
@@ -23,6 +22,7 @@ from distill.cli_options import (
     WorkersOpt,
 )
 from distill.errors import UserError
+from distill.pipeline import stages
 
 cache_app = typer.Typer(
     help="Teacher logits, computed once and read by every student.", no_args_is_help=True
@@ -54,7 +54,7 @@ def build_command(
     number, parts = (int(match[1]), int(match[2])) if match else (0, 0)
     if not 1 <= number <= parts:
         raise UserError(f"got {part!r}", "--part", "NUMBER/PARTS such as 1/4")
-    from distill.caches import build_experiment, list_caches
+    from distill.pipeline.cache import build_experiment, list_caches
 
     settings = stages.Settings(out, device, seed, workers, False, smoke, unlabelled)
     experiment = stages.open_experiment(recipe, overrides, data, settings)
@@ -72,7 +72,7 @@ def verify_command(
     as_json: JsonOpt = False,
 ) -> None:
     """Recompute a random sample of every view and compare it with what is stored."""
-    from distill.caches import verify_experiment
+    from distill.pipeline.cache import verify_experiment
 
     settings = stages.Settings(device=device, workers=workers)
     opened = stages.reopen_experiment(experiment, overrides, settings)
@@ -88,7 +88,7 @@ def verify_command(
 @cache_app.command("info")
 def info_command(experiment: ExperimentArg, as_json: JsonOpt = False) -> None:
     """List the caches of an experiment directory."""
-    from distill.caches import list_caches
+    from distill.pipeline.cache import list_caches
 
     if not experiment.is_dir():
         raise UserError("no such directory", str(experiment), "name the --out of a run")

@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from distill import stages
-from distill.cli_options import (
+from distill.cli.options import (
     WORKERS,
     DataArg,
     DeviceOpt,
@@ -19,6 +18,7 @@ from distill.cli_options import (
     WorkersOpt,
 )
 from distill.errors import UserError
+from distill.pipeline import stages
 from distill.progress import Progress
 
 
@@ -61,7 +61,7 @@ def check_command(
         raise UserError("trains teachers", "--label-errors", "say where to, with --out")
     if weights and backbone is None:
         raise UserError("weights of which network", "--weights", "name it with --backbone")
-    from distill.check import Wanted, check_data
+    from distill.pipeline.check import Wanted, check_data
     from distill.recipe import load_recipe, recipe_of
 
     keys = stages.with_seed([*(overrides or []), *([f"data.split={split}"] if split else [])], seed)

@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from distill import stages
-from distill.cli_options import (
+from distill.cli.options import (
     WORKERS,
     DeviceOpt,
     DryRunOpt,
@@ -17,6 +16,7 @@ from distill.cli_options import (
     Overrides,
     WorkersOpt,
 )
+from distill.pipeline import stages
 
 
 def export_command(
@@ -43,7 +43,7 @@ def inspect_command(
     model: Annotated[Path, typer.Argument(help="A shipped ONNX file.")], as_json: JsonOpt = False
 ) -> None:
     """Show what is inside a shipped file; needs no torch, and says more where onnx is installed."""
-    from distill.inspect_file import describe_file, lines_of
+    from distill.runtime.inspect_file import describe_file, lines_of
 
     found = describe_file(model)
     for line in lines_of(found):

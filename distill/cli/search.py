@@ -9,8 +9,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from distill import stages
-from distill.cli_options import (
+from distill.cli.options import (
     WORKERS,
     DataOpt,
     DeviceOpt,
@@ -25,6 +24,7 @@ from distill.cli_options import (
     UnlabelledOpt,
     WorkersOpt,
 )
+from distill.pipeline import stages
 
 SHOWN = 12  # rows of each outcome in the terminal's table; all are in search.json
 ORDER = ("winner", "promising", "not promising", "dominated", "too slow", "too large")
@@ -56,8 +56,8 @@ def search_command(
     """
     from distill.recipe import check_table
     from distill.report.table import show
-    from distill.search import Search, check_search, find_student, plan
-    from distill.search_space import Limits
+    from distill.search.find import Search, check_search, find_student, plan
+    from distill.search.space import Limits
 
     given = {"max_latency_ms": max_latency_ms}
     given["max_size_bytes"] = None if max_size_kb is None else 1000 * max_size_kb

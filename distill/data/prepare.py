@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill.config import DataConfig, ViewsConfig
+from distill.data.audit.listing import Listing, list_data
+from distill.data.audit.splits import check_no_class_is_empty
 from distill.data.decode import InputSpec
-from distill.data.draws import permutation
-from distill.data.listing import Listing, list_data
 from distill.data.sources import SPLITS, Item, Source, Task, open_source
-from distill.data.splits import check_no_class_is_empty
 from distill.data.store import Split, Store, open_store
-from distill.data.view_draws import check_views
+from distill.data.views.draws import permutation
+from distill.data.views.parameters import check_views
 from distill.progress import Progress
 
 

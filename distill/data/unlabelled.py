@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from distill.config import DataConfig, ViewsConfig
+from distill.data.audit.splits import limit_per_class
 from distill.data.prepare import ImageData, decode, stored_spec
 from distill.data.sources import open_unlabelled
-from distill.data.splits import limit_per_class
 from distill.data.store import Split, subset
 from distill.errors import UserError
 from distill.progress import Progress

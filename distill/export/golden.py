@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill.data.decode import to_pixels
-from distill.predict import Predictor
-from distill.run import atomic
+from distill.files import atomic
+from distill.runtime.predict import Predictor
 
 SIZES = ((97, 201), (300, 150), (64, 64), (211, 213))  # height, width: odd, wide, tall, small
 

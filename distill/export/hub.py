@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import onnx
 from PIL import Image
 
-from distill import run
 from distill.export import Record
 from distill.export import Target as Base
 from distill.export.model_card import model_card
 from distill.export.onnx_file import Pixels, Probs, describe, in_batches, probs_of_file
 from distill.export.parity import FLOAT32, Limits, in_words
 from distill.export.pixel_values import normalise, to_pixel_values
-from distill.metrics import probabilities
-from distill.predict import open_session
+from distill.files import read_json, write_json
+from distill.runtime.predict import open_session
+from distill.scoring.metrics import probabilities
 
 if TYPE_CHECKING:
     from distill.export.shipment import Shipment
@@ -52,8 +52,8 @@ class Target(Base):
                 shipment.say(f"hub/onnx/{file.name}: {in_words(row)}")
         weights = shipment.source / "best.safetensors"
         shutil.copyfile(weights, hub / "model.safetensors")
-        run.write_json(hub / "config.json", model_config(shipment))
-        run.write_json(hub / "preprocessor_config.json", preprocessor_config(shipment.metadata))
+        write_json(hub / "config.json", model_config(shipment))
+        write_json(hub / "preprocessor_config.json", preprocessor_config(shipment.metadata))
         (hub / "README.md").write_text(model_card(shipment), "utf-8")
         return {"files": files}
 
@@ -88,7 +88,7 @@ def model_config(shipment: Shipment) -> Record:
     kind = "multi" if shipment.data.task == "multi" else "single"
     smallest = [dtype for precision, dtype, _ in FILES.values() if shipment.onnx(precision)][-1]
     source = shipment.source / "config.json"
-    network = run.read_json(source)["run"]["model"]
+    network = read_json(source)["run"]["model"]
     return {
         "model_type": MODEL_TYPE,
         "architectures": ["DistillateStudent"],

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from distill.metrics import main_score
-from distill.predict import Predictor
+from distill.runtime.predict import Predictor
+from distill.scoring.metrics import main_score
 
 if TYPE_CHECKING:
     from distill.export.shipment import Shipment

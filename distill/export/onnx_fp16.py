@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from distill.export import Record
 from distill.export import Target as Base
-from distill.export.integer_graph import inner_nodes, leading_to
+from distill.export.int8.integers import inner_nodes, leading_to
 from distill.export.onnx_file import clean, describe, name_nodes, probs_of_file
 from distill.export.parity import Limits, in_words
 

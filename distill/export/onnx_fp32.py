@@ -21,12 +21,12 @@ from distill.errors import RunStopped
 from distill.export import Record
 from distill.export import Target as Base
 from distill.export.golden import write_golden
-from distill.export.graph import ShippedGraph
 from distill.export.onnx_file import clean, describe, probs_of_file
 from distill.export.parity import FLOAT32, Parity, answer_rule, compare_probs
-from distill.metrics import Task
-from distill.models import Classifier
-from distill.run import atomic
+from distill.export.shipped_graph import ShippedGraph
+from distill.files import atomic
+from distill.models.classifier import Classifier
+from distill.scoring.metrics import Task
 
 if TYPE_CHECKING:
     from distill.export.shipment import Shipment

@@ -21,15 +21,15 @@ from numpy.typing import NDArray
 from distill.config import ExportConfig
 from distill.errors import UserError
 from distill.export import Target as Base
-from distill.export.calibration import Pixels
-from distill.export.int8_steps import Record, escalate, gains, summary
-from distill.export.integer_graph import float_in_disguise, kernels
+from distill.export.int8.calibration import Pixels
+from distill.export.int8.integers import float_in_disguise, kernels
+from distill.export.int8.quantiser import Distil, Quantiser
+from distill.export.int8.steps import Record, escalate, gains, summary
 from distill.export.onnx_file import describe, probs_of_file
-from distill.export.qdq import Distil, Quantiser
-from distill.metrics import main_score, score
-from distill.predict import Predictor, open_session
-from distill.run import atomic
-from distill.thresholds import tune
+from distill.files import atomic
+from distill.runtime.predict import Predictor, open_session
+from distill.scoring.metrics import main_score, score
+from distill.scoring.thresholds import tune
 
 if TYPE_CHECKING:
     from distill.export.shipment import Shipment
@@ -44,7 +44,7 @@ class Gate:
     Attributes:
         source: The fp32 file.
         pixels: The validation split, uint8 `(n, height, width, 3)`.
-        labels: As `distill.metrics.score` takes them.
+        labels: As `distill.scoring.metrics.score` takes them.
         config: Whose rule the thresholds are tuned by, and `int8_max_drop`.
         threads: Threads of onnxruntime while it is timed; 0 leaves it to onnxruntime.
         folder: For temporary files.

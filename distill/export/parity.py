@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distill.metrics import Task, agreement
-from distill.metrics_multi import THRESHOLD
+from distill.scoring.metrics import Task, agreement
+from distill.scoring.metrics_multi import THRESHOLD
 
 Probs = NDArray[np.floating[Any]]
 

@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 
 from distill.config import ExportConfig
 from distill.data.prepare import ImageData
-from distill.data.training import TrainingImages
+from distill.data.views.images import TrainingImages
 from distill.errors import RunStopped
+from distill.export.int8.quantiser import Distil
 from distill.export.onnx_file import probs_of_file
 from distill.export.parity import FLOAT32, Limits, answer_rule, compare_probs
-from distill.export.qdq import Distil
-from distill.metrics import main_score, score
-from distill.models import Classifier
+from distill.models.classifier import Classifier
 from distill.progress import Progress
+from distill.scoring.metrics import main_score, score
 
 CALIBRATION_IMAGES = 256  # training images that int8 takes its ranges from
 

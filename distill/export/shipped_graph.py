@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distill.models import Classifier, deployed
+from distill.models.classifier import Classifier, deployed
 
 
 class ShippedGraph(nn.Module):

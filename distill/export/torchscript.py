@@ -12,9 +12,9 @@ import torch
 
 from distill.export import Record
 from distill.export import Target as Base
-from distill.export.graph import ShippedGraph
 from distill.export.onnx_file import Pixels, Probs, in_batches
 from distill.export.parity import in_words
+from distill.export.shipped_graph import ShippedGraph
 
 if TYPE_CHECKING:
     from distill.export.shipment import Shipment

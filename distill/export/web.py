@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from PIL import Image
 
-from distill import run
 from distill.data.decode import to_pixels
 from distill.export import Record
 from distill.export import Target as Base
 from distill.export.golden import SIZES, draw_picture
 from distill.export.onnx_file import probs_of_file
 from distill.export.parity import in_words
-from distill.predict import Predictor
+from distill.files import write_json
+from distill.runtime.predict import Predictor
 
 if TYPE_CHECKING:
     from distill.export.shipment import Shipment
@@ -56,10 +56,8 @@ class Target(Base):
         predictor = Predictor(source)
         shown = {key: predictor.metadata[key] for key in SHOWN}
         tolerance = TOLERANCES[predictor.metadata["precision"]]
-        run.write_json(
-            web / "spec.json", {"runtime": self.runtime, "tolerance": tolerance, **shown}
-        )
-        run.write_json(web / "golden.json", golden_pictures(predictor))
+        write_json(web / "spec.json", {"runtime": self.runtime, "tolerance": tolerance, **shown})
+        write_json(web / "golden.json", golden_pictures(predictor))
         row = shipment.judge(probs_of_file(web / "model.onnx", shipment.data.val.pixels))
         shipment.say(f"web/ with {source.name}: {in_words(row)}")
         return {"files": {"web/model.onnx": {"path": f"copy of {source.name}", **row}}}

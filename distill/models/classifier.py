@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from distill.config import ModelConfig
 from distill.data.decode import InputSpec
 from distill.errors import UserError
+from distill.models.weights import read_weights, transfer_weights
 from distill.registry import check_options, find_module
-from distill.weights import read_weights, transfer_weights
 
 Channels = tuple[float, float, float]
 IMAGENET_MEAN: Channels = (0.485, 0.456, 0.406)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from distill import run
 from distill.benchmarks.speed import bench_speed
 from distill.benchmarks.subjects import Model, onnx_model, run_model
 from distill.config import ModelConfig
-from distill.experiment import Experiment, best_run
 from distill.export.onnx_fp32 import export_onnx
-from distill.export.stage import chosen_student
-from distill.models import Classifier, build_classifier
-from distill.report.results import build_results
-from distill.runs import load_run
+from distill.files import files_below, read_json, sha256_of, write_json, write_manifest
+from distill.models.classifier import Classifier, build_classifier
+from distill.pipeline.experiment import Experiment, best_run
+from distill.pipeline.export import chosen_student
+from distill.pipeline.report import build_results
+from distill.training.run_directory import load_run
 
 TIMED_IMAGES = 64  # encoded pictures that the decoding clock runs over
 
@@ -25,9 +25,9 @@ def bench_experiment(experiment: Experiment) -> None:
     exported = sorted((out / "export").glob("*.onnx"))
     identity = {
         "options": config.model_dump(mode="json"),
-        "files": {file.name: run.sha256_of(file) for file in exported},
+        "files": {file.name: sha256_of(file) for file in exported},
     }
-    if place.is_file() and run.read_json(place).get("identity") == identity:
+    if place.is_file() and read_json(place).get("identity") == identity:
         experiment.progress.say("bench: done before, kept")
         return
     student = chosen_student(experiment)
@@ -38,7 +38,7 @@ def bench_experiment(experiment: Experiment) -> None:
     models += [_opponent(experiment, name) for name in config.opponents]
     models += [run_model(experiment.folder(name), name) for name in (student, *names)]
     found = bench_speed(models, config, experiment.progress, encoded_images(experiment))
-    run.write_json(place, {"identity": identity, **found})
+    write_json(place, {"identity": identity, **found})
 
 
 def _teacher_onnx(experiment: Experiment, name: str) -> Model:
@@ -81,7 +81,7 @@ def encoded_images(experiment: Experiment) -> list[bytes]:
 def report_experiment(experiment: Experiment) -> dict[str, Any]:
     """Writes `results.json` and the manifest of the whole experiment; returns the results."""
     results = build_results(experiment)
-    run.write_json(experiment.out / "results.json", results)
-    kept = [name for name in run.files_below(experiment.out) if not name.startswith("cache/")]
-    run.write_manifest(experiment.out, kept)
+    write_json(experiment.out / "results.json", results)
+    kept = [name for name in files_below(experiment.out) if not name.startswith("cache/")]
+    write_manifest(experiment.out, kept)
     return results

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from distill import run
 from distill.errors import UserError
-from distill.experiment import Experiment, student_runs, taught_by
-from distill.job import Job
-from distill.models import frozen
-from distill.pipeline import begin, load_job
-from distill.teacher_cache import open_caches
-from distill.teacher_cache_build import build_caches, verify_cache
+from distill.files import read_json
+from distill.models.classifier import frozen
+from distill.pipeline.experiment import Experiment, student_runs, taught_by
+from distill.pipeline.train import begin, load_job
+from distill.teaching.cache import open_caches
+from distill.teaching.cache_build import build_caches, verify_cache
+from distill.training.job import Job
 
 
 def cached_jobs(experiment: Experiment) -> Iterator[Job]:
@@ -63,7 +63,7 @@ def list_caches(out: Path) -> list[dict[str, Any]]:
     """The caches of an experiment: teacher, images, views begun, bytes, and all they depend on."""
     rows = []
     for file in sorted((out / "cache").glob("logits-*/cache.json")):
-        stored, shards = run.read_json(file), list(file.parent.glob("view-*.npy"))
+        stored, shards = read_json(file), list(file.parent.glob("view-*.npy"))
         rows.append(
             {
                 "teacher": stored["teacher"],

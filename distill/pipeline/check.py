@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distill import run
 from distill.config import ModelConfig, Recipe
-from distill.data.audit import audit
-from distill.data.listing import Features, Listing, list_data
-from distill.data.manifest import write_manifest
+from distill.data.audit.findings import audit
+from distill.data.audit.listing import Features, Listing, list_data
+from distill.data.audit.splits import repair_splits
 from distill.data.prepare import decode_listing, input_spec
 from distill.data.sources import Item, Source, open_source
-from distill.data.splits import repair_splits
-from distill.data.view_draws import check_views
+from distill.data.sources._manifest import write_manifest
+from distill.data.views.parameters import check_views
 from distill.errors import UserError
+from distill.files import atomic, differing_keys, read_json, write_json
 from distill.progress import Progress
 from distill.report.data_page import write_page
 from distill.report.table import data_table, finding_lines, show
@@ -117,7 +117,7 @@ def backbone_features(wanted: Wanted, progress: Progress) -> Features | None:
     if wanted.backbone is None:
         return None
     from distill.device import resolve_device
-    from distill.features import build_backbone, pooled_features
+    from distill.models.features import build_backbone, pooled_features
 
     pretrained = True if wanted.weights is None else str(wanted.weights)
     model = build_backbone(ModelConfig(name=wanted.backbone, pretrained=pretrained))
@@ -145,8 +145,8 @@ def doubted(
 ) -> Listing:
     """The listing with findings of labels that are probably wrong."""
     from distill.device import resolve_device
-    from distill.experiment import Experiment
-    from distill.label_errors import find_label_errors
+    from distill.pipeline.experiment import Experiment
+    from distill.pipeline.label_errors import find_label_errors
 
     assert wanted.out is not None
     experiment = Experiment(
@@ -180,7 +180,7 @@ def write_down(listing: Listing, found: dict[str, Any], out: Path, overwrite: bo
     """
     place, fresh, described = out / MANIFEST, out / f"new-{MANIFEST}", out / "data.json"
     if described.exists() and not overwrite:
-        odd = run.differing_keys(run.read_json(described), found)
+        odd = differing_keys(read_json(described), found)
         if odd not in ([], ["findings"]):
             what = f"another check is there, of other {odd[0]}"
             raise UserError(what, str(described), "choose another --out or add --overwrite")
@@ -190,7 +190,7 @@ def write_down(listing: Listing, found: dict[str, Any], out: Path, overwrite: bo
             fresh.unlink()
             raise UserError("another manifest is there", str(place), "remove it or add --overwrite")
         fresh.replace(place)
-    run.write_json(described, found)
+    write_json(described, found)
     write_page(out / "data.html", listing)
     print(out / "data.html")
 
@@ -199,9 +199,9 @@ def draw_views(
     listing: Listing, recipe: Recipe, cache: Path, wanted: Wanted, progress: Progress
 ) -> None:
     """The training views as a picture, beside the other findings or in the current folder."""
-    from distill.data.contact_sheet import contact_sheet
+    from distill.report.contact_sheet import contact_sheet
 
     options = (recipe.data, recipe.views, cache, wanted.workers, progress)
     data = decode_listing(listing, *options)
-    with run.atomic((wanted.out or Path()) / PICTURE) as temporary:
+    with atomic((wanted.out or Path()) / PICTURE) as temporary:
         contact_sheet(data, recipe.views, recipe.seed).save(temporary, format="PNG")

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from distill.data.decode import InputSpec, Pixels, UnreadableImageError, to_pixels
 from distill.data.sources import Item, Source, Task, open_source
 from distill.errors import UserError
-from distill.metrics import confusion_matrix, score
-from distill.predict import Predictor
 from distill.progress import Progress
+from distill.runtime.predict import Predictor
+from distill.scoring.metrics import confusion_matrix, score
 
 BATCH = 64
 Probabilities = Callable[[Pixels], NDArray[np.float32]]
@@ -46,7 +46,7 @@ def evaluate(
     workers: int,
     progress: Progress,
 ) -> dict[str, Any]:
-    """The scores of `distill.metrics` with the model's thresholds, and what was left out.
+    """The scores of `distill.scoring.metrics` with the model's thresholds, and what was left out.
 
     Also the confusion matrix or, where labels are many, the `positives` of each; and `thresholds`
     by class if there are any.
@@ -102,7 +102,7 @@ def evaluate(
 def true_labels(
     items: list[Item], classes: tuple[str, ...], names: tuple[str, ...]
 ) -> NDArray[np.int64]:
-    """Labels of items in the order of a model's names, as `distill.metrics.score` takes them.
+    """Labels of items in the order of a model's names, as `scoring.metrics.score` takes them.
 
     A class of the model's that the source does not have is on none of its images.
     """
@@ -132,9 +132,9 @@ def open_model(model: Path, device: str) -> Model:
 def _open_run(folder: Path, device: str) -> Model:
     import torch
 
-    from distill.data.views import to_unit
+    from distill.data.views.pixels import to_unit
     from distill.device import resolve_device
-    from distill.runs import load_run
+    from distill.training.run_directory import load_run
 
     chosen = resolve_device(device)
     classifier = load_run(folder).to(chosen)

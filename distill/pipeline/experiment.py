@@ -10,25 +10,25 @@ from typing import Any
 
 import torch
 
-from distill import run
 from distill.benchmarks.engines import find_engine
 from distill.config import Recipe, RunConfig, StrategyConfig
-from distill.data.listing import Listing, list_data
+from distill.data.audit.listing import Listing, list_data
 from distill.data.prepare import ImageData, decode_listing, input_spec
 from distill.data.sources import Source, open_source
 from distill.data.store import Split
 from distill.data.unlabelled import prepare_unlabelled
-from distill.data.view_draws import check_views
+from distill.data.views.parameters import check_views
 from distill.errors import UserError
 from distill.export import make_targets
-from distill.imbalance import check_class_weights
-from distill.metrics import main_score
-from distill.models import build_classifier
+from distill.files import atomic, is_complete, read_json, write_json
+from distill.models.classifier import build_classifier
+from distill.models.weights import check_weights_file
 from distill.progress import Progress
 from distill.recipe import write_toml
+from distill.scoring.metrics import main_score
 from distill.strategies import make_strategy
-from distill.task import check_task, worth
-from distill.weights import check_weights_file
+from distill.training.imbalance import check_class_weights
+from distill.training.selection import check_task, worth
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def check_plugins(recipe: Recipe) -> None:
             raise UserError("nobody to teach it: the recipe has no teachers", where, "add one")
         check_task(config, recipe.data.task)
         if config.engine == "kd_lib":
-            from distill.kd_lib import check_kd_lib
+            from distill.training.kd_lib import check_kd_lib
 
             check_kd_lib(config, recipe.data.task)
         build_classifier(config.model, ("first", "second"), spec, load=False)
@@ -117,12 +117,12 @@ def check_plugins(recipe: Recipe) -> None:
 
 def write_description(experiment: Experiment) -> None:
     """Keeps the complete recipe and what is known of the data beside the results."""
-    with run.atomic(experiment.out / "recipe.toml") as temporary:
+    with atomic(experiment.out / "recipe.toml") as temporary:
         temporary.write_text(write_toml(experiment.recipe), "utf-8")
     described = {**experiment.data.describe(), "smoke": experiment.smoke}
     if experiment.extra:
         described["unlabelled"] = experiment.extra[1]
-    run.write_json(experiment.out / "data.json", described)
+    write_json(experiment.out / "data.json", described)
 
 
 def self_teacher(config: RunConfig) -> RunConfig:
@@ -172,12 +172,12 @@ def best_run(experiment: Experiment, names: list[str]) -> str:
 
 def best_validation(folder: Path) -> float:
     """The task's main validation score of the kept epoch of a complete run, in percent."""
-    if not run.is_complete(folder):
+    if not is_complete(folder):
         stage = folder.parent.name.removesuffix("s")
         raise UserError("this run is not finished", str(folder), f"run `distill {stage}` first")
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    select = run.read_json(folder / "config.json")["run"]["train"]["select"]
-    task = run.read_json(folder / "contract.json")["task"]
+    select = read_json(folder / "config.json")["run"]["train"]["select"]
+    task = read_json(folder / "contract.json")["task"]
     validated = [row for row in rows if "val/loss" in row]
     kept = max(validated, key=lambda row: worth(row, select, task))
     return float(kept[f"val/{main_score(task)}"])
@@ -191,8 +191,8 @@ def plan(experiment: Experiment, stages: tuple[str, ...]) -> list[str]:
         role = folder.parent.name.removesuffix("s")
         if role not in stages:
             continue
-        done = "done before" if run.is_complete(folder) else f"{config.train.epochs} epochs"
-        begun = (folder / "last").is_dir() and not run.is_complete(folder)
+        done = "done before" if is_complete(folder) else f"{config.train.epochs} epochs"
+        begun = (folder / "last").is_dir() and not is_complete(folder)
         state = "continue, of " + done if begun else done
         teachers = "" if role == "teacher" else f" by {config.strategy.name}"
         lines.append(f"{role} {config.name}: {config.model.name}{teachers}, {state}")

@@ -14,18 +14,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distill import __version__, run
-from distill.data.training import TrainingImages
-from distill.experiment import Experiment, best_run
+from distill import __version__
+from distill.data.views.images import TrainingImages
 from distill.export import Record, Target, make_targets
 from distill.export.shipment import Shipment
-from distill.metrics import probabilities, score
-from distill.models import Classifier, deployed
-from distill.qad import int8_distillation
+from distill.files import (
+    MANIFEST,
+    files_below,
+    is_complete,
+    read_json,
+    remove_folder,
+    sha256_of,
+    write_json,
+    write_manifest,
+)
+from distill.models.classifier import Classifier, deployed
+from distill.pipeline.experiment import Experiment, best_run
+from distill.pipeline.int8_training import int8_distillation
 from distill.report.threshold_plots import draw_thresholds
-from distill.runs import load_run
-from distill.thresholds import Tuned, tune
-from distill.train import predict_logits
+from distill.scoring.metrics import probabilities, score
+from distill.scoring.thresholds import Tuned, tune
+from distill.training.fit import predict_logits
+from distill.training.run_directory import load_run
 
 RECORD = "export.json"
 
@@ -43,20 +53,20 @@ def export_student(experiment: Experiment) -> None:
     folder, name = experiment.out / "export", chosen_student(experiment)
     targets = make_targets(experiment.recipe.export)
     record = open_record(folder, identity_of(experiment, name))
-    if run.is_complete(folder) and all(is_made(folder, record, *one) for one in targets.items()):
+    if is_complete(folder) and all(is_made(folder, record, *one) for one in targets.items()):
         experiment.progress.say("export: done before, kept")
         return
     shipment, found = prepare(experiment, name)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / run.MANIFEST).unlink(missing_ok=True)
+    (folder / MANIFEST).unlink(missing_ok=True)
     for leftover in folder.glob("*.tmp"):  # of a process that was killed
         shutil.rmtree(leftover, ignore_errors=True)
     record |= found
     for key, target in targets.items():
         if not is_made(folder, record, key, target):
             record["targets"][key] = make_target(shipment, record, key, target)
-            run.write_json(folder / RECORD, record)
-    run.write_manifest(folder, run.files_below(folder))
+            write_json(folder / RECORD, record)
+    write_manifest(folder, files_below(folder))
 
 
 def identity_of(experiment: Experiment, name: str) -> Record:
@@ -64,7 +74,7 @@ def identity_of(experiment: Experiment, name: str) -> Record:
     source = experiment.folder(name)
     return {
         "student": name,
-        "weights_sha256": run.read_json(source / run.MANIFEST)["best.safetensors"],
+        "weights_sha256": read_json(source / MANIFEST)["best.safetensors"],
         "options": experiment.recipe.export.model_dump(mode="json", exclude={"targets"}),
         "producer": producer(),
     }
@@ -73,16 +83,16 @@ def identity_of(experiment: Experiment, name: str) -> Record:
 def open_record(folder: Path, identity: Record) -> Record:
     """`export.json` as far as it goes; a folder of another identity is emptied first."""
     if (folder / RECORD).is_file():
-        record: Record = run.read_json(folder / RECORD)
+        record: Record = read_json(folder / RECORD)
         if record["identity"] == identity:
             return record
-    run.remove(folder)
+    remove_folder(folder)
     return {"identity": identity, "targets": {}}
 
 
 def inputs_of(folder: Path, target: Target) -> dict[str, str]:
     """Hashes of the ONNX files that a target packs."""
-    return {f.name: run.sha256_of(f) for f in sorted(folder.glob("*.onnx"))} if target.packs else {}
+    return {f.name: sha256_of(f) for f in sorted(folder.glob("*.onnx"))} if target.packs else {}
 
 
 def is_made(folder: Path, record: Record, key: str, target: Target) -> bool:
@@ -93,7 +103,7 @@ def is_made(folder: Path, record: Record, key: str, target: Target) -> bool:
     if made["inputs"] != inputs_of(folder, target):
         return False
     return all(
-        (folder / path).is_file() and run.sha256_of(folder / path) == row["sha256"]
+        (folder / path).is_file() and sha256_of(folder / path) == row["sha256"]
         for path, row in made["files"].items()
     )
 
@@ -109,10 +119,10 @@ def make_target(shipment: Shipment, record: Record, key: str, target: Target) ->
         files = {
             path: {
                 "size_bytes": (work / path).stat().st_size,
-                "sha256": run.sha256_of(work / path),
+                "sha256": sha256_of(work / path),
                 **found.get("files", {}).get(path, {}),
             }
-            for path in run.files_below(work)
+            for path in files_below(work)
         }
         for entry in work.iterdir():
             shutil.rmtree(folder / entry.name, ignore_errors=True)
@@ -126,7 +136,7 @@ def prepare(experiment: Experiment, name: str) -> tuple[Shipment, Record]:
     source = experiment.folder(name)
     classifier = load_run(source)
     probs, tuned = tune_on_validation(experiment, classifier)
-    strategy = run.read_json(source / "config.json")["run"]["strategy"]["name"]
+    strategy = read_json(source / "config.json")["run"]["strategy"]["name"]
     metadata = shipped_metadata(experiment, classifier, strategy, probs, tuned)
     found = {
         "strategy": strategy,

@@ -18,14 +18,14 @@ from distill.config import ModelConfig, RunConfig, StrategyConfig
 from distill.config import Options as BaseOptions
 from distill.data.prepare import num_batches
 from distill.errors import UserError
-from distill.experiment import Experiment, all_runs, student_runs, taught_by
-from distill.export.fake_quant import FakeQuantised
-from distill.export.qdq import Distil
-from distill.job import Job
-from distill.models import Classifier, Contract
-from distill.pipeline import is_done, load_job, make_job
+from distill.export.int8.fake_quant import FakeQuantised
+from distill.export.int8.quantiser import Distil
+from distill.models.classifier import Classifier, Contract
+from distill.pipeline.experiment import Experiment, all_runs, student_runs, taught_by
+from distill.pipeline.train import is_done, load_job, make_job
 from distill.strategies import make_strategy
-from distill.train import fit, load_weights
+from distill.training.fit import fit, load_weights
+from distill.training.job import Job
 
 MOVING = 0.5  # share of the batches in which ranges still move
 

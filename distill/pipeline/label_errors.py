@@ -17,18 +17,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from distill import run
 from distill.data.prepare import ImageData
 from distill.data.sources import SPLITS
 from distill.data.store import subset
 from distill.errors import UserError
-from distill.experiment import Experiment
-from distill.job import Job
-from distill.metrics import probabilities
-from distill.models import Classifier, build_classifier
-from distill.pipeline import is_done
-from distill.runs import load_run
-from distill.train import fit, predict_logits
+from distill.files import is_complete
+from distill.models.classifier import Classifier, build_classifier
+from distill.pipeline.experiment import Experiment
+from distill.pipeline.train import is_done
+from distill.scoring.metrics import probabilities
+from distill.training.fit import fit, predict_logits
+from distill.training.job import Job
+from distill.training.run_directory import load_run
 
 Probs = NDArray[np.float64]
 Ids = NDArray[np.int64]
@@ -159,5 +159,5 @@ def _fold_teacher(experiment: Experiment, fold: int, folds: int, fold_of: Ids) -
         model = build_classifier(config.model, classes, spec, not begun, data.task)
         experiment.progress.say(f"fold {fold + 1} of {folds}: {len(rest):,} training images")
         fit(model, job, experiment.device, experiment.progress)
-    assert run.is_complete(folder)
+    assert is_complete(folder)
     return load_run(folder)

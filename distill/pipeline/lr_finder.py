@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from distill import run
 from distill.config import RunConfig
-from distill.data.training import Batch
-from distill.experiment import Experiment
-from distill.optim import set_lr
-from distill.pipeline import prepare_run
-from distill.teacher import live_teachers
-from distill.trainer import Trainer, make_accelerator
+from distill.data.views.images import Batch
+from distill.files import atomic, write_json
+from distill.pipeline.experiment import Experiment
+from distill.pipeline.train import prepare_run
+from distill.teaching.teachers import live_teachers
+from distill.training.optim import set_lr
+from distill.training.trainer import Trainer, make_accelerator
 
 LOWEST, HIGHEST = 1e-6, 1.0
 STEPS = 100
@@ -56,7 +56,7 @@ def find_lr(experiment: Experiment, config: RunConfig) -> dict[str, Any]:
     plot = job.folder / "lr_find.png"
     draw(rates, losses, suggested, plot, config.name)
     found = {"suggested_lr": suggested, "lr": rates, "loss": losses, "plot": str(plot)}
-    run.write_json(job.folder / "lr_find.json", found)
+    write_json(job.folder / "lr_find.json", found)
     return found
 
 
@@ -86,6 +86,6 @@ def draw(rates: list[float], losses: list[float], suggested: float, file: Any, t
     axes.axvline(suggested, linestyle="--", color="tab:red", label=f"try {suggested:.1e}")
     axes.set(xscale="log", xlabel="learning rate", ylabel="loss, smoothed", title=title)
     axes.legend()
-    with run.atomic(file) as temporary:
+    with atomic(file) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
     pyplot.close(figure)

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distill import run
-from distill.baselines import random_forest_probs
-from distill.experiment import Experiment, all_runs, best_run
-from distill.metrics import agreement, main_score, probabilities, score
-from distill.predict import Predictor
-from distill.runs import load_run
-from distill.train import predict_logits
+from distill.files import environment, read_json
+from distill.pipeline.experiment import Experiment, all_runs, best_run
+from distill.runtime.predict import Predictor
+from distill.scoring.baselines import random_forest_probs
+from distill.scoring.metrics import agreement, main_score, probabilities, score
+from distill.training.fit import predict_logits
+from distill.training.run_directory import load_run
 
 Row = dict[str, Any]
 LATENCY = ("latency_p50_ms", "latency_p99_ms", "images_per_s", "batch_size")
@@ -57,7 +57,7 @@ def build_results(experiment: Experiment) -> dict[str, Any]:
             if row["name"] in probs:
                 row[key] = agreement(probs[row["name"]], probs[reference], data.task)
     verdict = build_verdict(rows, reference, main_score(data.task))
-    return {"rows": rows, "verdict": verdict, "env": run.environment()}
+    return {"rows": rows, "verdict": verdict, "env": environment()}
 
 
 def _forest_row(experiment: Experiment) -> Row:
@@ -85,7 +85,7 @@ def _onnx_rows(
         predictor = Predictor(file)
         found = run_on_pixels(predictor, data.test.pixels)
         probs[file.name] = found
-        export = run.read_json(file.parent / "export.json")
+        export = read_json(file.parent / "export.json")
         rows.append(
             {
                 "name": file.name,
@@ -119,7 +119,7 @@ def _speeds(file: Path) -> dict[tuple[str, str], Row]:
     wanted, alone = (*LATENCY, "size_bytes", "params"), "single_stream"
     return {
         (row["name"], row["engine"]): {key: row[key] for key in wanted if key in row}
-        for row in run.read_json(file)["rows"]
+        for row in read_json(file)["rows"]
         if row["batch_size"] == 1
         and row["clock"] == "model"
         and row.get("scenario", alone) == alone

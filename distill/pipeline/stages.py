@@ -16,7 +16,7 @@ from distill.progress import Progress
 
 if TYPE_CHECKING:
     from distill.data.prepare import ImageData
-    from distill.experiment import Experiment
+    from distill.pipeline.experiment import Experiment
 
 ALL_STAGES = ("check", "teacher", "student", "export", "bench", "report")
 
@@ -45,7 +45,7 @@ def open_experiment(
 ) -> Experiment:
     """Checks everything that can be checked before any work starts."""
     from distill.device import resolve_device
-    from distill.experiment import Experiment, check_plugins
+    from distill.pipeline.experiment import Experiment, check_plugins
     from distill.recipe import load_recipe
 
     loaded = load_recipe(recipe, with_seed(overrides, settings.seed), settings.smoke)
@@ -70,7 +70,7 @@ def with_seed(overrides: list[str] | None, seed: int | None) -> list[str]:
 
 def reopen_experiment(folder: Path, overrides: list[str] | None, settings: Settings) -> Experiment:
     """The experiment that `distill run` or a training stage began in a directory."""
-    from distill.run import read_json
+    from distill.files import read_json
 
     recipe = folder / "recipe.toml"
     if not recipe.is_file():
@@ -99,8 +99,9 @@ def run_stages(
     experiment: Experiment, stages: tuple[str, ...], dry_run: bool, as_json: bool
 ) -> None:
     """Runs stages in order, and prints the table where `report` is among them."""
-    from distill import pipeline, ship
-    from distill.export.stage import export_student
+    from distill.pipeline import bench as ship
+    from distill.pipeline import train as pipeline
+    from distill.pipeline.export import export_student
     from distill.report.table import results_table, show, verdict_line
 
     if dry_run:
@@ -126,7 +127,7 @@ def run_stages(
 
 def find_learning_rates(experiment: Experiment, stages: tuple[str, ...], as_json: bool) -> None:
     """A learning-rate range test of each run of these stages, as JSON and as a plot."""
-    from distill.lr_finder import find_lr
+    from distill.pipeline.lr_finder import find_lr
 
     recipe, found = experiment.recipe, {}
     teachers = recipe.teachers if "teacher" in stages else ()
@@ -140,7 +141,7 @@ def find_learning_rates(experiment: Experiment, stages: tuple[str, ...], as_json
 
 def show_plan(experiment: Experiment, stages: tuple[str, ...], as_json: bool) -> None:
     """What the stages would do; nothing is decoded, trained or written."""
-    from distill.experiment import plan
+    from distill.pipeline.experiment import plan
 
     source = experiment.source
     lines = plan(experiment, stages)

@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from distill import run
 from distill.config import Options, RunConfig, ViewsConfig
-from distill.data.lock import lock
 from distill.errors import UserError
-from distill.experiment import (
+from distill.files import MANIFEST, differing_keys, is_complete, read_json, remove_folder
+from distill.lock import lock
+from distill.models.classifier import Classifier, build_classifier
+from distill.pipeline.experiment import (
     Experiment,
     all_runs,
     best_validation,
@@ -25,12 +26,11 @@ from distill.experiment import (
     taught_by,
     write_description,
 )
-from distill.job import Job
-from distill.metrics import main_score, probabilities, score
-from distill.models import Classifier, build_classifier
-from distill.runs import load_run
+from distill.scoring.metrics import main_score, probabilities, score
 from distill.strategies import make_strategy
-from distill.train import fit, load_weights, predict_logits
+from distill.training.fit import fit, load_weights, predict_logits
+from distill.training.job import Job
+from distill.training.run_directory import load_run
 
 LATER = ("inputs.teachers", "inputs.start")  # known only when a run's turn comes
 TEACHER_TOLERANCE = 1.0  # points by which a loaded teacher may miss its recorded validation score
@@ -87,7 +87,7 @@ def train_run(experiment: Experiment, config: RunConfig) -> None:
             return
         classifier, job = prepare_run(experiment, config)
         if config.engine == "kd_lib":
-            from distill.kd_lib import fit_with_kd_lib
+            from distill.training.kd_lib import fit_with_kd_lib
 
             fit_with_kd_lib(classifier, job, experiment.device, experiment.progress)
         else:
@@ -154,14 +154,14 @@ def load_job(experiment: Experiment, config: RunConfig) -> Job:
 
 def logit_adjustment(folder: Path) -> float:
     """The `train.logit_adjustment` that a run was trained with."""
-    options = run.read_json(folder / "config.json")["run"]["train"]
+    options = read_json(folder / "config.json")["run"]["train"]
     return float(options.get("logit_adjustment", 0.0))  # a run of before there was such an option
 
 
 def _weights_hash(experiment: Experiment, name: str) -> str:
     folder = experiment.folder(name)
     best_validation(folder)  # says which command is missing
-    return str(run.read_json(folder / run.MANIFEST)["best.safetensors"])
+    return str(read_json(folder / MANIFEST)["best.safetensors"])
 
 
 def is_done(job: Job, overwrite: bool) -> bool:
@@ -170,8 +170,8 @@ def is_done(job: Job, overwrite: bool) -> bool:
     if changed and not overwrite:
         raise stale_error({job.config.name: changed}, job.folder)
     if changed:
-        run.remove(job.folder)
-    return run.is_complete(job.folder)
+        remove_folder(job.folder)
+    return is_complete(job.folder)
 
 
 def changed_options(job: Job) -> list[str]:
@@ -180,7 +180,7 @@ def changed_options(job: Job) -> list[str]:
     if not config.is_file():
         return []
     described = json.loads(json.dumps(job.describe()))
-    changed = run.differing_keys(with_defaults(run.read_json(config)), described)
+    changed = differing_keys(with_defaults(read_json(config)), described)
     return [key for key in changed if key != "data.location"]
 
 

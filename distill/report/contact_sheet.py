@@ -13,7 +13,7 @@ from torch import Tensor
 from distill.config import ViewsConfig
 from distill.data.decode import Pixels
 from distill.data.prepare import ImageData
-from distill.data.training import Ids, TrainingImages
+from distill.data.views.images import Ids, TrainingImages
 
 VIEWS = 6  # per image
 ROWS = 24  # of images in the picture, as far as every class may have one

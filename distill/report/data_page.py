@@ -13,11 +13,11 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from distill.data.audit import KINDS
+from distill.data.audit.findings import KINDS
+from distill.data.audit.listing import Listing
 from distill.data.decode import UnreadableImageError, read_image
-from distill.data.listing import Listing
 from distill.data.sources import SPLITS, Item
-from distill.run import atomic
+from distill.files import atomic
 
 Findings = Sequence[dict[str, Any]]
 

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from distill.data.sources import SPLITS
-from distill.metrics_multi import THRESHOLD
+from distill.scoring.metrics_multi import THRESHOLD
 
 BLANK = ""
 WIDTH = 120  # columns where there is no terminal to ask

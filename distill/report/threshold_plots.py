@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distill import run
-from distill.thresholds import Tuned, coverage_curve, threshold_curve
+from distill.files import atomic
+from distill.scoring.thresholds import Tuned, coverage_curve, threshold_curve
 
 MOST_PANELS = 24  # more do not fit a page
 COLUMNS = 4
@@ -45,7 +45,7 @@ def draw_thresholds(
         figure = _label_panels(pyplot, probs, labels, tuned)
     else:
         figure = _coverage_panels(pyplot, probs, labels, tuned.record)
-    with run.atomic(file) as temporary:
+    with atomic(file) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
     pyplot.close(figure)
 

@@ -7,8 +7,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from distill.predict import metadata_of, open_session
-from distill.run import sha256_of
+from distill.files import sha256_of
+from distill.runtime.predict import metadata_of, open_session
 
 Record = dict[str, Any]
 KEYS = ("task", "precision", "strategy", "thresholds", "mean", "std", "license", "producer")

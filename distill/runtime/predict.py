@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from distill.data.decode import EXTENSIONS, InputSpec, UnreadableImageError, to_pixels
 from distill.errors import UserError
-from distill.metrics_multi import THRESHOLD
+from distill.scoring.metrics_multi import THRESHOLD
 
 Probs = NDArray[np.float32]
 REQUIRED = ("names", "task", "input_spec", "thresholds")

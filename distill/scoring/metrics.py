@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from distill.metrics_multi import label_sets, score_multi
+from distill.scoring.metrics_multi import label_sets, score_multi
 
 Task = Literal["single", "multi"]
 Probs = NDArray[np.floating[Any]]

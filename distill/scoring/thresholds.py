@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from distill.config import ExportConfig
 from distill.errors import UserError
-from distill.metrics_multi import THRESHOLD
+from distill.scoring.metrics_multi import THRESHOLD
 
 Floats = NDArray[np.floating[Any]]
 Flags = NDArray[np.bool_]

@@ -13,13 +13,14 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from distill import run, stages
 from distill.config import ModelConfig, Recipe, RunConfig
 from distill.errors import UserError
-from distill.experiment import Experiment, best_validation, check_plugins
-from distill.metrics import main_score
-from distill.search_space import Candidate, Limits, Row, candidates, image_sizes, judge
-from distill.search_timing import random_student, time_candidates, time_files
+from distill.files import environment, read_json, write_json
+from distill.pipeline import stages
+from distill.pipeline.experiment import Experiment, best_validation, check_plugins
+from distill.scoring.metrics import main_score
+from distill.search.space import Candidate, Limits, Row, candidates, image_sizes, judge
+from distill.search.timing import random_student, time_candidates, time_files
 
 COSTS = ("name", "kind", "params", "macs", "size_bytes", "latency_ms", "images_per_s")
 BRIEF = "brief-"  # prefix of the runs that decide
@@ -123,20 +124,20 @@ def find_student(search: Search) -> dict[str, Any]:
     stages.run_stages(experiment, STAGES, dry_run=False, as_json=False)
     winner[score] = best_validation(experiment.folder(shape.name))
     found = {
-        **run.read_json(place),
+        **read_json(place),
         "limits": search.limits.model_dump(exclude_none=True),
         "candidates": rows,
         "winner": {"name": shape.name, "options": shape.options, "size": shape.size},
         "shipped": shipped_costs(experiment),
         "experiment": str(experiment.out),
     }
-    run.write_json(place, found)
+    write_json(place, found)
     return found
 
 
 def timed_candidates(search: Search, place: Path) -> list[Row]:
     """What every shape costs here, from `search.json` if they were timed before."""
-    recipe, env = search.recipe, run.environment()
+    recipe, env = search.recipe, environment()
     identity = {
         "search": recipe.search.model_dump(mode="json", exclude={"promising", "brief_epochs"}),
         "shapes": [shape.name for shape in candidates(recipe)],
@@ -145,12 +146,12 @@ def timed_candidates(search: Search, place: Path) -> list[Row]:
         "cpu": env["cpu"],
         "onnxruntime": env["versions"]["onnxruntime"],
     }
-    before = run.read_json(place) if place.is_file() else {}
+    before = read_json(place) if place.is_file() else {}
     if before.get("identity") == identity:
         search.base.progress.say("shapes: timed before, kept")
         return [{key: row[key] for key in COSTS} for row in before["candidates"]]
     rows = time_candidates(recipe, candidates(recipe), search.base.progress)
-    run.write_json(place, {"identity": identity, "candidates": rows, "env": env})
+    write_json(place, {"identity": identity, "candidates": rows, "env": env})
     return rows
 
 

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from distill.config import ModelConfig, Recipe
 from distill.data.prepare import input_spec
+from distill.export.int8.quantiser import Quantiser
 from distill.export.onnx_fp32 import export_onnx
-from distill.export.qdq import Quantiser
-from distill.models import Classifier, build_classifier, deployed
-from distill.predict import Predictor
+from distill.models.classifier import Classifier, build_classifier, deployed
 from distill.progress import Progress
-from distill.search_space import Candidate, Row
+from distill.runtime.predict import Predictor
+from distill.search.space import Candidate, Row
 
 NAMES = ("first", "second")  # classes of what is timed: how many there are hardly matters
 CALIBRATION_IMAGES = 8  # of noise: ranges do not change what an integer kernel costs

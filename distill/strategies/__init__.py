@@ -11,9 +11,9 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from distill.config import Options, StrategyConfig
-from distill.data.draws import Draws
-from distill.objective import SOFTMAX, Objective
+from distill.data.views.draws import Draws
 from distill.registry import check_options, find_module
+from distill.strategies.objective import SOFTMAX, Objective
 
 
 class Strategy(Options):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from distill.config import Fraction, Positive
 from distill.errors import UserError
-from distill.objective import Objective, Sigmoid
+from distill.strategies.objective import Objective, Sigmoid
 from distill.strategies.vanilla import Strategy as Vanilla
 
 SMALLEST_STD = 1e-7

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill.data.draws import Draws
+from distill.data.views.draws import Draws
 from distill.device import to_device
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from distill.config import Fraction
-from distill.data.draws import Draws
-from distill.objective import SOFTMAX, Objective
+from distill.data.views.draws import Draws
+from distill.strategies.objective import SOFTMAX, Objective
 from distill.strategies.vanilla import Strategy as Vanilla
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from distill.config import Fraction
-from distill.data.draws import Draws
+from distill.data.views.draws import Draws
 from distill.device import to_device
-from distill.objective import SOFTMAX, Objective
+from distill.strategies.objective import SOFTMAX, Objective
 from distill.strategies.vanilla import Strategy as Vanilla
 
 

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill.data.draws import Draws
-from distill.losses import (
+from distill.data.views.draws import Draws
+from distill.strategies.losses import (
     bernoulli_kl,
     binary_cross_entropy,
     corrupt_cells,

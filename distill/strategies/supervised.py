@@ -7,9 +7,9 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from distill.config import Fraction
-from distill.data.draws import Draws
-from distill.objective import SOFTMAX, Objective
+from distill.data.views.draws import Draws
 from distill.strategies import Strategy as Base
+from distill.strategies.objective import SOFTMAX, Objective
 
 
 class Strategy(Base):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from distill.config import Fraction, Positive
-from distill.data.draws import Draws
-from distill.losses import blend
-from distill.objective import SOFTMAX, Objective
+from distill.data.views.draws import Draws
 from distill.strategies import Strategy as Base
+from distill.strategies.losses import blend
+from distill.strategies.objective import SOFTMAX, Objective
 
 
 class Strategy(Base):

@@ -21,12 +21,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from distill import run
 from distill.data.store import is_cut_short
-from distill.data.training import TrainingImages
+from distill.data.views.images import TrainingImages
 from distill.errors import RunStopped, UserError
-from distill.job import Job
-from distill.models import Classifier
+from distill.files import differing_keys, read_json
+from distill.models.classifier import Classifier
+from distill.training.job import Job
 
 FORMAT = 1
 MAX_OPEN = 256  # shards that a reader keeps open; each costs a file descriptor
@@ -156,8 +156,8 @@ def open_cache(
     place = folder / f"logits-{digest[:16]}"
     cache = TeacherCache(place, identity, name, len(images), num_classes, top_k)
     if (place / "cache.json").is_file():
-        stored = run.read_json(place / "cache.json")
-        if changed := run.differing_keys(stored["identity"], identity):
+        stored = read_json(place / "cache.json")
+        if changed := differing_keys(stored["identity"], identity):
             what = f"the cache was changed by hand: {', '.join(changed)}"
             raise UserError(what, str(place), "remove this folder")
     return cache

@@ -16,13 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from distill import run
-from distill.data.training import TrainingImages
+from distill.data.views.images import TrainingImages
 from distill.errors import RunStopped, UserError
-from distill.job import Job
-from distill.models import Classifier, frozen
+from distill.files import atomic, differing_keys, read_json, write_json
+from distill.models.classifier import Classifier, frozen
 from distill.progress import Progress
-from distill.teacher_cache import CacheReader, Shard, TeacherCache, complete_views, open_caches
+from distill.teaching.cache import CacheReader, Shard, TeacherCache, complete_views, open_caches
+from distill.training.job import Job
 
 TOLERANCE = 0.02  # of a logit, or of its size if that is larger: float16, and other kernels
 
@@ -58,7 +58,7 @@ def _build(
     device: torch.device,
     progress: Progress,
 ) -> None:
-    run.write_json(
+    write_json(
         cache.folder / "cache.json",
         {"identity": cache.identity, "teacher": cache.name, "count": cache.count},
     )
@@ -100,7 +100,7 @@ def build_shard(
             raise RunStopped(f"{cache.name} gives logits that are not finite: train it again")
         chunks.append(cache.pack(logits))
         advance(len(ids))
-    with run.atomic(cache.folder / shard.file_name) as temporary, temporary.open("wb") as file:
+    with atomic(cache.folder / shard.file_name) as temporary, temporary.open("wb") as file:
         np.save(file, np.concatenate(chunks))
 
 
@@ -154,8 +154,8 @@ def _check_room(cache: TeacherCache, todo: Sequence[Shard]) -> None:
 def _announce_others(cache: TeacherCache, progress: Progress) -> None:
     """Says why caches of the same teacher's name are of no use here."""
     for file in sorted(cache.folder.parent.glob("logits-*/cache.json")):
-        stored = run.read_json(file)
-        changed = run.differing_keys(stored["identity"], cache.identity)
+        stored = read_json(file)
+        changed = differing_keys(stored["identity"], cache.identity)
         if changed and stored["teacher"] == cache.name:
             progress.say(f"{cache.name}: {file.parent} is of other {', '.join(changed)}: not used")
 

@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from distill.data.training import Batch
+from distill.data.views.images import Batch
 from distill.device import to_device
-from distill.job import Job
-from distill.models import Classifier, frozen
-from distill.teacher_cache import CacheReader, TeacherCache
+from distill.models.classifier import Classifier, frozen
+from distill.teaching.cache import CacheReader, TeacherCache
+from distill.training.job import Job
 
 Task = Literal["single", "multi"]
 

@@ -21,20 +21,20 @@ from accelerate.utils import broadcast
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from distill import run
 from distill.data.prepare import num_batches
 from distill.data.store import Split
-from distill.data.views import to_unit
+from distill.data.views.pixels import to_unit
 from distill.errors import RunStopped
-from distill.job import Job
-from distill.metrics import main_score, probabilities, score
-from distill.models import Classifier
-from distill.optim import set_lr
+from distill.files import append_line, atomic, environment, files_below, write_json, write_manifest
+from distill.models.classifier import Classifier
 from distill.progress import Progress, Task
-from distill.task import chosen_score, validation_row, worth
-from distill.teacher import CachedTeachers, Teachers, live_teachers
-from distill.teacher_cache_build import build_caches
-from distill.trainer import Trainer, make_accelerator
+from distill.scoring.metrics import main_score, probabilities, score
+from distill.teaching.cache_build import build_caches
+from distill.teaching.teachers import CachedTeachers, Teachers, live_teachers
+from distill.training.job import Job
+from distill.training.optim import set_lr
+from distill.training.selection import chosen_score, validation_row, worth
+from distill.training.trainer import Trainer, make_accelerator
 
 CHECK_EVERY = 50  # steps between looks at the loss, each of which waits for the device
 EVAL_BATCH = 256
@@ -53,10 +53,10 @@ def fit(classifier: Classifier, job: Job, device: torch.device, progress: Progre
     trainer = Trainer(classifier, job, accelerator, teachers)
     is_main = trainer.accelerator.is_main_process
     if is_main:
-        run.write_json(job.folder / "config.json", job.describe())
-        run.write_json(job.folder / "env.json", _environment(trainer))
+        write_json(job.folder / "config.json", job.describe())
+        write_json(job.folder / "env.json", _environment(trainer))
         contract = classifier.contract.model_dump(mode="json")
-        run.write_json(job.folder / "contract.json", contract)
+        write_json(job.folder / "contract.json", contract)
     first, best, waited = _resume(trainer, job.folder)
     config = job.config.train
     world = trainer.accelerator.num_processes
@@ -78,12 +78,12 @@ def fit(classifier: Classifier, job: Job, device: torch.device, progress: Progre
             if is_main:
                 if better:
                     save_weights(trainer.evaluated, job.folder / "best.safetensors")
-                run.append_line(job.folder / "metrics.jsonl", row)
+                append_line(job.folder / "metrics.jsonl", row)
                 _save_state(trainer.state(epoch, best, waited), job.folder)
             bar.note(_summary(row, f"val/{main_score(job.data.task)}", config.epochs))
     trainer.accelerator.wait_for_everyone()
     if is_main:
-        run.write_manifest(job.folder, run.files_below(job.folder))
+        write_manifest(job.folder, files_below(job.folder))
 
 
 def _teachers(job: Job, accelerator: Accelerator, progress: Progress) -> Teachers | None:
@@ -166,7 +166,7 @@ def save_weights(classifier: Classifier, path: Path) -> None:
     """Writes the network's weights as safetensors."""
     state = classifier.network.state_dict()
     content = save({n: t.detach().cpu().contiguous() for n, t in state.items()})
-    with run.atomic(path) as temporary:
+    with atomic(path) as temporary:
         temporary.write_bytes(content)  # which, unlike the library's own writing, tells a full disk
 
 
@@ -179,7 +179,7 @@ def load_weights(classifier: Classifier, path: Path) -> Classifier:
 def _save_state(state: dict[str, Any], folder: Path) -> None:
     content = io.BytesIO()
     torch.save(state, content)
-    with run.atomic(folder / "last" / "state.pt") as temporary:
+    with atomic(folder / "last" / "state.pt") as temporary:
         temporary.write_bytes(content.getbuffer())
 
 
@@ -192,13 +192,13 @@ def _resume(trainer: Trainer, folder: Path) -> tuple[int, float, int]:
     state = torch.load(file, map_location=trainer.device, weights_only=True)
     trainer.load_state(state)
     kept = log.read_text().splitlines(keepends=True)[: state["epoch"] + 1]  # a line per epoch
-    with run.atomic(log) as temporary:
+    with atomic(log) as temporary:
         temporary.write_text("".join(kept))
     return state["epoch"] + 1, state["best"], state["waited"]
 
 
 def _environment(trainer: Trainer) -> dict[str, Any]:
-    found = run.environment()
+    found = environment()
     return found | {
         "device": str(trainer.device),
         "world_size": trainer.accelerator.num_processes,

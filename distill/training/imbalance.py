@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill.config import TrainConfig
-from distill.data.draws import Draws, Floats, Ints
 from distill.data.prepare import ImageData
+from distill.data.views.draws import Draws, Floats, Ints
 from distill.errors import UserError
 
 

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from distill.config import RunConfig, ViewsConfig
 from distill.data.prepare import ImageData
 from distill.data.store import Split
-from distill.data.training import TrainingImages, split_sha256
-from distill.imbalance import log_prior
-from distill.models import Classifier
+from distill.data.views.images import TrainingImages, split_sha256
+from distill.models.classifier import Classifier
+from distill.training.imbalance import log_prior
 
 
 @dataclass(frozen=True)

@@ -23,20 +23,20 @@ import torch
 from accelerate.utils import set_seed
 from torch import Tensor
 
-from distill import run
 from distill.config import RunConfig, TrainConfig, TransferConfig
 from distill.data.prepare import num_batches
 from distill.errors import DistillError, RunStopped, UserError
-from distill.job import Job
-from distill.kd_lib_loaders import Logits, TrainViews, ValImages
-from distill.metrics import Task, probabilities, score
-from distill.models import Classifier
-from distill.optim import make_optimizer, set_lr
+from distill.files import append_line, environment, files_below, write_json, write_manifest
+from distill.models.classifier import Classifier
 from distill.progress import Progress
 from distill.progress import Task as Bar
+from distill.scoring.metrics import Task, probabilities, score
 from distill.strategies import make_strategy
-from distill.task import validation_row, worth
-from distill.train import predict_logits, save_weights
+from distill.training.fit import predict_logits, save_weights
+from distill.training.job import Job
+from distill.training.kd_lib_loaders import Logits, TrainViews, ValImages
+from distill.training.optim import make_optimizer, set_lr
+from distill.training.selection import validation_row, worth
 
 STRATEGIES = {
     "vanilla": "VanillaKD",
@@ -160,7 +160,7 @@ class Journal:
             "train/loss": loss,
             **scores,
         }
-        run.append_line(self._job.folder / "metrics.jsonl", row)
+        append_line(self._job.folder / "metrics.jsonl", row)
         self._epoch += 1
         done = f"epoch {self._epoch}/{config.epochs} loss {loss:.4f}"
         self._bar.note(f"{done} val {scores['val/top1']:.2f} % {row['images_per_s']:.0f}/s")
@@ -209,7 +209,7 @@ def fit_with_kd_lib(
             learner.train_student(
                 epochs, plot_losses=False, save_model=False, save_model_pth=unused
             )
-    run.write_manifest(job.folder, run.files_below(job.folder))
+    write_manifest(job.folder, files_below(job.folder))
 
 
 def make_learner(
@@ -246,10 +246,10 @@ def _begin(classifier: Classifier, job: Job, device: torch.device, progress: Pro
         progress.say(f"{config.name}: KD_Lib has no schedules, lr stays {config.train.lr:g}")
     for name in ("metrics.jsonl", "best.safetensors"):
         (folder / name).unlink(missing_ok=True)
-    run.write_json(folder / "config.json", job.describe())
+    write_json(folder / "config.json", job.describe())
     machine = {"device": str(device), "world_size": 1, "precision": "no"}
-    run.write_json(folder / "env.json", run.environment() | machine)
-    run.write_json(folder / "contract.json", classifier.contract.model_dump(mode="json"))
+    write_json(folder / "env.json", environment() | machine)
+    write_json(folder / "contract.json", classifier.contract.model_dump(mode="json"))
 
 
 @contextlib.contextmanager

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from distill.data.prepare import epoch_batches, num_batches
-from distill.data.views import to_unit
-from distill.job import Job
-from distill.models import Classifier
+from distill.data.views.pixels import to_unit
+from distill.models.classifier import Classifier
 from distill.progress import Task
-from distill.train import EVAL_BATCH
+from distill.training.fit import EVAL_BATCH
+from distill.training.job import Job
 
 
 class Logits(nn.Module):

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from distill.config import TrainConfig, TransferConfig
-from distill.models import Classifier, parameter_stages, stages
+from distill.models.classifier import Classifier, parameter_stages, stages
 
 
 def first_trained_stage(classifier: Classifier, transfer: TransferConfig, epoch: int) -> int:

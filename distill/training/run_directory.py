@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from distill import run
 from distill.config import ModelConfig
 from distill.errors import UserError
-from distill.models import Classifier, Contract, build_classifier
-from distill.train import load_weights
+from distill.files import is_complete, read_json, verify_manifest
+from distill.models.classifier import Classifier, Contract, build_classifier
+from distill.training.fit import load_weights
 
 
 def load_run(folder: Path) -> Classifier:
@@ -18,12 +18,12 @@ def load_run(folder: Path) -> Classifier:
     Raises:
         UserError: The run is not complete, or a file of it was changed.
     """
-    if not run.is_complete(folder):
+    if not is_complete(folder):
         raise UserError("not a finished run directory", str(folder), "it has no manifest.json")
-    run.verify_manifest(folder)
+    verify_manifest(folder)
     model = ModelConfig.model_validate_json(
-        json.dumps(run.read_json(folder / "config.json")["run"]["model"])
+        json.dumps(read_json(folder / "config.json")["run"]["model"])
     )
-    contract = Contract.model_validate(run.read_json(folder / "contract.json"))
+    contract = Contract.model_validate(read_json(folder / "contract.json"))
     classifier = build_classifier(model, contract.names, contract.input_spec, False, contract.task)
     return load_weights(classifier, folder / "best.safetensors").eval()

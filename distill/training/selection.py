@@ -7,9 +7,9 @@ from typing import Any
 
 from distill.config import RunConfig
 from distill.errors import UserError
-from distill.metrics import Task, main_score
+from distill.scoring.metrics import Task, main_score
 from distill.strategies import make_strategy
-from distill.teacher_cache import check_top_k
+from distill.teaching.cache import check_top_k
 
 SCORES: dict[Task, tuple[str, ...]] = {
     "single": ("top1", "macro_f1", "macro_recall", "worst_recall"),

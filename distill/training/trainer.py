@@ -14,19 +14,19 @@ from accelerate.utils import set_seed
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from distill.data.draws import Draws
 from distill.data.prepare import epoch_batches
-from distill.data.training import Batch, Ids
+from distill.data.views.draws import Draws
+from distill.data.views.images import Batch, Ids
 from distill.device import to_device
 from distill.errors import UserError
-from distill.imbalance import balanced_sampling, class_weights, draw_epoch, log_prior
-from distill.job import Job
-from distill.losses import mix, mix_labels
-from distill.models import Classifier
-from distill.objective import make_objective
-from distill.optim import Schedule, first_trained_stage, make_optimizer, set_trainable
+from distill.models.classifier import Classifier
 from distill.strategies import make_strategy
-from distill.teacher import Teachers, on_device
+from distill.strategies.losses import mix, mix_labels
+from distill.strategies.objective import make_objective
+from distill.teaching.teachers import Teachers, on_device
+from distill.training.imbalance import balanced_sampling, class_weights, draw_epoch, log_prior
+from distill.training.job import Job
+from distill.training.optim import Schedule, first_trained_stage, make_optimizer, set_trainable
 
 Picked = tuple[Ids, Ids | None]  # image numbers, and how often each was drawn before
 AUX_WEIGHT = 0.4  # Szegedy et al., 2015, arXiv:1512.00567: the auxiliary head's share of the loss

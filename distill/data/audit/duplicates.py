@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from distill.data.fingerprints import THUMB, Fingerprints
+from distill.data.audit.fingerprints import THUMB, Fingerprints
 
 Ids = NDArray[np.int64]
 Floats = NDArray[np.float32]

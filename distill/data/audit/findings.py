@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from distill.data.duplicates import join_groups
-from distill.data.fingerprints import Fingerprints
+from distill.data.audit.duplicates import join_groups
+from distill.data.audit.fingerprints import Fingerprints
 from distill.data.sources import SPLITS, Item, Label, Source, Task
 
 Finding = dict[str, Any]

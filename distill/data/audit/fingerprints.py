@@ -24,7 +24,7 @@ from PIL import Image
 
 from distill.data.decode import MAX_PIXELS, UnreadableImageError, read_image
 from distill.data.sources import Item, Source
-from distill.run import atomic
+from distill.files import atomic
 
 FORMAT = 1  # of the cache; prints of another format are taken again
 CHUNK = 256

@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distill import run
 from distill.config import DataConfig
-from distill.data.audit import advice, audit
+from distill.data.audit.duplicates import copy_groups, join_groups
+from distill.data.audit.findings import advice, audit
+from distill.data.audit.fingerprints import Fingerprints, take_fingerprints
+from distill.data.audit.splits import assign_splits, labels_of, limit_per_class
 from distill.data.decode import InputSpec
-from distill.data.duplicates import copy_groups, join_groups
-from distill.data.fingerprints import Fingerprints, take_fingerprints
 from distill.data.sources import SPLITS, Item, Source
-from distill.data.splits import assign_splits, labels_of, limit_per_class
-from distill.data.store_build import data_sha256
+from distill.data.store.build import data_sha256
+from distill.files import read_json, write_json
 from distill.progress import Progress
 
 SMOKE_IMAGES = 12
@@ -174,6 +174,6 @@ def _copies(
         digest.update(features.tobytes())
     place = cache / f"copies-{digest.hexdigest()[:16]}.json"
     if not place.is_file():
-        run.write_json(place, {"copies": copy_groups(prints, features)})
-    copies: list[str] = run.read_json(place)["copies"]
+        write_json(place, {"copies": copy_groups(prints, features)})
+    copies: list[str] = read_json(place)["copies"]
     return copies

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from distill.data.sources import SPLIT_NAMES, Source
 from distill.errors import UserError
-from distill.run import atomic
+from distill.files import atomic
 
 # Our name of each column, first, and those that others give it.
 COLUMNS = {

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from distill.data.manifest import COLUMNS, ROOT_KEY, ROOT_MARK, Table
+from distill.data.sources._manifest import COLUMNS, ROOT_KEY, ROOT_MARK, Table
 from distill.errors import UserError
 
 PARQUET = ".parquet"

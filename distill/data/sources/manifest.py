@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from distill.data.manifest import Entry, Table, parse
 from distill.data.sources import Item, Source, Task
+from distill.data.sources._manifest import Entry, Table, parse
 from distill.data.sources._tables import PARQUET, lists_paths, read_table
 from distill.errors import UserError
-from distill.run import sha256_of
+from distill.files import sha256_of
 
 NAMES = ("labels.csv", "manifest.csv", f"manifest{PARQUET}")
 IMAGES = "images"

@@ -19,9 +19,9 @@ from typing import Any
 from PIL import Image
 
 from distill.data.decode import UnreadableImageError
-from distill.data.lock import lock
 from distill.data.sources import Item, Source
 from distill.errors import UserError
+from distill.lock import lock
 
 HOME = "DISTILLATE_HOME"
 # What torchvision calls each split; the first that a data set knows is taken.

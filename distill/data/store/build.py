@@ -20,7 +20,7 @@ import numpy as np
 from distill.data.decode import InputSpec, Pixels, UnreadableImageError, read_image, resize_image
 from distill.data.sources import SPLITS, Item, Label, Source
 from distill.errors import RunStopped
-from distill.run import NO_SPACE
+from distill.files import NO_SPACE
 
 Advance = Callable[[int], None]
 CHUNK = 256

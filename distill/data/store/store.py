@@ -21,10 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill.data.decode import InputSpec, Pixels
-from distill.data.lock import lock
 from distill.data.sources import SPLITS, Item, Source
-from distill.data.store_build import FORMAT, Advance, build_store, npy_header
+from distill.data.store.build import FORMAT, Advance, build_store, npy_header
 from distill.errors import RunStopped
+from distill.lock import lock
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from distill.config import ViewsConfig
-from distill.data.draws import Draws
 from distill.data.store import Split
-from distill.data.views import make_views
+from distill.data.views.draws import Draws
+from distill.data.views.pixels import make_views
 
 Ids = NDArray[np.int64]
 UNLABELLED = -1

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill.config import ClassViews, ViewsConfig
-from distill.data.draws import Draws, Floats, Ints
+from distill.data.views.draws import Draws, Floats, Ints
 from distill.errors import UserError
 
 LUMA = np.array([0.299, 0.587, 0.114])

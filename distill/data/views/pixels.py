@@ -3,7 +3,7 @@
 The view of an image is a pure function of (seed, image, view number), so that a resumed epoch
 replays, every student of every strategy sees the same views, and a teacher's logits can be stored
 per view (consistent teaching: Beyer et al., 2021, arXiv:2106.05237). What is drawn is decided in
-`distill.data.view_draws`, on the host: no step waits for a GPU.
+`distill.data.views.parameters`, on the host: no step waits for a GPU.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from distill.config import ViewsConfig
-from distill.data import view_draws
-from distill.data.draws import Draws, Floats, Ints
-from distill.data.view_draws import LUMA, crop_matrices
+from distill.data.views import parameters as view_draws
+from distill.data.views.draws import Draws, Floats, Ints
+from distill.data.views.parameters import LUMA, crop_matrices
 from distill.device import to_device
 
 # Stored pixels between two samples. A checkerboard of single pixels, shrunk by any factor above

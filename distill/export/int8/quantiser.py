@@ -25,8 +25,15 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from distill.export.calibration import OPS, Method, Pixels, as_ranges, find_ranges, share_ranges
-from distill.export.integer_graph import (
+from distill.export.int8.calibration import (
+    OPS,
+    Method,
+    Pixels,
+    as_ranges,
+    find_ranges,
+    share_ranges,
+)
+from distill.export.int8.integers import (
     ACTIVATIONS,
     inner_nodes,
     order_layers,
@@ -34,7 +41,7 @@ from distill.export.integer_graph import (
     pixel_tensors,
 )
 from distill.export.onnx_file import clean, describe, name_nodes, probs_of_file
-from distill.predict import open_session, read_metadata
+from distill.runtime.predict import open_session, read_metadata
 
 # Trains the graph behind a quantised file: from that and the float graph to a float graph of other
 # weights, and the lowest and highest value of each activation.

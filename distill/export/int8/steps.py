@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from distill.export.calibration import METHODS, Method
+from distill.export.int8.calibration import METHODS, Method
 
 MIN_GAIN = 0.05  # of the time or of the size, as a share: less is not worth a second file
 SENSITIVE = (1, 2, 4)  # how many of the most sensitive layers are left in float, one step each

@@ -1,0 +1,1 @@
+"""Views of training images, each a pure function of (seed, image, number)."""

@@ -1,0 +1,1 @@
+"""The shipped file in use: onnxruntime, numpy and Pillow, never torch."""

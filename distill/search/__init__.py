@@ -1,0 +1,1 @@
+"""The best shape of a student within limits on latency and size."""

@@ -1,0 +1,1 @@
+"""Those who teach: frozen networks that are asked, or their answers of before."""
