@@ -28,8 +28,8 @@ from distill.benchmarks.speed_rows import add_share, base_row, by_series, mark_b
 from distill.benchmarks.speed_worker import Task
 from distill.benchmarks.subjects import SEED, Model, Subject, pair
 from distill.config import BenchConfig
+from distill.environment import environment
 from distill.errors import UserError
-from distill.files import environment
 from distill.progress import Progress
 
 Reply = dict[str, Any]  # what a worker prints

@@ -156,7 +156,7 @@ def main(arguments: list[str]) -> None:
         stage, file, size, cache, workers = json.loads(arguments[0])
         print(json.dumps(STAGES[stage](Path(file), size, Path(cache), workers)))
         return
-    from distill.files import environment
+    from distill.environment import environment
 
     parser = argparse.ArgumentParser(prog="python -m distill.benchmarks.store_memory")
     parser.add_argument("--data", required=True, help="any source of encoded images")

@@ -82,7 +82,7 @@ def run_model(folder: Path, name: str = "") -> Model:
     """
     if not is_complete(folder) or not (folder / "contract.json").is_file():
         raise UserError("not a finished run directory", str(folder), "name one, or an .onnx file")
-    from distill.pipeline.experiment import best_validation
+    from distill.training.run_directory import best_validation
 
     contract = read_json(folder / "contract.json")
     return Model(

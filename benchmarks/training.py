@@ -26,8 +26,9 @@ from typing import Any
 from distill.benchmarks.training_engines import ASKS_TEACHER, ENGINES, Engine, check_engine
 from distill.benchmarks.training_report import draw, title
 from distill.benchmarks.training_run import TrainingBench, load_data, make_workload
+from distill.environment import environment
 from distill.errors import RunStopped, UserError
-from distill.files import environment, write_json
+from distill.files import write_json
 from distill.progress import Progress
 
 Run = dict[str, Any]

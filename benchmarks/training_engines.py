@@ -29,18 +29,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill.config import StrategyConfig
-from distill.data.prepare import epoch_batches, num_batches
+from distill.data.views.images import epoch_batches, num_batches
 from distill.errors import RunStopped, UserError
 from distill.models.classifier import Classifier
+from distill.models.inference import predict_logits
 from distill.progress import Progress
 from distill.scoring.metrics import score, softmax
 from distill.strategies import make_strategy
-from distill.teaching.cache_build import build_caches
-from distill.training.fit import fit, load_weights, predict_logits
+from distill.training.fit import fit
 from distill.training.job import Job
 from distill.training.kd_lib import import_kd_lib, make_learner
 from distill.training.kd_lib_loaders import Logits, TrainViews, ValImages
 from distill.training.optim import Schedule, make_optimizer, set_lr
+from distill.training.run_directory import load_weights
+from distill.training.teachers import build_caches
 
 Engine = Literal["kd_lib", "timm", "textbook", "live", "cached", "student_only"]
 ENGINES: tuple[Engine, ...] = get_args(Engine)

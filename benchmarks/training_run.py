@@ -37,9 +37,10 @@ from distill.config import (
     TrainConfig,
     ViewsConfig,
 )
-from distill.data.prepare import ImageData, num_batches, prepare_data
+from distill.data.prepare import ImageData, prepare_data
 from distill.data.store import subset
 from distill.data.views.draws import permutation
+from distill.data.views.images import num_batches
 from distill.errors import DistillError, UserError
 from distill.files import write_json
 from distill.models.classifier import Classifier, build_classifier

@@ -8,7 +8,7 @@ from torchvision import models
 from distill.config import Options as BaseOptions
 from distill.errors import UserError
 from distill.models import IMAGENET_MEAN, IMAGENET_STD, Channels
-from distill.models.classifier import head_prefixes
+from distill.models.layers import head_prefixes
 from distill.models.weights import download, transfer_weights
 
 AUX_MODELS = ("inception_v3", "googlenet")

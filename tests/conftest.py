@@ -158,8 +158,9 @@ def keep_as_trained(experiment: Experiment, config: RunConfig, seed: int) -> Non
 
     from distill.files import append_line, files_below, write_json, write_manifest
     from distill.models.classifier import build_classifier
+    from distill.models.inference import predict_logits
     from distill.scoring.metrics import probabilities, score
-    from distill.training.fit import predict_logits, save_weights
+    from distill.training.run_directory import save_weights
     from distill.training.selection import validation_row
 
     data = experiment.data

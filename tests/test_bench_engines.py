@@ -34,7 +34,7 @@ def models(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     from distill.data.decode import InputSpec
     from distill.export.onnx_fp32 import export_onnx
     from distill.models.classifier import build_classifier
-    from distill.training.fit import save_weights
+    from distill.training.run_directory import save_weights
 
     torch.manual_seed(0)
     options = {"width": [16, 32], "depth": [1, 1], "head_width": 0}

@@ -18,11 +18,12 @@ from distill.errors import UserError
 from distill.export import onnx_int8
 from distill.export.int8 import steps as int8_steps
 from distill.export.int8.calibration import METHODS, share_ranges
-from distill.export.int8.integers import float_in_disguise, inner_nodes, kernels, order_layers
+from distill.export.int8.gate import Gate, export_int8, time_ratio
+from distill.export.int8.integers import float_in_disguise, kernels
 from distill.export.int8.quantiser import Quantiser, widen_constants
 from distill.export.int8.steps import escalate, summary
 from distill.export.onnx_file import describe, probs_of_file
-from distill.export.onnx_int8 import Gate, export_int8, time_ratio
+from distill.export.onnx_graph import inner_nodes, order_layers
 from distill.runtime.predict import Predictor
 from distill.scoring.metrics import agreement, score
 from distill.scoring.thresholds import tune

@@ -25,15 +25,16 @@ from distill.export import onnx_int8
 from distill.export.int8 import steps as int8_steps
 from distill.export.int8.calibration import closest_range
 from distill.export.int8.fake_quant import FakeQuantised, Range, closest_ends
+from distill.export.int8.gate import export_int8
 from distill.export.int8.quantiser import Quantiser
 from distill.export.int8.torch_graph import torch_op
 from distill.export.onnx_file import probs_of_file
 from distill.export.onnx_fp32 import export_onnx
-from distill.export.onnx_int8 import export_int8
 from distill.models.classifier import Classifier, Contract, build_classifier
 from distill.progress import Progress
-from distill.training.fit import fit, load_weights
+from distill.training.fit import fit
 from distill.training.job import Job
+from distill.training.run_directory import load_weights
 
 QUIET = Progress(quiet=True)
 CPU = torch.device("cpu")

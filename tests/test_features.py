@@ -9,8 +9,9 @@ from distill.config import ModelConfig
 from distill.data.decode import InputSpec, to_pixels
 from distill.data.demo import paint
 from distill.data.sources import Item, Source, open_source
-from distill.models.classifier import Classifier, build_classifier, head_prefixes
+from distill.models.classifier import Classifier, build_classifier
 from distill.models.features import BATCH, _pool, build_backbone, pooled_features
+from distill.models.layers import head_prefixes
 
 CPU = torch.device("cpu")
 

@@ -30,9 +30,9 @@ from distill.device import to_device
 from distill.models.classifier import build_classifier
 from distill.progress import Progress
 from distill.registry import names_in
-from distill.teaching.cache_build import build_caches
 from distill.teaching.teachers import CachedTeachers, LiveTeachers
 from distill.training.job import Job
+from distill.training.teachers import build_caches
 from distill.training.trainer import Trainer, make_accelerator, update_average
 
 CPU, META = torch.device("cpu"), torch.device("meta")

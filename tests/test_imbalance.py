@@ -16,7 +16,6 @@ from distill.data.views.images import UNLABELLED
 from distill.errors import UserError
 from distill.models.classifier import Classifier, build_classifier
 from distill.progress import Progress
-from distill.teaching.cache_build import build_caches
 from distill.teaching.teachers import CachedTeachers, LiveTeachers
 from distill.training.imbalance import (
     Sampling,
@@ -27,6 +26,7 @@ from distill.training.imbalance import (
     log_prior,
 )
 from distill.training.job import Job
+from distill.training.teachers import build_caches
 from distill.training.trainer import Trainer, make_accelerator
 
 CPU = torch.device("cpu")

@@ -20,13 +20,13 @@ from distill.data.store import Split
 from distill.data.views.draws import Draws
 from distill.errors import RunStopped, UserError
 from distill.models.classifier import Classifier, build_classifier
-from distill.pipeline.experiment import best_validation
+from distill.models.inference import predict_logits
 from distill.progress import Progress
 from distill.strategies import make_strategy
-from distill.training.fit import fit, predict_logits
+from distill.training.fit import fit
 from distill.training.job import Job
 from distill.training.kd_lib import check_kd_lib, fit_with_kd_lib, import_kd_lib
-from distill.training.run_directory import load_run
+from distill.training.run_directory import best_validation, load_run
 
 SIZE, STORED, EPOCHS, BATCH = 16, 18, 2, 8
 CPU, QUIET = torch.device("cpu"), Progress(quiet=True)

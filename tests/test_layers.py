@@ -1,57 +1,30 @@
-"""Imports point one way only, and the runtime side needs no torch."""
+"""The house: rooms on floors, imports that point down, no circle, and a runtime without torch."""
 
 import ast
 import subprocess
 import sys
 from collections.abc import Iterator
-from fnmatch import fnmatchcase
+from graphlib import TopologicalSorter
 from pathlib import Path
 
-import pytest
-
 REPOSITORY = Path(__file__).resolve().parents[1]
-# From the inside out; a module may import from its own layer and from those above it in this list.
-LAYERS = [
-    ["errors", "config", "recipe", "registry", "progress", "run"],
-    ["data", "data.*", "weights", "models", "losses", "objective", "imbalance", "device"],
-    [
-        "job",
-        "metrics*",
-        "strategies",
-        "strategies.*",
-        "students.*",
-        "teachers.*",
-        "teacher*",
-        "task",
-    ],
-    ["optim", "train", "trainer"],
-    ["*"],  # the stages, the exporters, the report, the runtime
-    ["cli*"],
+GROUND = "errors config recipe registry progress files environment lock device".split()
+# From the ground up. A room imports from floors below and, if that makes no circle, from its own.
+FLOORS = [
+    GROUND,
+    ["data"],
+    ["models", "strategies", "scoring"],
+    ["students", "teachers", "teaching", "runtime", "report"],
+    ["training", "export"],
+    ["benchmarks", "pipeline"],
+    ["search", "serve"],
+    ["cli"],
 ]
+FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+STRANGERS = {("training", "export"), ("export", "training")}  # who may not know each other at all
+TORCHLESS = ["runtime", "scoring", "serve", "data.decode", "cli", "pipeline.evaluate", *GROUND[:-1]]
 FOLDERS = {"distill": REPOSITORY / "distill"}
 FOLDERS |= {f"distill.{name}": REPOSITORY / name for name in ("benchmarks", "students", "teachers")}
-RUNTIME = [
-    "predict",
-    "inspect_file",
-    "evaluate",
-    "data.decode",
-    "errors",
-    "metrics",
-    "thresholds",
-    "run",
-    "progress",
-    "recipe",
-    "cli",
-]
-
-
-def layer_of(module: str) -> int:
-    """Index of a module's layer; those that no pattern names are in the last but one."""
-    name = module.removeprefix("distill.")
-    for index, patterns in enumerate(LAYERS):
-        if any(fnmatchcase(name, pattern) for pattern in patterns if pattern != "*"):
-            return index
-    return LAYERS.index(["*"])
 
 
 def modules() -> dict[str, Path]:
@@ -67,79 +40,80 @@ def modules() -> dict[str, Path]:
 MODULES = modules()
 
 
-def imported_by(tree: ast.AST, package: str) -> Iterator[tuple[str, int]]:
-    """Modules of ours that a file imports, wherever in it, with the line."""
-    for node in ast.walk(tree):
+def room_of(module: str) -> str:
+    return module.split(".")[1]
+
+
+def imported_by(source: str, package: str) -> Iterator[str]:
+    """Modules of ours that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            yield from ((alias.name, node.lineno) for alias in node.names)
+            yield from (alias.name for alias in node.names if alias.name.startswith("distill."))
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
             if node.level:
                 parents = package.split(".")
                 parents = parents[: len(parents) - node.level + 1]
                 base = ".".join([*parents, base]).strip(".")
-            for alias in node.names:
-                full = f"{base}.{alias.name}"
-                yield (full if full in MODULES else base), node.lineno
+            names = {f"{base}.{alias.name}" for alias in node.names}
+            yield from names & MODULES.keys()
+            if base.startswith("distill."):
+                yield base
 
 
-def outward_imports(source: str, module: str, package: str) -> list[str]:
-    """Imports of a module that point from an inner layer to an outer one."""
-    own = layer_of(module)
-    return [
-        f"{module}:{line} imports {target}"
-        for target, line in imported_by(ast.parse(source), package)
-        if target.startswith("distill.") and layer_of(target) > own
+def imports() -> set[tuple[str, str]]:
+    """Pairs of modules, the first of which imports the second; of the root's, none."""
+    found = set()
+    for module, file in MODULES.items():
+        if module != "distill":
+            package = module if file.name == "__init__.py" else module.rpartition(".")[0]
+            found |= {(module, other) for other in imported_by(file.read_text("utf-8"), package)}
+    return found
+
+
+def test_imports_point_down_and_make_no_circle() -> None:
+    pairs = imports()
+    assert len(pairs) > 400  # they are seen at all
+    upward = [
+        f"{one} imports {other}"
+        for one, other in sorted(pairs)
+        if FLOOR_OF[room_of(other)] > FLOOR_OF[room_of(one)]
+        or (room_of(one), room_of(other)) in STRANGERS
     ]
+    assert upward == []
+    rooms: dict[str, set[str]] = {room_of(module): set() for module in MODULES if "." in module}
+    for one, other in pairs:
+        if room_of(one) != room_of(other):
+            rooms[room_of(one)].add(room_of(other))
+    list(TopologicalSorter(rooms).static_order())  # raises where there is a circle
 
 
-def package_of(module: str, file: Path) -> str:
-    return module if file.name == "__init__.py" else module.rpartition(".")[0]
-
-
-def test_all_files_are_seen() -> None:
-    assert {"distill", "distill.data.sources.folder", "distill.students.compact"} <= set(MODULES)
-    for layer in LAYERS:
-        for pattern in layer:
-            assert any(fnmatchcase(m.removeprefix("distill."), pattern) for m in MODULES), pattern
-
-
-@pytest.mark.parametrize("module", [name for name in MODULES if name != "distill"])
-def test_imports_point_inwards(module: str) -> None:
-    file = MODULES[module]
-    assert outward_imports(file.read_text("utf-8"), module, package_of(module, file)) == []
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        "from distill.models import Classifier",
-        "import distill.training.fit",
-        "from distill import pipeline",
-        "from . import pipeline",
-        "from .data.decode import InputSpec",
-        "def f():\n    from distill.cli import main",
-        "if TYPE_CHECKING:\n    from distill.data import splits",
-    ],
-)
-def test_the_check_sees_every_form_of_import(source: str) -> None:
-    assert len(outward_imports(source, "distill.config", "distill")) == 1
-    assert outward_imports(source, "distill.cli.app", "distill") == []
-
-
-def test_the_order_of_layers() -> None:
-    order = ["config", "data.views", "strategies.vanilla", "train", "export.graph", "cli"]
-    assert [layer_of(f"distill.{name}") for name in order] == list(range(6))
-    assert layer_of("distill.runtime.predict") == layer_of("distill.pipeline.train") == 4
+def test_the_check_sees_every_form_of_import() -> None:
+    forms = [
+        "from distill.pipeline.train import begin",
+        "import distill.pipeline.train",
+        "from distill.pipeline import train",
+        "from . import train",
+        "from .train import begin",
+        "def f():\n    from distill.pipeline.train import begin",
+        "if TYPE_CHECKING:\n    from distill.pipeline import train",
+    ]
+    for form in forms:
+        assert "distill.pipeline.train" in set(imported_by(form, "distill.pipeline")), form
 
 
 def test_the_runtime_needs_no_torch() -> None:
     """`pip install distillate` brings neither torch nor what else training needs."""
+    needed = [
+        name
+        for name in MODULES
+        if any(f"{name}.".startswith(f"distill.{part}.") for part in TORCHLESS)
+    ]
     script = (
         "import importlib, sys\n"
         "extra = {'torch', 'torchvision', 'timm', 'accelerate', 'safetensors', 'sklearn', 'onnx'}\n"
-        f"for name in {RUNTIME}:\n"
-        "    importlib.import_module(f'distill.{name}')\n"
+        f"for name in {needed}:\n"
+        "    importlib.import_module(name)\n"
         "    assert not extra & set(sys.modules), (name, extra & set(sys.modules))\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

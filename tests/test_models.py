@@ -18,15 +18,8 @@ from torchvision import models as torchvision_models
 from distill.config import ModelConfig
 from distill.data.decode import InputSpec
 from distill.errors import UserError
-from distill.models.classifier import (
-    Classifier,
-    Contract,
-    build_classifier,
-    deployed,
-    head_prefixes,
-    parameter_stages,
-    stages,
-)
+from distill.models.classifier import Classifier, Contract, build_classifier, deployed
+from distill.models.layers import head_prefixes, parameter_stages, stages
 from distill.models.weights import read_weights, transfer_weights
 from distill.registry import names_in
 

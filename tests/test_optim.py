@@ -9,7 +9,8 @@ from torch import nn
 
 from distill.config import TrainConfig, TransferConfig
 from distill.data.decode import InputSpec
-from distill.models.classifier import Classifier, Contract, parameter_stages
+from distill.models.classifier import Classifier, Contract
+from distill.models.layers import parameter_stages
 from distill.training.optim import (
     Schedule,
     first_trained_stage,

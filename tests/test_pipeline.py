@@ -13,13 +13,9 @@ from distill.config import BenchConfig, ModelConfig, Recipe, RunConfig, Strategy
 from distill.errors import UserError
 from distill.files import files_below, remove_folder, write_json, write_manifest
 from distill.pipeline import train as pipeline
-from distill.pipeline.experiment import (
-    Experiment,
-    all_runs,
-    check_plugins,
-    has_self_teacher,
-    taught_by,
-)
+from distill.pipeline.experiment import Experiment
+from distill.pipeline.plan import check_plugins
+from distill.pipeline.runs import all_runs, has_self_teacher, taught_by
 from distill.progress import Progress
 from distill.training.run_directory import load_run
 from distill.training.trainer import make_accelerator

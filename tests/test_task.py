@@ -7,7 +7,7 @@ import pytest
 
 from distill.config import CacheConfig, ModelConfig, RunConfig, StrategyConfig, TrainConfig
 from distill.errors import UserError
-from distill.pipeline.experiment import best_validation
+from distill.training.run_directory import best_validation
 from distill.training.selection import SCORES, check_task, chosen_score, validation_row, worth
 
 SINGLE = {"top1": 90.0, "macro_f1": 80.0, "macro_recall": 70.0, "worst_recall": 60.0, "nll": 0.5}

@@ -26,10 +26,11 @@ from distill.errors import RunStopped, UserError
 from distill.models.classifier import build_classifier, frozen
 from distill.progress import Progress
 from distill.teaching.cache import CacheReader, Shard, complete_views, open_cache
-from distill.teaching.cache_build import build_caches, build_shard, teacher_logits, verify_cache
+from distill.teaching.cache_build import build_shard, teacher_logits, verify_cache
 from distill.teaching.teachers import CachedTeachers, LiveTeachers, mix_logits
 from distill.training.fit import fit
 from distill.training.job import Job
+from distill.training.teachers import build_caches
 from distill.training.trainer import Trainer, make_accelerator
 
 CPU = torch.device("cpu")

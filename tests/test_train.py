@@ -20,21 +20,21 @@ from distill.config import (
     TransferConfig,
     ViewsConfig,
 )
-from distill.data.prepare import epoch_batches, num_batches
 from distill.data.store import subset
 from distill.data.views.draws import Draws
-from distill.data.views.images import Batch
+from distill.data.views.images import Batch, epoch_batches, num_batches
 from distill.data.views.pixels import make_views
 from distill.errors import RunStopped, UserError
 from distill.files import is_complete, verify_manifest
 from distill.models.classifier import build_classifier
-from distill.pipeline.experiment import best_validation
+from distill.models.inference import predict_logits
 from distill.progress import Progress
 from distill.scoring.metrics import probabilities, score
 from distill.teaching.teachers import LiveTeachers
-from distill.training.fit import fit, predict_logits
+from distill.training.fit import fit
 from distill.training.imbalance import class_weights
 from distill.training.job import Job
+from distill.training.run_directory import best_validation
 from distill.training.selection import worth
 
 CPU = torch.device("cpu")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from distill.config import DataConfig, ViewsConfig
 from distill.data.audit.listing import Listing, list_data
@@ -16,7 +15,6 @@ from distill.data.audit.splits import check_no_class_is_empty
 from distill.data.decode import InputSpec
 from distill.data.sources import SPLITS, Item, Source, Task, open_source
 from distill.data.store import Split, Store, open_store
-from distill.data.views.draws import permutation
 from distill.data.views.parameters import check_views
 from distill.progress import Progress
 
@@ -170,25 +168,3 @@ def input_spec(data: DataConfig) -> InputSpec:
         crop_pct=data.crop_pct,
         interpolation=data.interpolation,
     )
-
-
-def epoch_batches(
-    count: int, batch_size: int, seed: int, epoch: int, rank: int = 0, world: int = 1
-) -> Iterator[NDArray[np.int64]]:
-    """Sample indices of each training batch of an epoch, on one of `world` ranks.
-
-    The shuffle is a pure function of (seed, epoch). Every rank gets equally many batches of equal
-    size, as gradient averaging needs: what does not fill a last batch on all ranks waits for
-    another epoch's shuffle, unless there is not even one full batch.
-    """
-    order = permutation(seed, "shuffle", epoch, count)
-    batch = min(batch_size, max(1, count // world))
-    for start in range(0, count - batch * world + 1, batch * world):
-        chunk = order[start : start + batch * world]
-        yield chunk[rank * batch : (rank + 1) * batch]
-
-
-def num_batches(count: int, batch_size: int, world: int = 1) -> int:
-    """How many batches `epoch_batches` yields."""
-    batch = min(batch_size, max(1, count // world))
-    return count // (batch * world)

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from distill.export import Record
 from distill.export import Target as Base
-from distill.export.int8.integers import inner_nodes, leading_to
 from distill.export.onnx_file import clean, describe, name_nodes, probs_of_file
+from distill.export.onnx_graph import inner_nodes, leading_to
 from distill.export.parity import Limits, in_words
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 
 from distill.data.decode import Pixels
 from distill.errors import UserError
-from distill.export.int8.integers import leading_to
+from distill.export.onnx_graph import leading_to
 
 NORMALISING = ("Transpose", "Cast", "Mul", "Add")
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from distill.config import ModelConfig
 from distill.data.decode import InputSpec, Pixels, UnreadableImageError, to_pixels
 from distill.data.sources import Item, Source
-from distill.models.classifier import Classifier, build_classifier, frozen, head_prefixes
+from distill.models.classifier import Classifier, build_classifier, frozen
+from distill.models.layers import head_prefixes
 
 BATCH = 64
 SIZE = 128  # side of the images, in pixels, for a network that asks for no size of its own

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from distill.benchmarks.speed import bench_speed
 from distill.benchmarks.subjects import Model, onnx_model, run_model
 from distill.config import ModelConfig
 from distill.export.onnx_fp32 import export_onnx
-from distill.files import files_below, read_json, sha256_of, write_json, write_manifest
+from distill.files import read_json, sha256_of, write_json
 from distill.models.classifier import Classifier, build_classifier
-from distill.pipeline.experiment import Experiment, best_run
-from distill.pipeline.export import chosen_student
-from distill.pipeline.report import build_results
+from distill.pipeline.experiment import Experiment
+from distill.pipeline.runs import best_run, chosen_student
 from distill.training.run_directory import load_run
 
 TIMED_IMAGES = 64  # encoded pictures that the decoding clock runs over
@@ -76,12 +73,3 @@ def encoded_images(experiment: Experiment) -> list[bytes]:
     wanted = set(experiment.data.test.names[:TIMED_IMAGES])
     raw = [source.read(item) for item in source.items if item.name in wanted]
     return [content for content in raw if isinstance(content, bytes)]
-
-
-def report_experiment(experiment: Experiment) -> dict[str, Any]:
-    """Writes `results.json` and the manifest of the whole experiment; returns the results."""
-    results = build_results(experiment)
-    write_json(experiment.out / "results.json", results)
-    kept = [name for name in files_below(experiment.out) if not name.startswith("cache/")]
-    write_manifest(experiment.out, kept)
-    return results

@@ -9,11 +9,13 @@ from typing import Any
 from distill.errors import UserError
 from distill.files import read_json
 from distill.models.classifier import frozen
-from distill.pipeline.experiment import Experiment, student_runs, taught_by
-from distill.pipeline.train import begin, load_job
-from distill.teaching.cache import open_caches
-from distill.teaching.cache_build import build_caches, verify_cache
+from distill.pipeline.experiment import Experiment
+from distill.pipeline.jobs import load_job
+from distill.pipeline.runs import student_runs, taught_by
+from distill.pipeline.train import begin
+from distill.teaching.cache_build import verify_cache
 from distill.training.job import Job
+from distill.training.teachers import build_caches, open_caches
 
 
 def cached_jobs(experiment: Experiment) -> Iterator[Job]:

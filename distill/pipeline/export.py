@@ -29,23 +29,16 @@ from distill.files import (
     write_manifest,
 )
 from distill.models.classifier import Classifier, deployed
-from distill.pipeline.experiment import Experiment, best_run
+from distill.models.inference import predict_logits
+from distill.pipeline.experiment import Experiment
 from distill.pipeline.int8_training import int8_distillation
+from distill.pipeline.runs import chosen_student
 from distill.report.threshold_plots import draw_thresholds
 from distill.scoring.metrics import probabilities, score
 from distill.scoring.thresholds import Tuned, tune
-from distill.training.fit import predict_logits
 from distill.training.run_directory import load_run
 
 RECORD = "export.json"
-
-
-def chosen_student(experiment: Experiment) -> str:
-    """The student that the recipe names, or the best on validation, the last of equals."""
-    recipe = experiment.recipe
-    if recipe.export.student != "best":
-        return recipe.export.student
-    return best_run(experiment, [config.name for config in reversed(recipe.students)])
 
 
 def export_student(experiment: Experiment) -> None:

@@ -16,16 +16,18 @@ import onnx
 
 from distill.config import ModelConfig, RunConfig, StrategyConfig
 from distill.config import Options as BaseOptions
-from distill.data.prepare import num_batches
+from distill.data.views.images import num_batches
 from distill.errors import UserError
 from distill.export.int8.fake_quant import FakeQuantised
 from distill.export.int8.quantiser import Distil
 from distill.models.classifier import Classifier, Contract
-from distill.pipeline.experiment import Experiment, all_runs, student_runs, taught_by
-from distill.pipeline.train import is_done, load_job, make_job
+from distill.pipeline.experiment import Experiment
+from distill.pipeline.jobs import is_done, load_job, make_job
+from distill.pipeline.runs import all_runs, student_runs, taught_by
 from distill.strategies import make_strategy
-from distill.training.fit import fit, load_weights
+from distill.training.fit import fit
 from distill.training.job import Job
+from distill.training.run_directory import load_weights
 
 MOVING = 0.5  # share of the batches in which ranges still move
 

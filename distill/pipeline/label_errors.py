@@ -23,10 +23,11 @@ from distill.data.store import subset
 from distill.errors import UserError
 from distill.files import is_complete
 from distill.models.classifier import Classifier, build_classifier
+from distill.models.inference import predict_logits
 from distill.pipeline.experiment import Experiment
-from distill.pipeline.train import is_done
+from distill.pipeline.jobs import is_done
 from distill.scoring.metrics import probabilities
-from distill.training.fit import fit, predict_logits
+from distill.training.fit import fit
 from distill.training.job import Job
 from distill.training.run_directory import load_run
 

@@ -17,9 +17,9 @@ from distill.config import RunConfig
 from distill.data.views.images import Batch
 from distill.files import atomic, write_json
 from distill.pipeline.experiment import Experiment
-from distill.pipeline.train import prepare_run
-from distill.teaching.teachers import live_teachers
+from distill.pipeline.jobs import prepare_run
 from distill.training.optim import set_lr
+from distill.training.teachers import live_teachers
 from distill.training.trainer import Trainer, make_accelerator
 
 LOWEST, HIGHEST = 1e-6, 1.0

@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distill.files import environment, read_json
-from distill.pipeline.experiment import Experiment, all_runs, best_run
+from distill.environment import environment
+from distill.files import files_below, read_json, write_json, write_manifest
+from distill.models.inference import predict_logits
+from distill.pipeline.experiment import Experiment
+from distill.pipeline.runs import all_runs, best_run
 from distill.runtime.predict import Predictor
 from distill.scoring.baselines import random_forest_probs
 from distill.scoring.metrics import agreement, main_score, probabilities, score
-from distill.training.fit import predict_logits
 from distill.training.run_directory import load_run
 
 Row = dict[str, Any]
@@ -153,3 +155,12 @@ def build_verdict(rows: list[Row], teacher: str | None, main: str) -> dict[str, 
             if row["kind"] == "onnx" and row is not shipped and "images_per_s" in row
         }
     return verdict
+
+
+def report_experiment(experiment: Experiment) -> dict[str, Any]:
+    """Writes `results.json` and the manifest of the whole experiment; returns the results."""
+    results = build_results(experiment)
+    write_json(experiment.out / "results.json", results)
+    kept = [name for name in files_below(experiment.out) if not name.startswith("cache/")]
+    write_manifest(experiment.out, kept)
+    return results

@@ -45,7 +45,8 @@ def open_experiment(
 ) -> Experiment:
     """Checks everything that can be checked before any work starts."""
     from distill.device import resolve_device
-    from distill.pipeline.experiment import Experiment, check_plugins
+    from distill.pipeline.experiment import Experiment
+    from distill.pipeline.plan import check_plugins
     from distill.recipe import load_recipe
 
     loaded = load_recipe(recipe, with_seed(overrides, settings.seed), settings.smoke)
@@ -99,27 +100,28 @@ def run_stages(
     experiment: Experiment, stages: tuple[str, ...], dry_run: bool, as_json: bool
 ) -> None:
     """Runs stages in order, and prints the table where `report` is among them."""
-    from distill.pipeline import bench as ship
-    from distill.pipeline import train as pipeline
+    from distill.pipeline.bench import bench_experiment
     from distill.pipeline.export import export_student
+    from distill.pipeline.report import report_experiment
+    from distill.pipeline.train import begin, train_students, train_teachers
     from distill.report.table import results_table, show, verdict_line
 
     if dry_run:
         show_plan(experiment, stages, as_json)
         return
     show_data(experiment.data)
-    pipeline.begin(experiment)
+    begin(experiment)
     found: dict[str, Any] = {"out": str(experiment.out)}
     if "teacher" in stages:
-        pipeline.train_teachers(experiment)
+        train_teachers(experiment)
     if "student" in stages:
-        pipeline.train_students(experiment)
+        train_students(experiment)
     if "export" in stages:
         export_student(experiment)
     if "bench" in stages:
-        ship.bench_experiment(experiment)
+        bench_experiment(experiment)
     if "report" in stages:
-        found |= ship.report_experiment(experiment)
+        found |= report_experiment(experiment)
         show(results_table(found))
         print(verdict_line(found["verdict"]))
     emit(found, as_json)
@@ -141,7 +143,7 @@ def find_learning_rates(experiment: Experiment, stages: tuple[str, ...], as_json
 
 def show_plan(experiment: Experiment, stages: tuple[str, ...], as_json: bool) -> None:
     """What the stages would do; nothing is decoded, trained or written."""
-    from distill.pipeline.experiment import plan
+    from distill.pipeline.plan import plan
 
     source = experiment.source
     lines = plan(experiment, stages)

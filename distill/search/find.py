@@ -14,13 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from distill.config import ModelConfig, Recipe, RunConfig
+from distill.environment import environment
 from distill.errors import UserError
-from distill.files import environment, read_json, write_json
+from distill.files import read_json, write_json
 from distill.pipeline import stages
-from distill.pipeline.experiment import Experiment, best_validation, check_plugins
+from distill.pipeline.experiment import Experiment
+from distill.pipeline.plan import check_plugins
 from distill.scoring.metrics import main_score
 from distill.search.space import Candidate, Limits, Row, candidates, image_sizes, judge
 from distill.search.timing import random_student, time_candidates, time_files
+from distill.training.run_directory import best_validation
 
 COSTS = ("name", "kind", "params", "macs", "size_bytes", "latency_ms", "images_per_s")
 BRIEF = "brief-"  # prefix of the runs that decide

@@ -26,7 +26,6 @@ from distill.data.views.images import TrainingImages
 from distill.errors import RunStopped, UserError
 from distill.files import differing_keys, read_json
 from distill.models.classifier import Classifier
-from distill.training.job import Job
 
 FORMAT = 1
 MAX_OPEN = 256  # shards that a reader keeps open; each costs a file descriptor
@@ -177,15 +176,6 @@ def weights_sha256(teacher: Classifier) -> str:
         digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def open_caches(job: Job) -> list[TeacherCache]:
-    """The caches of a job's teachers, in their order."""
-    assert job.cache is not None
-    return [
-        open_cache(teacher, name, job.images, job.cache, job.config.cache.top_k)
-        for teacher, name in zip(job.teachers, job.teacher_names, strict=True)
-    ]
 
 
 def complete_views(cache: TeacherCache) -> list[int]:

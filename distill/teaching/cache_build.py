@@ -21,36 +21,12 @@ from distill.errors import RunStopped, UserError
 from distill.files import atomic, differing_keys, read_json, write_json
 from distill.models.classifier import Classifier, frozen
 from distill.progress import Progress
-from distill.teaching.cache import CacheReader, Shard, TeacherCache, complete_views, open_caches
-from distill.training.job import Job
+from distill.teaching.cache import CacheReader, Shard, TeacherCache, complete_views
 
 TOLERANCE = 0.02  # of a logit, or of its size if that is larger: float16, and other kernels
 
 
-def build_caches(
-    job: Job, device: torch.device, progress: Progress, part: int = 0, parts: int = 1
-) -> list[TeacherCache]:
-    """Computes what a job's caches lack; says first what that will take.
-
-    Args:
-        part, parts: Do each `parts`-th shard only, beginning with number `part`. Workers that do
-            the same shard write the same file.
-
-    Raises:
-        RunStopped: The disk has no room for it.
-    """
-    caches = open_caches(job)
-    for cache, teacher in zip(caches, job.teachers, strict=True):
-        mine = list(cache.shards(range(job.cached_views)))[part::parts]
-        todo = [shard for shard in mine if cache.open_shard(shard) is None]
-        if todo:
-            _announce_others(cache, progress)
-            _check_room(cache, todo)
-            _build(cache, todo, teacher, job.images, device, progress)
-    return caches
-
-
-def _build(
+def build_missing(
     cache: TeacherCache,
     todo: Sequence[Shard],
     teacher: Classifier,
@@ -58,6 +34,13 @@ def _build(
     device: torch.device,
     progress: Progress,
 ) -> None:
+    """Computes these shards of a teacher's cache; says first what that will take.
+
+    Raises:
+        RunStopped: The disk has no room for it.
+    """
+    _announce_others(cache, progress)
+    _check_room(cache, todo)
     write_json(
         cache.folder / "cache.json",
         {"identity": cache.identity, "teacher": cache.name, "count": cache.count},

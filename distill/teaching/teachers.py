@@ -16,7 +16,6 @@ from distill.data.views.images import Batch
 from distill.device import to_device
 from distill.models.classifier import Classifier, frozen
 from distill.teaching.cache import CacheReader, TeacherCache
-from distill.training.job import Job
 
 Task = Literal["single", "multi"]
 
@@ -52,11 +51,6 @@ class LiveTeachers:
         images = batch.images.contiguous(memory_format=torch.channels_last)
         logits = torch.stack([model(images).logits.float() for model in self.models])
         return logits if self._offsets is None else logits + self._offsets
-
-
-def live_teachers(job: Job, device: torch.device) -> LiveTeachers | None:
-    """The teachers of a job, to be asked in every step; None where nobody teaches."""
-    return LiveTeachers(job.teachers, device, job.teacher_offsets) if job.teachers else None
 
 
 class CachedTeachers:

@@ -14,30 +14,26 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from accelerate import Accelerator
 from accelerate.utils import broadcast
-from safetensors.torch import load_file, save
 from torch import Tensor
 
-from distill.data.prepare import num_batches
-from distill.data.store import Split
-from distill.data.views.pixels import to_unit
+from distill.data.views.images import num_batches
+from distill.environment import environment
 from distill.errors import RunStopped
-from distill.files import append_line, atomic, environment, files_below, write_json, write_manifest
+from distill.files import append_line, atomic, files_below, write_json, write_manifest
 from distill.models.classifier import Classifier
+from distill.models.inference import predict_logits
 from distill.progress import Progress, Task
 from distill.scoring.metrics import main_score, probabilities, score
-from distill.teaching.cache_build import build_caches
-from distill.teaching.teachers import CachedTeachers, Teachers, live_teachers
 from distill.training.job import Job
 from distill.training.optim import set_lr
+from distill.training.run_directory import save_weights
 from distill.training.selection import chosen_score, validation_row, worth
+from distill.training.teachers import open_teachers
 from distill.training.trainer import Trainer, make_accelerator
 
 CHECK_EVERY = 50  # steps between looks at the loss, each of which waits for the device
-EVAL_BATCH = 256
 
 
 def fit(classifier: Classifier, job: Job, device: torch.device, progress: Progress) -> None:
@@ -49,7 +45,7 @@ def fit(classifier: Classifier, job: Job, device: torch.device, progress: Progre
     """
     chosen_score(job.config.train.select, job.data.task)
     accelerator = make_accelerator(device, job.config.train.precision)
-    teachers = _teachers(job, accelerator, progress)
+    teachers = open_teachers(job, accelerator, progress)
     trainer = Trainer(classifier, job, accelerator, teachers)
     is_main = trainer.accelerator.is_main_process
     if is_main:
@@ -84,16 +80,6 @@ def fit(classifier: Classifier, job: Job, device: torch.device, progress: Progre
     trainer.accelerator.wait_for_everyone()
     if is_main:
         write_manifest(job.folder, files_below(job.folder))
-
-
-def _teachers(job: Job, accelerator: Accelerator, progress: Progress) -> Teachers | None:
-    """Who teaches: models, or a cache of theirs, which the ranks complete together."""
-    if not job.is_cached:
-        return live_teachers(job, accelerator.device)
-    rank, world = accelerator.process_index, accelerator.num_processes
-    caches = build_caches(job, accelerator.device, progress, rank, world)
-    accelerator.wait_for_everyone()
-    return CachedTeachers(caches, accelerator.device, job.data.task, job.teacher_offsets)
 
 
 def _train_epoch(trainer: Trainer, epoch: int, bar: Task) -> dict[str, Any]:
@@ -142,38 +128,6 @@ def _validate(trainer: Trainer) -> dict[str, float]:
         broadcast(list(model.buffers()))
     probs = probabilities(predict_logits(model, data.val, trainer.device), data.task)
     return validation_row(score(probs, data.val.labels, data.classes), data.task)
-
-
-def predict_logits(
-    classifier: Classifier, split: Split, device: torch.device
-) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Logits `(n, num_classes)` of every image of a validation or test split, in their order."""
-    was_training = classifier.training
-    classifier.eval()
-    parts = []
-    with torch.no_grad():
-        for start in range(0, len(split.labels), EVAL_BATCH):
-            ids = np.arange(start, min(start + EVAL_BATCH, len(split.labels)))
-            images = to_unit(split.take(ids), device)
-            # Channels-last is faster forward, on CPUs too, whatever the weights' layout.
-            images = images.contiguous(memory_format=torch.channels_last)
-            parts.append(classifier(images).logits.float())
-    classifier.train(was_training)
-    return torch.cat(parts).cpu().numpy()  # the only wait for a GPU
-
-
-def save_weights(classifier: Classifier, path: Path) -> None:
-    """Writes the network's weights as safetensors."""
-    state = classifier.network.state_dict()
-    content = save({n: t.detach().cpu().contiguous() for n, t in state.items()})
-    with atomic(path) as temporary:
-        temporary.write_bytes(content)  # which, unlike the library's own writing, tells a full disk
-
-
-def load_weights(classifier: Classifier, path: Path) -> Classifier:
-    """Reads what `save_weights` wrote into the same architecture."""
-    classifier.network.load_state_dict(load_file(path))
-    return classifier
 
 
 def _save_state(state: dict[str, Any], folder: Path) -> None:

@@ -24,18 +24,20 @@ from accelerate.utils import set_seed
 from torch import Tensor
 
 from distill.config import RunConfig, TrainConfig, TransferConfig
-from distill.data.prepare import num_batches
+from distill.data.views.images import num_batches
+from distill.environment import environment
 from distill.errors import DistillError, RunStopped, UserError
-from distill.files import append_line, environment, files_below, write_json, write_manifest
+from distill.files import append_line, files_below, write_json, write_manifest
 from distill.models.classifier import Classifier
+from distill.models.inference import predict_logits
 from distill.progress import Progress
 from distill.progress import Task as Bar
 from distill.scoring.metrics import Task, probabilities, score
 from distill.strategies import make_strategy
-from distill.training.fit import predict_logits, save_weights
 from distill.training.job import Job
 from distill.training.kd_lib_loaders import Logits, TrainViews, ValImages
 from distill.training.optim import make_optimizer, set_lr
+from distill.training.run_directory import save_weights
 from distill.training.selection import validation_row, worth
 
 STRATEGIES = {

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from distill.data.prepare import epoch_batches, num_batches
+from distill.data.views.images import epoch_batches, num_batches
 from distill.data.views.pixels import to_unit
 from distill.models.classifier import Classifier
+from distill.models.inference import EVAL_BATCH
 from distill.progress import Task
-from distill.training.fit import EVAL_BATCH
 from distill.training.job import Job
 
 

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from distill.config import TrainConfig, TransferConfig
-from distill.models.classifier import Classifier, parameter_stages, stages
+from distill.models.classifier import Classifier
+from distill.models.layers import parameter_stages, stages
 
 
 def first_trained_stage(classifier: Classifier, transfer: TransferConfig, epoch: int) -> int:

@@ -14,9 +14,8 @@ from accelerate.utils import set_seed
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from distill.data.prepare import epoch_batches
 from distill.data.views.draws import Draws
-from distill.data.views.images import Batch, Ids
+from distill.data.views.images import Batch, Ids, epoch_batches
 from distill.device import to_device
 from distill.errors import UserError
 from distill.models.classifier import Classifier

@@ -19,8 +19,8 @@ from distill.data.audit.findings import advice, audit
 from distill.data.audit.fingerprints import Fingerprints, take_fingerprints
 from distill.data.audit.splits import assign_splits, labels_of, limit_per_class
 from distill.data.decode import InputSpec
+from distill.data.digest import data_sha256
 from distill.data.sources import SPLITS, Item, Source
-from distill.data.store.build import data_sha256
 from distill.files import read_json, write_json
 from distill.progress import Progress
 

@@ -10,7 +10,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from distill.data.decode import InputSpec, Pixels, UnreadableImageError, read_image, resize_image
-from distill.data.sources import SPLITS, Item, Label, Source
+from distill.data.digest import data_sha256
+from distill.data.sources import SPLITS, Item, Source
 from distill.errors import RunStopped
 from distill.files import NO_SPACE
 
@@ -132,15 +133,6 @@ def npy_header(count: int, spec: InputSpec) -> bytes:
     described = {"descr": "|u1", "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(header, described)
     return header.getvalue()
-
-
-def data_sha256(rows: Iterable[tuple[str, Label, str]]) -> str:
-    """Hash of (name, label, SHA-256 of the content) of all images, whatever splits and sizes."""
-    digest = hashlib.sha256(b"[")
-    for position, row in enumerate(sorted(rows)):
-        digest.update(f"{', ' if position else ''}{json.dumps(row)}".encode())
-    digest.update(b"]")
-    return digest.hexdigest()
 
 
 def _write_index(work: Path, index: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from distill.config import ViewsConfig
 from distill.data.store import Split
-from distill.data.views.draws import Draws
+from distill.data.views.draws import Draws, permutation
 from distill.data.views.pixels import make_views
 
 Ids = NDArray[np.int64]
@@ -128,3 +129,25 @@ class TrainingImages:
         if self.views.per_class:
             found["labels_sha256"] = hashlib.sha256(self.labels.tobytes()).hexdigest()
         return found
+
+
+def epoch_batches(
+    count: int, batch_size: int, seed: int, epoch: int, rank: int = 0, world: int = 1
+) -> Iterator[NDArray[np.int64]]:
+    """Sample indices of each training batch of an epoch, on one of `world` ranks.
+
+    The shuffle is a pure function of (seed, epoch). Every rank gets equally many batches of equal
+    size, as gradient averaging needs: what does not fill a last batch on all ranks waits for
+    another epoch's shuffle, unless there is not even one full batch.
+    """
+    order = permutation(seed, "shuffle", epoch, count)
+    batch = min(batch_size, max(1, count // world))
+    for start in range(0, count - batch * world + 1, batch * world):
+        chunk = order[start : start + batch * world]
+        yield chunk[rank * batch : (rank + 1) * batch]
+
+
+def num_batches(count: int, batch_size: int, world: int = 1) -> int:
+    """How many batches `epoch_batches` yields."""
+    batch = min(batch_size, max(1, count // world))
+    return count // (batch * world)

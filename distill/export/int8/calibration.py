@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from distill.export.int8.integers import LAYERS
+from distill.export.onnx_graph import LAYERS
 
 Pixels = NDArray[np.uint8]
 Method = Literal["minmax", "percentile", "entropy", "mse"]

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from distill.export.int8.integers import LAYERS, leading_to
 from distill.export.int8.torch_graph import Op, attributes_of, torch_op
+from distill.export.onnx_graph import LAYERS, leading_to
 
 LARGEST = 64  # of a weight of 7 bits, see `qdq`
 STEPS = 255  # of an activation

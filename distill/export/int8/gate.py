@@ -1,0 +1,182 @@
+"""The gate of the int8 file: what a quantised file is held against before it is published."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from time import perf_counter_ns
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from distill.config import ExportConfig
+from distill.errors import UserError
+from distill.export.int8.calibration import Pixels
+from distill.export.int8.integers import float_in_disguise, kernels
+from distill.export.int8.quantiser import Distil, Quantiser
+from distill.export.int8.steps import Record, escalate, gains
+from distill.export.onnx_file import describe, probs_of_file
+from distill.files import atomic
+from distill.runtime.predict import Predictor, open_session
+from distill.scoring.metrics import main_score, score
+from distill.scoring.thresholds import tune
+
+if TYPE_CHECKING:
+    pass
+
+
+TURNS, CALLS = 16, 8  # of each file while it is timed
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What a quantised file is held against.
+
+    Attributes:
+        source: The fp32 file.
+        pixels: The validation split, uint8 `(n, height, width, 3)`.
+        labels: As `distill.scoring.metrics.score` takes them.
+        config: Whose rule the thresholds are tuned by, and `int8_max_drop`.
+        threads: Threads of onnxruntime while it is timed; 0 leaves it to onnxruntime.
+        folder: For temporary files.
+    """
+
+    source: Path
+    pixels: Pixels
+    labels: NDArray[np.int64]
+    config: ExportConfig
+    threads: int
+    folder: Path
+
+    @cached_property
+    def predictor(self) -> Predictor:
+        """The fp32 file, which says what the classes and the task are."""
+        return Predictor(self.source)
+
+    @property
+    def main(self) -> str:
+        """The score that decides."""
+        return main_score(self.predictor.task)
+
+    @cached_property
+    def reference(self) -> float:
+        """The main score of the fp32 file on validation, in percent."""
+        return self._main_score(probs_of_file(self.source, self.pixels))
+
+    def judge(self, file: Path, layers: Sequence[str]) -> Record:
+        """Score, size, time and kernels of a file, and why it is `refused`, if it is.
+
+        Args:
+            layers: Names of those that it should have in integers.
+        """
+        try:
+            probs, ran = probs_of_file(file, self.pixels), kernels(file, self.folder)
+        except UserError as error:
+            return {"refused": f"onnxruntime does not open it: {error.what}"}
+        found, size_bytes = self._main_score(probs), file.stat().st_size
+        row: Record = {
+            "score": found,
+            "drop": self.reference - found,
+            "size_bytes": size_bytes,
+            "size_ratio": size_bytes / self.source.stat().st_size,
+            "time_ratio": time_ratio(file, self.source, self.pixels, self.threads),
+            "kernels": dict(ran.most_common()),
+        }
+        reasons = [*float_in_disguise(file, layers, ran), *self._losses(row)]
+        try:
+            tune(probs, self.labels, self.predictor.names, self.config)
+        except UserError as error:  # an accuracy that no threshold reaches
+            reasons.append(error.what)
+        return {**row, "refused": "; ".join(reasons)} if reasons else row
+
+    def publication(self, file: Path) -> tuple[Record, Record]:
+        """Metadata of a file with its own thresholds and validation scores, and what those do."""
+        probs, names = probs_of_file(file, self.pixels), self.predictor.names
+        tuned = tune(probs, self.labels, names, self.config)
+        own = {
+            "precision": "int8",
+            "thresholds": tuned.thresholds,
+            "metrics": {"split": "val", **score(probs, self.labels, names, tuned.array())},
+        }
+        return {**self.predictor.metadata, **own}, {"split": "val", **tuned.record}
+
+    def _main_score(self, probs: NDArray[np.float32]) -> float:
+        return float(score(probs, self.labels, self.predictor.names)[self.main])
+
+    def _losses(self, row: Record) -> list[str]:
+        """What speaks against a file of these figures."""
+        reasons, most = [], self.config.int8_max_drop
+        if row["drop"] > most + 1e-9:  # percentages are rounded, so is what lies between
+            reasons.append(f"{row['drop']:.2f} points of {self.main} are lost, {most:g} may be")
+        if not gains(row):
+            reasons.append("neither faster nor smaller")
+        return reasons
+
+
+def export_int8(
+    source: Path,
+    file: Path,
+    calibration: Pixels,
+    val: tuple[Pixels, NDArray[np.int64]],
+    config: ExportConfig,
+    threads: int = 0,
+    distil: Distil | None = None,
+) -> Record:
+    """Writes `file`, an int8 version of `source`, if there is one that passes.
+
+    Args:
+        calibration: Training images that the ranges of the activations are taken from, uint8
+            `(n, height, width, 3)`.
+        val: Images and labels that it is scored on.
+        distil: Quantisation-aware training, for where nothing else passes; None does without.
+
+    Returns:
+        The `reference` and all `steps`; and `thresholds` if the last step passed.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        gate = Gate(source, *val, config, threads, Path(name))
+        quantiser = Quantiser(source, calibration, Path(name), distil)
+        steps, passed = escalate(quantiser, gate.judge)
+        record: Record = {
+            "score": gate.main,
+            "max_drop": config.int8_max_drop,
+            "reference": {"file": source.name, "score": gate.reference},
+            "images": {"calibration": len(calibration), "val": len(gate.labels)},
+            "steps": steps,
+        }
+        if passed is None:
+            return record
+        metadata, thresholds = gate.publication(passed)
+        model = onnx.load(passed)
+        describe(model, metadata)
+        with atomic(file) as temporary:
+            temporary.write_bytes(model.SerializeToString())
+        return {**record, "thresholds": thresholds}
+
+
+def time_ratio(file: Path, reference: Path, pixels: Pixels, threads: int = 0) -> float:
+    """Median latency of one image as a share of the reference's, over short turns about.
+
+    So a machine that is busy for a while slows both. The fastest call of a turn stands for it, as
+    the others tell of whatever else runs: where two trainings ran beside it, the median of all
+    calls was between 0.1 and 2.7 where this was within 0.05. The first turn only warms up.
+    """
+    sessions = {one: open_session(one, threads) for one in (file, reference)}
+    fastest: dict[Path, list[int]] = {one: [] for one in sessions}
+    for turn in range(1 + TURNS):
+        for one in (file, reference) if turn % 2 else (reference, file):
+            spent = []
+            for call in range(CALLS):
+                image = pixels[(turn * CALLS + call) % len(pixels)][None]
+                start = perf_counter_ns()
+                sessions[one].run(["prob"], {"image": image})
+                spent.append(perf_counter_ns() - start)
+            if turn:
+                fastest[one].append(min(spent))
+    return statistics.median(fastest[file]) / statistics.median(fastest[reference])

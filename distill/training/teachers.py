@@ -1,0 +1,57 @@
+"""Who teaches a job: its teachers in every step, or caches of their answers."""
+
+from __future__ import annotations
+
+import torch
+from accelerate import Accelerator
+
+from distill.progress import Progress
+from distill.teaching.cache import TeacherCache, open_cache
+from distill.teaching.cache_build import build_missing
+from distill.teaching.teachers import CachedTeachers, LiveTeachers, Teachers
+from distill.training.job import Job
+
+
+def live_teachers(job: Job, device: torch.device) -> LiveTeachers | None:
+    """The teachers of a job, to be asked in every step; None where nobody teaches."""
+    return LiveTeachers(job.teachers, device, job.teacher_offsets) if job.teachers else None
+
+
+def open_caches(job: Job) -> list[TeacherCache]:
+    """The caches of a job's teachers, in their order."""
+    assert job.cache is not None
+    return [
+        open_cache(teacher, name, job.images, job.cache, job.config.cache.top_k)
+        for teacher, name in zip(job.teachers, job.teacher_names, strict=True)
+    ]
+
+
+def build_caches(
+    job: Job, device: torch.device, progress: Progress, part: int = 0, parts: int = 1
+) -> list[TeacherCache]:
+    """Computes what a job's caches lack; says first what that will take.
+
+    Args:
+        part, parts: Do each `parts`-th shard only, beginning with number `part`. Workers that do
+            the same shard write the same file.
+
+    Raises:
+        RunStopped: The disk has no room for it.
+    """
+    caches = open_caches(job)
+    for cache, teacher in zip(caches, job.teachers, strict=True):
+        mine = list(cache.shards(range(job.cached_views)))[part::parts]
+        todo = [shard for shard in mine if cache.open_shard(shard) is None]
+        if todo:
+            build_missing(cache, todo, teacher, job.images, device, progress)
+    return caches
+
+
+def open_teachers(job: Job, accelerator: Accelerator, progress: Progress) -> Teachers | None:
+    """Who teaches: models, or a cache of theirs, which the ranks complete together."""
+    if not job.is_cached:
+        return live_teachers(job, accelerator.device)
+    rank, world = accelerator.process_index, accelerator.num_processes
+    caches = build_caches(job, accelerator.device, progress, rank, world)
+    accelerator.wait_for_everyone()
+    return CachedTeachers(caches, accelerator.device, job.data.task, job.teacher_offsets)
