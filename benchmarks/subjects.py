@@ -13,8 +13,6 @@ import numpy as np
 from distill.benchmarks.engines import Run, find_engine
 from distill.benchmarks.scenarios import Query
 from distill.data.decode import InputSpec, Pixels, to_pixels
-from distill.errors import UserError
-from distill.files import is_complete, read_json
 from distill.runtime.predict import Predictor
 from distill.scoring.metrics import main_score
 
@@ -80,18 +78,16 @@ def run_model(folder: Path, name: str = "") -> Model:
     Raises:
         UserError: Not a complete run directory.
     """
-    if not is_complete(folder) or not (folder / "contract.json").is_file():
-        raise UserError("not a finished run directory", str(folder), "name one, or an .onnx file")
-    from distill.training.run_directory import best_validation
+    from distill.training.run_directory import BEST, open_run
 
-    contract = read_json(folder / "contract.json")
+    opened = open_run(folder)
     return Model(
         name or folder.resolve().name,
         folder,
         "run",
-        InputSpec.model_validate(contract["input_spec"]),
-        size_bytes=(folder / "best.safetensors").stat().st_size,
-        val=(main_score(contract["task"]), best_validation(folder)),
+        opened.contract.input_spec,
+        size_bytes=(folder / BEST).stat().st_size,
+        val=(main_score(opened.contract.task), opened.best_score),
     )
 
 

@@ -43,6 +43,7 @@ from distill.training.kd_lib_loaders import Logits, TrainViews, ValImages
 from distill.training.optim import Schedule, make_optimizer, set_lr
 from distill.training.run_directory import load_weights
 from distill.training.teachers import build_caches
+from distill.training.world import World
 
 Engine = Literal["kd_lib", "timm", "textbook", "live", "cached", "student_only"]
 ENGINES: tuple[Engine, ...] = get_args(Engine)
@@ -112,7 +113,7 @@ def train_with(engine: Engine, workload: Workload) -> Measured:
             return _fit(workload, replace(workload.job, cache=None))
         case "cached":
             start = time.perf_counter()
-            build_caches(workload.job, workload.device, QUIET)
+            build_caches(workload.job, World(workload.device), QUIET)
             seconds = time.perf_counter() - start
             return replace(_fit(workload, workload.job), cache_seconds=seconds)
         case "student_only":

@@ -46,7 +46,7 @@ from distill.files import write_json
 from distill.models.classifier import Classifier, build_classifier
 from distill.progress import Progress
 from distill.training.job import Job
-from distill.training.run_directory import load_run
+from distill.training.run_directory import open_run
 
 INTERRUPTED = 130
 
@@ -128,7 +128,7 @@ def load_teacher(config: TrainingBench, data: ImageData) -> Classifier:
         torch.manual_seed(config.seed)
         model = ModelConfig(name=config.teacher)
         return build_classifier(model, data.classes, data.spec).eval()
-    teacher = load_run(Path(config.teacher))
+    teacher = open_run(Path(config.teacher)).classifier
     if teacher.contract.names != data.classes:
         what = f"its classes {teacher.contract.names} are not the data's {data.classes}"
         raise UserError(what, config.teacher, "name a teacher that was trained on this data")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import numpy as np
@@ -16,8 +15,7 @@ from distill.errors import UserError
 def resolve_device(name: str) -> torch.device:
     """`auto`, `cpu`, `cuda`, `cuda:1` or `mps` as a device that exists here.
 
-    `auto` is CUDA, then MPS, then the CPU. Accelerate is told the choice by its environment
-    variable, the only way it has to be told.
+    `auto` is CUDA, then MPS, then the CPU.
 
     Raises:
         UserError: This machine has no such device.
@@ -39,17 +37,20 @@ def resolve_device(name: str) -> torch.device:
     }
     if not present.get(device.type, False):
         raise UserError(f"no device {name!r} on this machine", "--device", "use cpu or auto")
-    if device.type != "cpu" and device.index is not None:
-        os.environ["ACCELERATE_TORCH_DEVICE"] = name
     return device
 
 
-def to_device(array: NDArray[Any] | Tensor, device: torch.device) -> Tensor:
-    """An array as a tensor on a device; nobody waits for the copy.
+NOBODY_WAITS = ("cuda", "meta")  # meta copies nothing, and lets tests count who would wait
 
-    From memory that is not pinned, a GPU's copy would wait for all that was asked of it before.
+
+def to_device(array: NDArray[Any] | Tensor, device: torch.device) -> Tensor:
+    """An array as a tensor on a device; nobody waits for a copy to a CUDA device.
+
+    From memory that is not pinned, it would wait for all that was asked of the GPU before; pinned
+    memory is kept until the copy is done. On MPS nothing keeps it: there a copy that nobody waits
+    for may read what the memory has been reused for.
     """
     tensor = torch.from_numpy(array) if isinstance(array, np.ndarray) else array
     if device.type == "cuda" and not tensor.is_pinned():
         tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
+    return tensor.to(device, non_blocking=device.type in NOBODY_WAITS)

@@ -1,4 +1,4 @@
-"""What a measurement was made with: versions, machine, commit and command."""
+"""What this process runs in: versions, machine, commit, command, and who else was started."""
 
 from __future__ import annotations
 
@@ -59,3 +59,13 @@ def _git_commit() -> str | None:
         done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
         return done.stdout.strip()
     return None
+
+
+def num_processes() -> int:
+    """How many processes a launcher such as `torchrun` started; 1 without one."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_main_process() -> bool:
+    """Whether this is the first of them."""
+    return os.environ.get("RANK", "0") == "0"

@@ -15,7 +15,7 @@ from PIL import Image
 from distill.config import ExportConfig
 from distill.data.prepare import ImageData
 from distill.errors import UserError
-from distill.export import onnx_int8
+from distill.export.int8 import gate as gate_module
 from distill.export.int8 import steps as int8_steps
 from distill.export.int8.calibration import METHODS, share_ranges
 from distill.export.int8.gate import Gate, export_int8, time_ratio
@@ -490,7 +490,7 @@ def test_the_gate_weighs_the_loss_against_time_and_size(single, tmp_path):
 
 def test_the_gate_refuses_a_file_that_answers_differently(single, published, tmp_path, monkeypatch):
     """One of its answers is made wrong, and every answer of the fp32 file is right."""
-    monkeypatch.setattr(onnx_int8, "time_ratio", lambda *_: 0.8)
+    monkeypatch.setattr(gate_module, "time_ratio", lambda *_: 0.8)
     right = probs_of_file(published[0], single.pixels).argmax(axis=1)
     strict = single.gate(tmp_path, right, int8_max_drop=0.0)
     strict.__dict__["reference"] = 100.0
@@ -522,7 +522,7 @@ def test_where_nothing_passes_there_is_no_file_and_the_record_says_why(
         return {"top1": 100.0 if exact else 98.0}
 
     reference = probs_of_file(single.file, single.pixels)
-    monkeypatch.setattr(onnx_int8, "score", lossy)
+    monkeypatch.setattr(gate_module, "score", lossy)
     monkeypatch.setattr(int8_steps, "METHODS", ("minmax", "percentile"))
     options = (single.pixels, (single.pixels, single.labels), ExportConfig(int8_max_drop=1.0))
     record = export_int8(single.file, tmp_path / "m.onnx", *options)
@@ -542,7 +542,7 @@ def test_where_nothing_passes_there_is_no_file_and_the_record_says_why(
 
 
 def test_thresholds_that_cannot_be_had_refuse_a_file(single, published, tmp_path, monkeypatch):
-    monkeypatch.setattr(onnx_int8, "time_ratio", lambda *_: 0.8)
+    monkeypatch.setattr(gate_module, "time_ratio", lambda *_: 0.8)
     wrong = (probs_of_file(published[0], single.pixels).argmax(axis=1) + 1) % 3
     options = {"thresholds": "accuracy", "min_accuracy": 90.0, "int8_max_drop": 100.0}
     gate = single.gate(tmp_path, wrong, **options)
@@ -565,8 +565,8 @@ def test_times_are_of_the_calls_that_nothing_disturbed(monkeypatch):
             assert feeds["image"].shape == (1, 4, 4, 3)
             now[0] += units[self.path] + (0 if next(clock) % 3 == 0 else 1000)
 
-    monkeypatch.setattr(onnx_int8, "open_session", Session)
-    monkeypatch.setattr(onnx_int8, "perf_counter_ns", lambda: now[0])
+    monkeypatch.setattr(gate_module, "open_session", Session)
+    monkeypatch.setattr(gate_module, "perf_counter_ns", lambda: now[0])
     pixels = np.zeros((3, 4, 4, 3), np.uint8)
     assert time_ratio(Path("int8"), Path("fp32"), pixels) == 0.25
 

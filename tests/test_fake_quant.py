@@ -21,7 +21,7 @@ from distill.config import (
 from distill.data.decode import InputSpec
 from distill.data.store import Split
 from distill.errors import UserError
-from distill.export import onnx_int8
+from distill.export.int8 import gate as gate_module
 from distill.export.int8 import steps as int8_steps
 from distill.export.int8.calibration import closest_range
 from distill.export.int8.fake_quant import FakeQuantised, Range, closest_ends
@@ -319,7 +319,7 @@ def test_what_no_calibration_passes_is_learned(data, ship_briefly, tmp_path, mon
         moved.extend(float((layer.weight - old).detach().abs().max()) for old, layer in pairs)
         return network.written_into(source), network.ends()
 
-    monkeypatch.setattr(onnx_int8, "time_ratio", lambda *_: 0.8)
+    monkeypatch.setattr(gate_module, "time_ratio", lambda *_: 0.8)
     monkeypatch.setattr(int8_steps, "SENSITIVE", ())
     options = (pixels, (pixels, labels), ExportConfig(int8_max_drop=5.0), 1, distil)
     record = export_int8(file, tmp_path / "int8.onnx", *options)

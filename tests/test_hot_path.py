@@ -4,9 +4,7 @@ On torch's meta device, reading a number or picking rows by a mask is an error; 
 makes the host wait is a copy to the device that blocks, and those are counted here.
 """
 
-import contextlib
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -33,7 +31,8 @@ from distill.registry import names_in
 from distill.teaching.teachers import CachedTeachers, LiveTeachers
 from distill.training.job import Job
 from distill.training.teachers import build_caches
-from distill.training.trainer import Trainer, make_accelerator, update_average
+from distill.training.trainer import Trainer, update_average
+from distill.training.world import World
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 QUIET = Progress(quiet=True)
@@ -55,21 +54,6 @@ class BlockingCopies(TorchDispatchMode):
         return func(*args, **kwargs)
 
 
-def on_meta() -> SimpleNamespace:
-    """As much of an Accelerator as a step needs, on a device that computes nothing."""
-    make_accelerator(CPU, "fp32")  # its state is what seeding asks
-    return SimpleNamespace(
-        device=META,
-        num_processes=1,
-        process_index=0,
-        prepare_optimizer=lambda optimizer: optimizer,
-        prepare_model=lambda model: model,
-        autocast=contextlib.nullcontext,
-        backward=lambda loss: loss.backward(),
-        clip_grad_norm_=torch.nn.utils.clip_grad_norm_,
-    )
-
-
 def make_job(data, tmp_path, strategy, views, **train) -> Job:
     config = RunConfig(
         name="tiny",
@@ -85,7 +69,7 @@ def make_job(data, tmp_path, strategy, views, **train) -> Job:
 
 def blocking_copies(job: Job, teachers) -> int:
     student = build_classifier(TINY, job.data.classes, job.data.spec, task=job.data.task)
-    trainer = Trainer(student, job, on_meta(), teachers)
+    trainer = Trainer(student, job, World(META), teachers)
     trainer.begin_epoch(0)
     with BlockingCopies() as copies:
         batches = iter(trainer.batches(0))
@@ -111,7 +95,9 @@ def test_a_step_waits_for_nothing(data, tmp_path, strategy, train):
     job = replace(
         job, unlabelled=replace(extra, labels=np.full(20, -1)), teacher_adjustments=(1.0,)
     )
-    teachers = CachedTeachers(build_caches(job, CPU, QUIET), META, "single", job.teacher_offsets)
+    teachers = CachedTeachers(
+        build_caches(job, World(CPU), QUIET), META, "single", job.teacher_offsets
+    )
     assert blocking_copies(job, teachers) == 0
 
 

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,8 @@ from distill.training.imbalance import (
 )
 from distill.training.job import Job
 from distill.training.teachers import build_caches
-from distill.training.trainer import Trainer, make_accelerator
+from distill.training.trainer import Trainer
+from distill.training.world import World
 
 CPU = torch.device("cpu")
 QUIET_MODEL = ModelConfig(name="baseline_cnn", options={"width": [8, 8], "dropout": 0.0})
@@ -244,8 +244,7 @@ def trainer_of(
         teacher_adjustments=adjustments,
     )
     asked = LiveTeachers(teachers, CPU, job.teacher_offsets) if teachers else None
-    accelerator = make_accelerator(CPU, "fp32")
-    trainer = Trainer(student or classifier(data), job, accelerator, asked)
+    trainer = Trainer(student or classifier(data), job, World(CPU), asked)
     trainer.begin_epoch(0)
     return trainer
 
@@ -253,7 +252,7 @@ def trainer_of(
 def test_batches_of_all_ranks_are_disjoint_and_together_balanced(skewed, tmp_path) -> None:
     trainer, seen = trainer_of(skewed, tmp_path, batch_size=6, sampling="balanced"), []
     for rank in (0, 1):
-        trainer.accelerator = SimpleNamespace(num_processes=2, process_index=rank)
+        trainer.world = World(CPU, rank, 2)
         batches = list(trainer.batches(0))
         seen.append([p for b in batches for p in zip(b.ids, b.repeats, strict=True)])
     assert len(seen[0]) == len(seen[1]) == 18
@@ -284,11 +283,11 @@ def test_what_a_strategy_draws_for_an_image_differs_between_its_views(skewed, tm
     trainer = trainer_of(skewed, tmp_path, sampling="balanced")
     drawn: dict[tuple[int, int], float] = {}
 
-    def strategy(logits, teacher, labels, weights, draws, objective):
-        numbers = draws.uniform("x", 1)[:, 0]
+    def strategy(lesson):
+        numbers = lesson.draws.uniform("x", 1)[:, 0]
         for image, repeat, number in zip(batch.ids, batch.repeats, numbers, strict=True):
             drawn[int(image), int(repeat)] = float(number)
-        return {"loss": logits.sum()}
+        return {"loss": lesson.student.sum()}
 
     trainer.strategy = strategy
     for epoch in (0, 1):
@@ -490,7 +489,7 @@ def test_cached_and_adjusted_teachers_are_mixed_after_they_are_adjusted(uneven, 
     trainer = trainer_of(uneven, tmp_path, None, (classifier(uneven),), (1.0,))
     job = replace(trainer.job, cache=tmp_path / "cache")
     teachers = CachedTeachers(
-        build_caches(job, CPU, Progress(quiet=True)), CPU, uneven.task, job.teacher_offsets
+        build_caches(job, World(CPU), Progress(quiet=True)), CPU, uneven.task, job.teacher_offsets
     )
     (batch, *_) = trainer.batches(0)
     apart, mixed = teachers(batch), teachers(batch._replace(share=0.3))

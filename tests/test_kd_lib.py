@@ -26,7 +26,7 @@ from distill.strategies import make_strategy
 from distill.training.fit import fit
 from distill.training.job import Job
 from distill.training.kd_lib import check_kd_lib, fit_with_kd_lib, import_kd_lib
-from distill.training.run_directory import best_validation, load_run
+from distill.training.run_directory import open_run
 
 SIZE, STORED, EPOCHS, BATCH = 16, 18, 2, 8
 CPU, QUIET = torch.device("cpu"), Progress(quiet=True)
@@ -208,10 +208,10 @@ def test_a_strategy_leaves_a_complete_run_directory(
     best = max(row["val/top1"] for row in rows)
     assert best > 25.0  # better than chance with 4 classes, so that this is about something
 
-    loaded = load_run(job.folder)
+    loaded = open_run(job.folder).classifier
     logits = predict_logits(loaded, job.data.val, CPU)
     top1 = 100.0 * float((logits.argmax(axis=1) == job.data.val.labels).mean())
-    assert top1 == best == best_validation(job.folder)
+    assert top1 == best == open_run(job.folder).best_score
     # What KD_Lib itself holds to be the best, and puts into the student at the end, is the same.
     np.testing.assert_array_equal(predict_logits(student, job.data.val, CPU), logits)
 
@@ -221,7 +221,7 @@ def test_best_follows_select_where_kd_lib_only_knows_accuracy(kd_lib: Any, tmp_p
     student, job = tiny_job(tmp_path, select="loss")
     fit_with_kd_lib(student, job, CPU, Progress(quiet=True))
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    logits = torch.from_numpy(predict_logits(load_run(tmp_path), job.data.val, CPU))
+    logits = torch.from_numpy(predict_logits(open_run(tmp_path).classifier, job.data.val, CPU))
     loss = nn.functional.cross_entropy(logits.double(), torch.from_numpy(job.data.val.labels))
     assert float(loss) == pytest.approx(min(row["val/loss"] for row in rows), rel=1e-6)
 
@@ -272,7 +272,7 @@ def test_messy_collaboration_breaks_in_kd_lib_with_few_classes(
 
     student, job = tiny_job(tmp_path / "ours", "messy_collaboration", num_classes, options)
     fit(student, job, CPU, Progress(quiet=True))
-    load_run(job.folder)
+    open_run(job.folder)
 
 
 @pytest.mark.kd_lib

@@ -22,7 +22,7 @@ from distill.pipeline.label_errors import (
     suspicious,
 )
 from distill.progress import Progress
-from distill.training.run_directory import load_run
+from distill.training.run_directory import open_run
 
 TINY = {"width": [4], "depth": [1], "branches": False, "head_width": 0}
 
@@ -132,7 +132,7 @@ def test_a_teacher_is_asked_only_about_what_it_has_not_seen(
     folder = experiment.out / "cache" / "folds" / "small-1-of-2"
     rows = np.flatnonzero(assign_folds(experiment, 2) == 0)
     logits = predict_logits(
-        load_run(folder), label_errors.subset(data.train, rows), experiment.device
+        open_run(folder).classifier, label_errors.subset(data.train, rows), experiment.device
     )
     assert probs[rows] == pytest.approx(label_errors.probabilities(logits, "single"))
 

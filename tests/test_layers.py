@@ -8,7 +8,17 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-GROUND = "errors config recipe registry progress files environment lock device".split()
+GROUND = [
+    "errors",
+    "config",
+    "recipe",
+    "registry",
+    "progress",
+    "files",
+    "environment",
+    "lock",
+    "device",
+]
 # From the ground up. A room imports from floors below and, if that makes no circle, from its own.
 FLOORS = [
     GROUND,

@@ -35,7 +35,7 @@ from distill.report.threshold_plots import draw_thresholds, shown_labels
 from distill.runtime.predict import Predictor
 from distill.scoring.metrics import score, sigmoid
 from distill.scoring.thresholds import tune
-from distill.training.run_directory import load_run
+from distill.training.run_directory import open_run
 
 NAMES = ("red", "green", "blue")
 WIDE = ModelConfig(name="compact", options={"width": [32, 64], "depth": [1, 1], "head_width": 0})
@@ -123,7 +123,7 @@ def test_the_file_says_what_its_labels_have_to_reach(multi):
 def test_its_probabilities_are_sigmoids_and_its_maps_average_to_the_logits(multi):
     predictor, pixels = Predictor(shipped(multi)), multi.data.test.pixels[:7]
     prob, cam = predictor.session.run(["prob", "cam"], {"image": pixels})
-    classifier = load_run(multi.folder("student"))
+    classifier = open_run(multi.folder("student")).classifier
     images = torch.tensor(pixels).permute(0, 3, 1, 2).float() / 255
     with torch.no_grad():
         logits = classifier(images).logits.numpy()
@@ -226,16 +226,16 @@ def test_an_int8_file_that_loses_too_much_is_not_shipped_and_export_succeeds(
     tmp_path, make_experiment, monkeypatch
 ):
     """The first of many runs is of the fp32 file; every other one answers at random."""
-    from distill.export import onnx_int8
+    from distill.export.int8 import gate as gate_module
     from distill.export.int8 import steps as int8_steps
 
-    run_file, rng = onnx_int8.probs_of_file, np.random.default_rng(0)
+    run_file, rng = gate_module.probs_of_file, np.random.default_rng(0)
 
     def noisy(file: Path, pixels: np.ndarray) -> np.ndarray:
         probs = run_file(file, pixels)
         return probs if file.name == "student.fp32.onnx" else rng.random(probs.shape, np.float32)
 
-    monkeypatch.setattr(onnx_int8, "probs_of_file", noisy)
+    monkeypatch.setattr(gate_module, "probs_of_file", noisy)
     monkeypatch.setattr(int8_steps, "METHODS", ("minmax",))
     options = {"targets": ("onnx_int8",), "int8_qad_epochs": 2}
     experiment = make_experiment(tmp_path, "single", model=WIDE, **options)
@@ -420,7 +420,8 @@ def test_an_accuracy_that_cannot_be_had_leaves_nothing_behind(tmp_path, make_exp
     experiment = make_experiment(tmp_path, "single", **options)
     experiment.data.val.labels[:] = 0  # a network that finds red never, or is wrong when surest
     probs, _ = stage.tune_on_validation(
-        make_experiment(tmp_path / "other", "single"), load_run(experiment.folder("student"))
+        make_experiment(tmp_path / "other", "single"),
+        open_run(experiment.folder("student")).classifier,
     )
     experiment.data.val.labels[:] = (probs.argmax(axis=1) + 1) % 3
     with pytest.raises(UserError, match=r"export\.min_accuracy"):

@@ -7,7 +7,7 @@ import pytest
 
 from distill.config import CacheConfig, ModelConfig, RunConfig, StrategyConfig, TrainConfig
 from distill.errors import UserError
-from distill.training.run_directory import best_validation
+from distill.training.run_directory import open_run
 from distill.training.selection import SCORES, check_task, chosen_score, validation_row, worth
 
 SINGLE = {"top1": 90.0, "macro_f1": 80.0, "macro_recall": 70.0, "worst_recall": 60.0, "nll": 0.5}
@@ -76,4 +76,4 @@ def test_a_runs_main_score_is_that_of_the_kept_epoch(select, tmp_path: Path) -> 
     (tmp_path / "contract.json").write_text(json.dumps({"task": "single"}))
     (tmp_path / "manifest.json").write_text("{}")
     kept = names.index("top1" if select == "auto" else select)
-    assert best_validation(tmp_path) == (99.0 if kept == 0 else 20.0 + kept)
+    assert open_run(tmp_path).best_score == (99.0 if kept == 0 else 20.0 + kept)

@@ -30,8 +30,9 @@ from distill.teaching.cache_build import build_shard, teacher_logits, verify_cac
 from distill.teaching.teachers import CachedTeachers, LiveTeachers, mix_logits
 from distill.training.fit import fit
 from distill.training.job import Job
-from distill.training.teachers import build_caches
-from distill.training.trainer import Trainer, make_accelerator
+from distill.training.teachers import build_caches, open_caches
+from distill.training.trainer import Trainer
+from distill.training.world import World
 
 CPU = torch.device("cpu")
 QUIET = Progress(quiet=True)
@@ -82,7 +83,7 @@ def batch_of(job: Job, ids, view, share=None) -> Batch:
 def test_what_is_cached_is_what_the_teachers_say_of_the_same_view(data, tmp_path):
     """Of shuffled images, of several teachers, across the borders of shards."""
     job = make_job(data, tmp_path, num_teachers=2, views=3)
-    cached = CachedTeachers(build_caches(job, CPU, QUIET), CPU)
+    cached = CachedTeachers(build_caches(job, World(CPU), QUIET), CPU)
     live = LiveTeachers(job.teachers, CPU)
     for view in range(3):
         batch = batch_of(job, [40, 3, 24, 25, 62, 0], view)
@@ -92,7 +93,7 @@ def test_what_is_cached_is_what_the_teachers_say_of_the_same_view(data, tmp_path
 def test_other_views_and_other_images_have_other_logits(data, tmp_path):
     """What the test above would miss if the teacher said the same of everything."""
     job = make_job(data, tmp_path, views=2)
-    (cache,) = build_caches(job, CPU, QUIET)
+    (cache,) = build_caches(job, World(CPU), QUIET)
     reader, ids = CacheReader(cache), np.arange(20)
     first, second = reader.logits(ids, 0), reader.logits(ids, 1)
     assert (first - second).abs().amax(dim=1).min() > 1e-3
@@ -102,7 +103,7 @@ def test_other_views_and_other_images_have_other_logits(data, tmp_path):
 def test_each_image_may_be_asked_for_in_a_view_of_its_own(data, tmp_path, monkeypatch):
     """Across the borders of shards, and with fewer of them open than a batch needs."""
     job = make_job(data, tmp_path, views=3)
-    (cache,) = build_caches(job, CPU, QUIET)
+    (cache,) = build_caches(job, World(CPU), QUIET)
     ids, views = np.array([40, 3, 24, 3, 62, 3, 40]), np.array([0, 1, 2, 2, 0, 0, 1])
     monkeypatch.setattr(module, "MAX_OPEN", 2)
     reader = CacheReader(cache)
@@ -168,8 +169,7 @@ def test_views_cycle_over_the_epochs(data, tmp_path):
 
 def views_of(job: Job, epochs) -> list[set[int]]:
     """The views that the batches of each epoch are of."""
-    accelerator = make_accelerator(CPU, "fp32")
-    trainer = Trainer(tiny(job.data), job, accelerator, None)
+    trainer = Trainer(tiny(job.data), job, World(CPU), None)
     return [
         {int(view) for batch in trainer.batches(epoch) for view in np.atleast_1d(batch.view)}
         for epoch in epochs
@@ -178,7 +178,7 @@ def views_of(job: Job, epochs) -> list[set[int]]:
 
 def test_an_image_that_is_drawn_again_takes_the_next_of_the_stored_views(skewed, tmp_path):
     job = make_job(skewed, tmp_path, epochs=9, train={"sampling": "balanced"}, views=3)
-    trainer = Trainer(tiny(skewed), job, make_accelerator(CPU, "fp32"), None)
+    trainer = Trainer(tiny(skewed), job, World(CPU), None)
     repeats = 0
     for batch in trainer.batches(5):
         assert np.array_equal(batch.view, (5 + batch.repeats) % 3)
@@ -202,13 +202,13 @@ def files(folder: Path) -> dict[str, int]:
 
 def test_workers_share_the_work_and_repeating_them_does_nothing(data, tmp_path):
     job = make_job(data, tmp_path, views=2)
-    build_caches(job, CPU, QUIET, part=0, parts=2)
-    (half,) = module.open_caches(job)
+    build_caches(job, World(CPU), QUIET, part=0, parts=2)
+    (half,) = open_caches(job)
     assert len(half.missing(range(2))) == 3  # 6 shards: 66 images in 3 shards, 2 views
-    (cache,) = build_caches(job, CPU, QUIET, part=1, parts=2)
+    (cache,) = build_caches(job, World(CPU), QUIET, part=1, parts=2)
     assert not cache.missing(range(2))
     before = files(cache.folder)
-    build_caches(job, CPU, QUIET)
+    build_caches(job, World(CPU), QUIET)
     assert files(cache.folder) == before
     assert sorted(before) == ["cache.json", *sorted(s.file_name for s in cache.shards([0, 1]))]
 
@@ -228,21 +228,21 @@ def test_killed_while_writing_leaves_nothing_that_counts(data, tmp_path, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(np, "save", dying)
         with pytest.raises(KeyboardInterrupt):
-            build_caches(job, CPU, QUIET)
-    (cache,) = module.open_caches(job)
+            build_caches(job, World(CPU), QUIET)
+    (cache,) = open_caches(job)
     assert len(cache.missing(range(2))) == 4
     assert not list(cache.folder.glob("*.tmp"))
     kept = files(cache.folder)
-    build_caches(job, CPU, QUIET)
+    build_caches(job, World(CPU), QUIET)
     after = files(cache.folder)
     assert not cache.missing(range(2))
     assert all(after[n] == kept[n] for n in kept if n != "cache.json")
 
 
 def test_more_views_are_added_to_those_there_are(data, tmp_path):
-    (cache,) = build_caches(make_job(data, tmp_path, views=1), CPU, QUIET)
+    (cache,) = build_caches(make_job(data, tmp_path, views=1), World(CPU), QUIET)
     before = files(cache.folder)
-    (same,) = build_caches(make_job(data, tmp_path, views=3), CPU, QUIET)
+    (same,) = build_caches(make_job(data, tmp_path, views=3), World(CPU), QUIET)
     assert same.folder == cache.folder
     assert complete_views(same) == [0, 1, 2]
     assert {n: t for n, t in files(same.folder).items() if n in before and n != "cache.json"} == {
@@ -253,7 +253,7 @@ def test_more_views_are_added_to_those_there_are(data, tmp_path):
 @pytest.mark.parametrize("damage", ["truncated", "deleted", "other shape"])
 def test_a_shard_that_is_not_whole_is_computed_again(data, tmp_path, damage):
     job = make_job(data, tmp_path, views=1)
-    (cache,) = build_caches(job, CPU, QUIET)
+    (cache,) = build_caches(job, World(CPU), QUIET)
     file = cache.folder / Shard(0, 25, 50).file_name
     whole = file.read_bytes()
     if damage == "truncated":
@@ -263,7 +263,7 @@ def test_a_shard_that_is_not_whole_is_computed_again(data, tmp_path, damage):
     else:
         np.save(file, np.zeros((25, 7), dtype=np.float16))
     assert [shard.start for shard in cache.missing([0])] == [25]
-    build_caches(job, CPU, QUIET)
+    build_caches(job, World(CPU), QUIET)
     assert file.read_bytes() == whole
 
 
@@ -275,7 +275,7 @@ def test_a_cache_damaged_under_a_running_job_stops_it_resumably(
     whole_run = replace(make_job(data, tmp_path, views=2), folder=tmp_path / "whole")
     fit(tiny(data), whole_run, CPU, QUIET)
     job = make_job(data, tmp_path, views=2)
-    (cache,) = module.open_caches(job)
+    (cache,) = open_caches(job)
     file = cache.folder / Shard(1, 0, 25).file_name
 
     import distill.training.fit as loop
@@ -300,7 +300,7 @@ def test_a_cache_damaged_under_a_running_job_stops_it_resumably(
 
 
 def test_a_shard_cut_short_between_two_batches_is_noticed(data, tmp_path):
-    (cache,) = build_caches(make_job(data, tmp_path, views=1), CPU, QUIET)
+    (cache,) = build_caches(make_job(data, tmp_path, views=1), World(CPU), QUIET)
     reader = CacheReader(cache)
     reader.logits(np.arange(4), 0)
     with (cache.folder / Shard(0, 0, 25).file_name).open("r+b") as file:
@@ -334,30 +334,30 @@ def test_whatever_logits_depend_on_makes_another_cache(data, tmp_path, what):
         "normalisation": other(job, teachers=[teacher]),
         "top_k": make_job(data, tmp_path, top_k=2),
     }[what]
-    (one,), (two,) = module.open_caches(job), module.open_caches(changed)
+    (one,), (two,) = open_caches(job), open_caches(changed)
     assert one.folder != two.folder
-    assert one.folder == module.open_caches(make_job(data, tmp_path))[0].folder
+    assert one.folder == open_caches(make_job(data, tmp_path))[0].folder
 
 
 def test_options_of_the_student_leave_the_cache_as_it_is(data, tmp_path):
     job = make_job(data, tmp_path)
     train = job.config.train.model_copy(update={"lr": 0.5, "mixup": 0.2, "batch_size": 8})
     changed = other(job, config=job.config.model_copy(update={"train": train, "name": "b"}))
-    assert module.open_caches(job)[0].folder == module.open_caches(changed)[0].folder
+    assert open_caches(job)[0].folder == open_caches(changed)[0].folder
 
 
 def test_a_cache_moved_to_the_place_of_another_is_refused_with_the_reason(data, tmp_path):
-    (cache,) = build_caches(make_job(data, tmp_path, views=1), CPU, QUIET)
+    (cache,) = build_caches(make_job(data, tmp_path, views=1), World(CPU), QUIET)
     job = other(make_job(data, tmp_path, views=1), views=ViewsConfig(flip=0.0))
-    (wanted,) = module.open_caches(job)
+    (wanted,) = open_caches(job)
     shutil.move(cache.folder, wanted.folder)
     with pytest.raises(UserError, match=r"views\.flip"):
-        build_caches(job, CPU, QUIET)
+        build_caches(job, World(CPU), QUIET)
 
 
 def test_verify_finds_logits_that_the_teacher_did_not_say(data, tmp_path):
     job = make_job(data, tmp_path, views=2)
-    (cache,) = build_caches(job, CPU, QUIET)
+    (cache,) = build_caches(job, World(CPU), QUIET)
     model = frozen(job.teachers[0], CPU)
     found = verify_cache(cache, model, job.images, CPU)
     assert found["views"] == 2
@@ -374,7 +374,7 @@ def test_no_room_is_said_before_anything_is_computed(data, tmp_path, monkeypatch
     free = shutil.disk_usage(tmp_path)._replace(free=100)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
     with pytest.raises(RunStopped, match="make room"):
-        build_caches(job, CPU, QUIET)
+        build_caches(job, World(CPU), QUIET)
     assert not list(job.cache.rglob("*.npy"))
 
 
@@ -387,14 +387,14 @@ def test_a_disk_that_fills_up_stops_and_leaves_no_half_shard(data, tmp_path, mon
 
     monkeypatch.setattr(np, "save", full)
     with pytest.raises(RunStopped, match="no space left"):
-        build_caches(job, CPU, QUIET)
+        build_caches(job, World(CPU), QUIET)
     assert not [p for p in job.cache.rglob("*") if p.suffix in (".npy", ".tmp")]
 
 
 def test_top_k_is_refused_where_labels_are_independent(multi_data, tmp_path):
     job = make_job(multi_data, tmp_path, top_k=1)
     with pytest.raises(UserError, match="a probability of its own") as caught:
-        module.open_caches(job)
+        open_caches(job)
     assert caught.value.where == "cache.top_k"
 
 
@@ -447,7 +447,7 @@ def rows_classes(rows) -> torch.Tensor:
 
 
 def test_logits_beyond_float16_stay_finite(data, tmp_path):
-    (cache,) = module.open_caches(make_job(data, tmp_path))
+    (cache,) = open_caches(make_job(data, tmp_path))
     logits = torch.tensor([[1e6, -1e6, 0.0]])
     assert torch.isfinite(cache.unpack(cache.pack(logits))).all()
 
@@ -479,7 +479,7 @@ def test_mixtures_of_extreme_logits_stay_finite(task, share):
 
 def test_a_mixed_batch_gets_the_mixture_of_what_was_said_of_each(data, tmp_path):
     job = make_job(data, tmp_path, views=1)
-    cached = CachedTeachers(build_caches(job, CPU, QUIET), CPU)
+    cached = CachedTeachers(build_caches(job, World(CPU), QUIET), CPU)
     plain = cached(batch_of(job, [5, 6, 7], 0)).softmax(dim=-1)
     mixed = cached(batch_of(job, [5, 6, 7], 0, share=0.25)).softmax(dim=-1)
     expected = 0.25 * plain + 0.75 * plain[:, [2, 0, 1]]
@@ -487,7 +487,7 @@ def test_a_mixed_batch_gets_the_mixture_of_what_was_said_of_each(data, tmp_path)
 
 
 def test_the_cache_says_what_it_is(data, tmp_path):
-    (cache,) = build_caches(make_job(data, tmp_path, views=1), CPU, QUIET)
+    (cache,) = build_caches(make_job(data, tmp_path, views=1), World(CPU), QUIET)
     stored = json.loads((cache.folder / "cache.json").read_text())
     assert stored["identity"]["views"] == ViewsConfig().model_dump(mode="json")
     assert stored["identity"]["teacher"]["classes"] == list(data.classes)
@@ -499,5 +499,5 @@ def test_a_teacher_that_says_nothing_finite_is_refused(data, tmp_path):
     with torch.no_grad():
         job.teachers[0].network.classifier.bias.fill_(float("nan"))
     with pytest.raises(RunStopped, match="not finite"):
-        build_caches(job, CPU, QUIET)
+        build_caches(job, World(CPU), QUIET)
     assert not list(job.cache.rglob("*.npy"))

@@ -21,7 +21,8 @@ from distill.progress import Progress
 from distill.strategies.losses import cross_entropy, mix_labels
 from distill.teaching.teachers import LiveTeachers
 from distill.training.job import Job
-from distill.training.trainer import Trainer, make_accelerator
+from distill.training.trainer import Trainer
+from distill.training.world import World
 
 CPU = torch.device("cpu")
 QUIET = Progress(quiet=True)
@@ -113,9 +114,8 @@ def trainer_of(labelled, extra_split, tmp_path, **train) -> Trainer:
     )
     teacher = build_classifier(TINY, labelled.classes, labelled.spec)
     job = Job(config, labelled, Views(), 0, tmp_path / "run", [teacher], unlabelled=extra_split)
-    accelerator = make_accelerator(CPU, "fp32")
     student = build_classifier(TINY, labelled.classes, labelled.spec)
-    return Trainer(student, job, accelerator, LiveTeachers([teacher], CPU))
+    return Trainer(student, job, World(CPU), LiveTeachers([teacher], CPU))
 
 
 @pytest.mark.parametrize("class_weights", ["none", "balanced"])

@@ -39,12 +39,14 @@ def open_run(folder: Path, settings: Settings, channels_last: bool, dtype: str) 
     import torch
 
     from distill.models.classifier import deployed
-    from distill.training.run_directory import load_run
+    from distill.training.run_directory import open_run
 
     torch.set_num_threads(settings.threads)
     kind = getattr(torch, dtype)
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    classifier = deployed(load_run(folder)).requires_grad_(False).to(settings.device, kind)
+    classifier = (
+        deployed(open_run(folder).classifier).requires_grad_(False).to(settings.device, kind)
+    )
     classifier.to(memory_format=layout)
     single = classifier.contract.task == "single"
 

@@ -10,7 +10,6 @@ from distill.files import read_json, sha256_of, write_json
 from distill.models.classifier import Classifier, build_classifier
 from distill.pipeline.experiment import Experiment
 from distill.pipeline.runs import best_run, chosen_student
-from distill.training.run_directory import load_run
 
 TIMED_IMAGES = 64  # encoded pictures that the decoding clock runs over
 
@@ -40,7 +39,7 @@ def bench_experiment(experiment: Experiment) -> None:
 
 def _teacher_onnx(experiment: Experiment, name: str) -> Model:
     """The teacher as a file like the student's, in the cache: it is timed, not shipped."""
-    classifier = load_run(experiment.folder(name))
+    classifier = experiment.finished(name).classifier
     return _timed_file(experiment, classifier, f"{name}.onnx")
 
 

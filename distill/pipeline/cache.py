@@ -16,6 +16,7 @@ from distill.pipeline.train import begin
 from distill.teaching.cache_build import verify_cache
 from distill.training.job import Job
 from distill.training.teachers import build_caches, open_caches
+from distill.training.world import join
 
 
 def cached_jobs(experiment: Experiment) -> Iterator[Job]:
@@ -37,9 +38,13 @@ def cached_jobs(experiment: Experiment) -> Iterator[Job]:
 
 def build_experiment(experiment: Experiment, part: int, parts: int) -> None:
     """Computes what the caches of all students lack, or one of several parts of it."""
+    world = join(experiment.device)
+    with world.main_first():  # the others find the images decoded
+        assert experiment.data.train.names
     begin(experiment)
     for job in cached_jobs(experiment):
-        build_caches(job, experiment.device, experiment.progress, part, parts)
+        build_caches(job, world, experiment.progress, part, parts)
+        world.wait()
         missing = sum(len(c.missing(range(job.cached_views))) for c in open_caches(job))
         state = "complete" if not missing else f"{missing} shards are left to other parts"
         experiment.progress.say(f"{job.config.name}: teacher logits: {state}")

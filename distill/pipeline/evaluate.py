@@ -134,10 +134,10 @@ def _open_run(folder: Path, device: str) -> Model:
 
     from distill.data.views.pixels import to_unit
     from distill.device import resolve_device
-    from distill.training.run_directory import load_run
+    from distill.training.run_directory import open_run
 
     chosen = resolve_device(device)
-    classifier = load_run(folder).to(chosen)
+    classifier = open_run(folder).classifier.to(chosen)
     contract = classifier.contract
 
     def probabilities(pixels: Pixels) -> NDArray[np.float32]:

@@ -16,10 +16,12 @@ from distill.data.sources import Source, open_source
 from distill.data.store import Split
 from distill.data.unlabelled import prepare_unlabelled
 from distill.data.views.parameters import check_views
-from distill.files import atomic, write_json
+from distill.errors import UserError
+from distill.files import MANIFEST, atomic, is_complete, read_json, write_json
 from distill.progress import Progress
 from distill.recipe import write_toml
 from distill.training.imbalance import check_class_weights
+from distill.training.run_directory import FinishedRun, open_run
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,10 @@ class Experiment:
 
     Attributes:
         unlabelled: Location of images for the teachers' term alone; None for none.
+        shared_cache: Folder of what does not depend on the runs (decoded images, copies); None for
+            `cache/` in the directory.
+        opened: Finished runs, by folder, as they were verified.
+        checked: Hashes of the weights of teachers that were found to score as they did.
     """
 
     recipe: Recipe
@@ -39,6 +45,9 @@ class Experiment:
     overwrite: bool = False
     smoke: bool = False
     progress: Progress = field(default_factory=Progress)
+    shared_cache: Path | None = None
+    opened: dict[Path, FinishedRun] = field(default_factory=dict, repr=False, compare=False)
+    checked: set[str] = field(default_factory=set, repr=False, compare=False)
 
     @cached_property
     def source(self) -> Source:
@@ -53,14 +62,14 @@ class Experiment:
     @cached_property
     def listing(self) -> Listing:
         """The data as it was found; checking it is the first stage."""
-        recipe, cache = self.recipe, self.out / "cache"
+        recipe, cache = self.recipe, self.cache
         options = (recipe.seed, cache, self.workers, self.progress, self.smoke)
         return list_data(self.source, recipe.data, *options)
 
     @cached_property
     def data(self) -> ImageData:
         """The decoded data."""
-        recipe, cache = self.recipe, self.out / "cache"
+        recipe, cache = self.recipe, self.cache
         options = (recipe.data, recipe.views, cache, self.workers, self.progress)
         return decode_listing(self.listing, *options)
 
@@ -69,9 +78,29 @@ class Experiment:
         """Unlabelled images and what is known of them."""
         if self.unlabelled is None:
             return None
-        recipe, cache = self.recipe, self.out / "cache"
+        recipe, cache = self.recipe, self.cache
         options = (recipe.data, recipe.views, cache, self.workers, self.progress, self.smoke)
         return prepare_unlabelled(self.unlabelled, self.data, *options)
+
+    @property
+    def cache(self) -> Path:
+        """Where decoded images and what was found out about them are kept."""
+        return self.shared_cache or self.out / "cache"
+
+    def finished(self, name: str) -> FinishedRun:
+        """A finished teacher or student; opened and verified once, unless it is made anew.
+
+        Raises:
+            UserError: It is not finished; says which command is missing. Or a file was changed.
+        """
+        folder = self.folder(name)
+        if not is_complete(folder):
+            stage = folder.parent.name.removesuffix("s")
+            raise UserError("this run is not finished", str(folder), f"run `distill {stage}` first")
+        known = self.opened.get(folder)
+        if known is None or known.hashes != read_json(folder / MANIFEST):
+            known = self.opened[folder] = open_run(folder)
+        return known
 
     def folder(self, name: str) -> Path:
         """The run directory of a teacher or student."""

@@ -36,7 +36,6 @@ from distill.pipeline.runs import chosen_student
 from distill.report.threshold_plots import draw_thresholds
 from distill.scoring.metrics import probabilities, score
 from distill.scoring.thresholds import Tuned, tune
-from distill.training.run_directory import load_run
 
 RECORD = "export.json"
 
@@ -64,10 +63,9 @@ def export_student(experiment: Experiment) -> None:
 
 def identity_of(experiment: Experiment, name: str) -> Record:
     """What all targets depend on: the student, the options of the stage, and our version."""
-    source = experiment.folder(name)
     return {
         "student": name,
-        "weights_sha256": read_json(source / MANIFEST)["best.safetensors"],
+        "weights_sha256": experiment.finished(name).weights_sha256,
         "options": experiment.recipe.export.model_dump(mode="json", exclude={"targets"}),
         "producer": producer(),
     }
@@ -126,13 +124,12 @@ def make_target(shipment: Shipment, record: Record, key: str, target: Target) ->
 
 def prepare(experiment: Experiment, name: str) -> tuple[Shipment, Record]:
     """The student with its metadata, and what `export.json` says of it. Writes no file of it."""
-    source = experiment.folder(name)
-    classifier = load_run(source)
+    finished = experiment.finished(name)
+    classifier = finished.classifier
     probs, tuned = tune_on_validation(experiment, classifier)
-    strategy = read_json(source / "config.json")["run"]["strategy"]["name"]
-    metadata = shipped_metadata(experiment, classifier, strategy, probs, tuned)
+    metadata = shipped_metadata(experiment, classifier, finished.strategy, probs, tuned)
     found = {
-        "strategy": strategy,
+        "strategy": finished.strategy,
         "params": sum(p.numel() for p in deployed(classifier).parameters()),
         "thresholds": {"split": "val", **tuned.record},
     }
@@ -140,7 +137,7 @@ def prepare(experiment: Experiment, name: str) -> tuple[Shipment, Record]:
     size = data.spec.height
     shipment = Shipment(
         student=name,
-        source=source,
+        source=finished.folder,
         classifier=classifier,
         metadata=metadata,
         val_probs=probs,

@@ -28,6 +28,7 @@ from distill.strategies import make_strategy
 from distill.training.fit import fit
 from distill.training.job import Job
 from distill.training.run_directory import load_weights
+from distill.training.world import World
 
 MOVING = 0.5  # share of the batches in which ranges still move
 
@@ -82,13 +83,13 @@ def distil_quantised(
     job = replace(job, inputs={**(job.inputs or {}), "graph_sha256": start})
     network = FakeQuantised(quantised, source, moving_batches(job))
     classifier = Classifier(network, contract_of(job))
-    if is_done(job, overwrite=True):
+    if is_done(job, overwrite=True, world=World(experiment.device)):
         experiment.progress.say(f"{config.name}: done before, kept")
     else:
         plan = f"{config.train.epochs} epochs of {config.name}"
         experiment.progress.say(f"export: no calibration passes, so now {plan}")
         job = replace(load_job(experiment, config), inputs=job.inputs)
-        fit(classifier, job, experiment.device, experiment.progress)
+        fit(classifier, job, experiment.device, experiment.progress, alone=True)
     load_weights(classifier, job.folder / "best.safetensors")
     return network.written_into(source), network.ends()
 
@@ -123,7 +124,7 @@ def qad_config(experiment: Experiment, student: str) -> RunConfig:
 
 
 def moving_batches(job: Job) -> int:
-    """After how many batches the ranges stay."""
+    """After how many batches the ranges stay: of one process, as the export stage has only one."""
     train = job.config.train
     return int(MOVING * train.epochs * num_batches(len(job.images), train.batch_size, 1))
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from distill.config import Options, RunConfig, ViewsConfig
 from distill.errors import UserError
-from distill.files import MANIFEST, differing_keys, is_complete, read_json, remove_folder
+from distill.files import differing_keys, is_complete, read_json, remove_folder
 from distill.models.classifier import Classifier, build_classifier
 from distill.models.inference import predict_logits
 from distill.pipeline.experiment import Experiment
@@ -21,9 +21,10 @@ from distill.pipeline.runs import taught_by
 from distill.scoring.metrics import main_score, probabilities, score
 from distill.strategies import make_strategy
 from distill.training.job import Job
-from distill.training.run_directory import best_validation, load_run, load_weights, logit_adjustment
+from distill.training.run_directory import BEST, load_weights
+from distill.training.world import World, join
 
-TEACHER_TOLERANCE = 1.0  # points by which a loaded teacher may miss its recorded validation score
+MOVED = {"distill.qad": "distill.pipeline.int8_training"}  # modules that stored runs name
 
 
 def stale_error(stale: dict[str, list[str]], where: Path) -> UserError:
@@ -39,8 +40,8 @@ def make_job(experiment: Experiment, config: RunConfig, with_inputs: bool = True
     if with_inputs:
         names = taught_by(experiment, config)
         inputs = {
-            "teachers": {name: _weights_hash(experiment, name) for name in names},
-            "start": config.start and _weights_hash(experiment, config.start),
+            "teachers": {name: experiment.finished(name).weights_sha256 for name in names},
+            "start": config.start and experiment.finished(config.start).weights_sha256,
         }
     recipe, taught = experiment.recipe, make_strategy(config.strategy).taught_by != "nobody"
     return Job(
@@ -63,7 +64,7 @@ def prepare_run(experiment: Experiment, config: RunConfig) -> tuple[Classifier, 
     data = job.data
     classifier = build_classifier(config.model, data.classes, data.spec, loads, data.task)
     if config.start:
-        load_weights(classifier, experiment.folder(config.start) / "best.safetensors")
+        load_weights(classifier, experiment.folder(config.start) / BEST)
     return classifier, job
 
 
@@ -71,24 +72,24 @@ def load_job(experiment: Experiment, config: RunConfig) -> Job:
     """A run's job with its teachers loaded and checked."""
     names = taught_by(experiment, config)
     teachers = [load_teacher(experiment, name) for name in names]
-    adjustments = [logit_adjustment(experiment.folder(name)) for name in names]
+    adjustments = [experiment.finished(name).logit_adjustment for name in names]
     job = make_job(experiment, config)
     return replace(job, teachers=teachers, teacher_adjustments=adjustments)
 
 
-def _weights_hash(experiment: Experiment, name: str) -> str:
-    folder = experiment.folder(name)
-    best_validation(folder)  # says which command is missing
-    return str(read_json(folder / MANIFEST)["best.safetensors"])
+def is_done(job: Job, overwrite: bool, world: World) -> bool:
+    """Whether a run of exactly these options is complete; makes room for it otherwise.
 
-
-def is_done(job: Job, overwrite: bool) -> bool:
-    """Whether a run of exactly these options is complete; makes room for it otherwise."""
+    Raises:
+        UserError: There is one of other options, and `overwrite` is off.
+    """
     changed = changed_options(job)
     if changed and not overwrite:
         raise stale_error({job.config.name: changed}, job.folder)
-    if changed:
+    world.wait()  # until every process has looked
+    if changed and world.is_main:
         remove_folder(job.folder)
+    world.wait()
     return is_complete(job.folder)
 
 
@@ -103,13 +104,19 @@ def changed_options(job: Job) -> list[str]:
 
 
 def with_defaults(described: dict[str, Any]) -> dict[str, Any]:
-    """A stored `config.json` with the defaults of options that came to be after it was written."""
+    """A stored `config.json` as today's options would write it.
+
+    Options that came to be since have their defaults, and a module that moved its new name.
+    """
     models: dict[str, type[Options]] = {"run": RunConfig, "views": ViewsConfig}
     filled = dict(described)
     for key, model in models.items():
         with contextlib.suppress(ValidationError, KeyError):
             read = model.model_validate_json(json.dumps(described[key]))
             filled[key] = read.model_dump(mode="json")
+    model_name = filled.get("run", {}).get("model", {}).get("name")
+    if model_name in MOVED:
+        filled["run"]["model"]["name"] = MOVED[model_name]
     return filled
 
 
@@ -117,20 +124,34 @@ def load_teacher(experiment: Experiment, name: str) -> Classifier:
     """A teacher that knows our classes and scores on our validation images as it did.
 
     A teacher whose classes or normalisation got mixed up teaches nonsense without an error
-    anywhere, so this is asked before every distillation.
+    anywhere, so this is asked once in a process, before it teaches.
+
+    Raises:
+        UserError: It does not, by more than what other kernels may do to a few images.
     """
-    folder, data = experiment.folder(name), experiment.data
-    classifier = load_run(folder)
-    if classifier.contract.names != data.classes:
-        what = f"its classes {classifier.contract.names} are not the data's {data.classes}"
-        raise UserError(what, str(folder), "train the teacher on this data")
-    if classifier.contract.task != data.task:
-        what = f"its task is {classifier.contract.task!r}, that of the data is {data.task!r}"
-        raise UserError(what, str(folder), "train the teacher on this data")
-    logits = predict_logits(classifier.to(experiment.device), data.val, experiment.device)
-    scores = score(probabilities(logits, data.task), data.val.labels, data.classes)
-    now, before = scores[main_score(data.task)], best_validation(folder)
-    if abs(now - before) > TEACHER_TOLERANCE:
-        what = f"the teacher scores {now:.2f} % on validation, but {before:.2f} % when trained"
-        raise UserError(what, str(folder), "its files or the data changed: train it again")
-    return classifier
+    data, finished = experiment.data, experiment.finished(name)
+    contract, where = finished.contract, str(finished.folder)
+    if contract.names != data.classes:
+        what = f"its classes {contract.names} are not the data's {data.classes}"
+        raise UserError(what, where, "train the teacher on this data")
+    if contract.task != data.task:
+        what = f"its task is {contract.task!r}, that of the data is {data.task!r}"
+        raise UserError(what, where, "train the teacher on this data")
+    if finished.weights_sha256 not in experiment.checked:
+        device = join(experiment.device).device
+        logits = predict_logits(finished.classifier.to(device), data.val, device)
+        scores = score(probabilities(logits, data.task), data.val.labels, data.classes)
+        now, before = scores[main_score(data.task)], finished.best_score
+        if abs(now - before) > tolerance(len(data.val.labels)):
+            what = f"the teacher scores {now:.2f} % on validation, but {before:.2f} % when trained"
+            raise UserError(what, where, "its files or the data changed: train it again")
+        experiment.checked.add(finished.weights_sha256)
+    return finished.classifier
+
+
+def tolerance(count: int) -> float:
+    """Points by which a teacher may miss its recorded score on `count` validation images.
+
+    Other kernels turn close answers round: two images may change sides, however few there are.
+    """
+    return max(1.0, 100.0 * 2 / count)

@@ -29,7 +29,8 @@ from distill.pipeline.jobs import is_done
 from distill.scoring.metrics import probabilities
 from distill.training.fit import fit
 from distill.training.job import Job
-from distill.training.run_directory import load_run
+from distill.training.run_directory import open_run
+from distill.training.world import World
 
 Probs = NDArray[np.float64]
 Ids = NDArray[np.int64]
@@ -153,7 +154,7 @@ def _fold_teacher(experiment: Experiment, fold: int, folds: int, fold_of: Ids) -
     job = Job(
         config.model_copy(update={"name": folder.name}), part, recipe.views, recipe.seed, folder
     )
-    if not is_done(job, overwrite=True):
+    if not is_done(job, overwrite=True, world=World(experiment.device)):
         torch.manual_seed(recipe.seed)
         begun = (folder / "last").is_dir()
         spec, classes = data.spec, data.classes
@@ -161,4 +162,4 @@ def _fold_teacher(experiment: Experiment, fold: int, folds: int, fold_of: Ids) -
         experiment.progress.say(f"fold {fold + 1} of {folds}: {len(rest):,} training images")
         fit(model, job, experiment.device, experiment.progress)
     assert is_complete(folder)
-    return load_run(folder)
+    return open_run(folder).classifier

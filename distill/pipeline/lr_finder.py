@@ -20,7 +20,8 @@ from distill.pipeline.experiment import Experiment
 from distill.pipeline.jobs import prepare_run
 from distill.training.optim import set_lr
 from distill.training.teachers import live_teachers
-from distill.training.trainer import Trainer, make_accelerator
+from distill.training.trainer import Trainer
+from distill.training.world import World
 
 LOWEST, HIGHEST = 1e-6, 1.0
 STEPS = 100
@@ -35,8 +36,8 @@ def find_lr(experiment: Experiment, config: RunConfig) -> dict[str, Any]:
         `suggested_lr`, where the smoothed loss falls fastest, and the `plot`'s path.
     """
     classifier, job = prepare_run(experiment, config)
-    accelerator = make_accelerator(experiment.device, config.train.precision)
-    trainer = Trainer(classifier, job, accelerator, live_teachers(job, accelerator.device))
+    world = World(experiment.device)
+    trainer = Trainer(classifier, job, world, live_teachers(job, world.device))
     trainer.begin_epoch(config.transfer.freeze_epochs)
     rates, losses, smooth, lowest = [], [], 0.0, math.inf
     with experiment.progress.task(f"{config.name}: learning rates", STEPS, "steps") as bar:

@@ -19,7 +19,6 @@ from distill.pipeline.runs import all_runs, best_run
 from distill.runtime.predict import Predictor
 from distill.scoring.baselines import random_forest_probs
 from distill.scoring.metrics import agreement, main_score, probabilities, score
-from distill.training.run_directory import load_run
 
 Row = dict[str, Any]
 LATENCY = ("latency_p50_ms", "latency_p99_ms", "images_per_s", "batch_size")
@@ -35,7 +34,7 @@ def build_results(experiment: Experiment) -> dict[str, Any]:
     rows: list[Row] = []
     for config in all_runs(experiment.recipe):
         folder = experiment.folder(config.name)
-        classifier = load_run(folder).to(experiment.device)
+        classifier = experiment.finished(config.name).classifier.to(experiment.device)
         logits = predict_logits(classifier, data.test, experiment.device)
         probs[config.name] = probabilities(logits, data.task)
         rows.append(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from distill.config import Recipe, RunConfig, StrategyConfig
 from distill.pipeline.experiment import Experiment
 from distill.strategies import make_strategy
-from distill.training.run_directory import best_validation
 
 
 def self_teacher(config: RunConfig) -> RunConfig:
@@ -50,7 +49,7 @@ def taught_by(experiment: Experiment, config: RunConfig) -> tuple[str, ...]:
 
 def best_run(experiment: Experiment, names: list[str]) -> str:
     """The run of the highest main score on validation, the first of equals."""
-    return max(names, key=lambda name: best_validation(experiment.folder(name)))
+    return max(names, key=lambda name: experiment.finished(name).best_score)
 
 
 def chosen_student(experiment: Experiment) -> str:

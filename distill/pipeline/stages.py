@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from distill.environment import is_main_process
 from distill.errors import UserError
 from distill.progress import Progress
 
@@ -60,7 +60,7 @@ def open_experiment(
         overwrite=settings.overwrite,
         smoke=settings.smoke,
         unlabelled=settings.unlabelled,
-        progress=Progress(quiet=int(os.environ.get("RANK", "0")) > 0),
+        progress=Progress(quiet=not is_main_process()),
     )
 
 
@@ -99,23 +99,33 @@ def with_targets(experiment: Experiment, names: list[str]) -> Experiment:
 def run_stages(
     experiment: Experiment, stages: tuple[str, ...], dry_run: bool, as_json: bool
 ) -> None:
-    """Runs stages in order, and prints the table where `report` is among them."""
+    """Runs stages in order, and prints the table where `report` is among them.
+
+    Several processes train together; the stages after training are the main one's.
+    """
     from distill.pipeline.bench import bench_experiment
     from distill.pipeline.export import export_student
     from distill.pipeline.report import report_experiment
     from distill.pipeline.train import begin, train_students, train_teachers
     from distill.report.table import results_table, show, verdict_line
+    from distill.training.world import join
 
     if dry_run:
         show_plan(experiment, stages, as_json)
         return
-    show_data(experiment.data)
+    world = join(experiment.device)
+    with world.main_first():  # the others find the images decoded
+        data = experiment.data
+    if world.is_main:
+        show_data(data)
     begin(experiment)
     found: dict[str, Any] = {"out": str(experiment.out)}
     if "teacher" in stages:
         train_teachers(experiment)
     if "student" in stages:
         train_students(experiment)
+    if not world.is_main:  # what follows is work for one process
+        return
     if "export" in stages:
         export_student(experiment)
     if "bench" in stages:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 
 from distill.config import RunConfig
@@ -12,6 +11,7 @@ from distill.pipeline.experiment import Experiment, write_description
 from distill.pipeline.jobs import changed_options, is_done, make_job, prepare_run, stale_error
 from distill.pipeline.runs import all_runs, student_runs
 from distill.training.fit import fit
+from distill.training.world import join
 
 LATER = ("inputs.teachers", "inputs.start")  # known only when a run's turn comes
 
@@ -22,6 +22,7 @@ def begin(experiment: Experiment) -> None:
     Raises:
         UserError: Runs were made with other options, and `overwrite` is off; nothing is written.
     """
+    world = join(experiment.device)
     if not experiment.overwrite:
         stale = {}
         for config in all_runs(experiment.recipe):
@@ -31,7 +32,9 @@ def begin(experiment: Experiment) -> None:
                 stale[config.name] = keys
         if stale:
             raise stale_error(stale, experiment.out)
-    write_description(experiment)
+    world.wait()  # until every process has looked
+    if world.is_main:
+        write_description(experiment)
 
 
 def train_teachers(experiment: Experiment) -> None:
@@ -49,13 +52,15 @@ def train_students(experiment: Experiment) -> None:
 def train_run(experiment: Experiment, config: RunConfig) -> None:
     """Trains one model into its run directory, unless that is complete and of the same options.
 
-    Two processes that are asked for the same run train it once.
+    The processes of one launcher train it together; two commands that are asked for the same run
+    train it once.
 
     Raises:
         UserError: The directory holds a run of other options, and `overwrite` is off.
     """
-    with _alone(experiment, config):
-        if is_done(make_job(experiment, config), experiment.overwrite):
+    world = join(experiment.device)
+    with _alone(experiment, config) if world.size == 1 else contextlib.nullcontext():
+        if is_done(make_job(experiment, config), experiment.overwrite, world):
             experiment.progress.say(f"{config.name}: done before, kept")
             return
         classifier, job = prepare_run(experiment, config)
@@ -69,10 +74,7 @@ def train_run(experiment: Experiment, config: RunConfig) -> None:
 
 @contextlib.contextmanager
 def _alone(experiment: Experiment, config: RunConfig) -> Iterator[None]:
-    """Waits for another process that trains the same run; ranks of one job train it together."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        yield
-        return
+    """Waits for another command that trains the same run."""
     folder = experiment.folder(config.name)
     folder.parent.mkdir(parents=True, exist_ok=True)
     waiting = f"{config.name}: another process trains it, waiting for that one to end"

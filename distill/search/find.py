@@ -23,7 +23,6 @@ from distill.pipeline.plan import check_plugins
 from distill.scoring.metrics import main_score
 from distill.search.space import Candidate, Limits, Row, candidates, image_sizes, judge
 from distill.search.timing import random_student, time_candidates, time_files
-from distill.training.run_directory import best_validation
 
 COSTS = ("name", "kind", "params", "macs", "size_bytes", "latency_ms", "images_per_s")
 BRIEF = "brief-"  # prefix of the runs that decide
@@ -51,7 +50,12 @@ class Search:
         """The recipe at a size of images, with other students."""
         data = self.recipe.data.model_copy(update={"size": size})
         recipe = self.recipe.model_copy(update={"data": data, "students": tuple(students)})
-        return replace(self.base, recipe=recipe, out=self.base.out / f"{size}px")
+        return replace(
+            self.base,
+            recipe=recipe,
+            out=self.base.out / f"{size}px",
+            shared_cache=self.base.out / "cache",
+        )
 
     def student(self, shape: Candidate) -> RunConfig:
         """The recipe's student in another shape."""
@@ -125,7 +129,7 @@ def find_student(search: Search) -> dict[str, Any]:
     shape = shapes[winner["name"]]
     experiment = search.experiment(shape.size, [search.student(shape)])
     stages.run_stages(experiment, STAGES, dry_run=False, as_json=False)
-    winner[score] = best_validation(experiment.folder(shape.name))
+    winner[score] = experiment.finished(shape.name).best_score
     found = {
         **read_json(place),
         "limits": search.limits.model_dump(exclude_none=True),
@@ -168,7 +172,7 @@ def try_briefly(
         experiment = search.experiment(size, students)
         stages.run_stages(experiment, ("teacher", "student"), dry_run=False, as_json=False)
         for row, student in zip(rows, students, strict=True):
-            row[f"brief_{score}"] = best_validation(experiment.folder(student.name))
+            row[f"brief_{score}"] = experiment.finished(student.name).best_score
 
 
 def nearest(rows: list[Row]) -> str:

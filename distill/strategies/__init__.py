@@ -11,9 +11,10 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from distill.config import Options, StrategyConfig
-from distill.data.views.draws import Draws
 from distill.registry import check_options, find_module
-from distill.strategies.objective import SOFTMAX, Objective
+from distill.strategies.lesson import Lesson
+
+__all__ = ["Lesson", "Strategy", "make_strategy"]
 
 
 class Strategy(Options):
@@ -23,31 +24,15 @@ class Strategy(Options):
         taught_by: `nobody`; `teachers`, the ones the recipe names; or `self`, an earlier
             supervised run of the same student.
         tasks: The tasks that it makes sense for.
+        needs_all_logits: It looks at the logits themselves, so that a cache may not leave any out.
     """
 
     taught_by: ClassVar[Literal["nobody", "teachers", "self"]] = "teachers"
     tasks: ClassVar[tuple[Literal["single", "multi"], ...]] = ("single", "multi")
+    needs_all_logits: ClassVar[bool] = False
 
-    def __call__(
-        self,
-        student_logits: Tensor,
-        teacher_logits: Tensor | None,
-        labels: Tensor,
-        weights: Tensor | None,
-        draws: Draws,
-        objective: Objective = SOFTMAX,
-    ) -> dict[str, Tensor]:
+    def __call__(self, lesson: Lesson) -> dict[str, Tensor]:
         """The terms of a batch's loss.
-
-        Args:
-            student_logits: `(batch, num_classes)`.
-            teacher_logits: `(teachers, batch, num_classes)`, None where nobody teaches.
-            labels: Class indices `(batch,)` or probabilities `(batch, num_classes)`.
-            weights: Weights of the samples, `(batch,)`, or, where images may have several labels,
-                of cells `(batch, num_classes)`; None for all 1. They apply to labels, not to what
-                a teacher says.
-            draws: Random numbers of these samples in this epoch, the only source of randomness.
-            objective: What logits mean: a class, or any number of labels.
 
         Returns:
             Scalars in nats: `loss`, and the parts it is made of.

@@ -27,6 +27,7 @@ class Strategy(Vanilla):
     """
 
     tasks: ClassVar[tuple[Literal["single", "multi"], ...]] = ("single",)
+    needs_all_logits: ClassVar[bool] = True
     temperature: Positive = 2.0
     kd_weight: Fraction = 0.9
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from distill.config import Fraction
-from distill.data.views.draws import Draws
-from distill.strategies.objective import SOFTMAX, Objective
+from distill.strategies.lesson import Lesson, corrupted
 from distill.strategies.vanilla import Strategy as Vanilla
 
 
@@ -25,15 +24,6 @@ class Strategy(Vanilla):
     kd_weight: Fraction = 0.5
     label_noise: Fraction = 0.1
 
-    def __call__(
-        self,
-        student_logits: Tensor,
-        teacher_logits: Tensor | None,
-        labels: Tensor,
-        weights: Tensor | None,
-        draws: Draws,
-        objective: Objective = SOFTMAX,
-    ) -> dict[str, Tensor]:
+    def __call__(self, lesson: Lesson) -> dict[str, Tensor]:
         """The terms of `vanilla` with corrupted labels."""
-        messy = objective.corrupt(labels, student_logits.shape[1], self.label_noise, draws)
-        return super().__call__(student_logits, teacher_logits, messy, weights, draws, objective)
+        return super().__call__(corrupted(lesson, self.label_noise))

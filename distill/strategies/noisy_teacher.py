@@ -1,17 +1,21 @@
 """A teacher whose logits are noisy: Sau & Balasubramanian, 2016, arXiv:1610.09650, section 3.
 
 Noise on the teacher stands for several teachers of differing opinion, and regularises. The paper
-matches logits by squared error; here the noisy teacher is matched as in `vanilla`.
+matches logits by squared error; here the noisy teacher is matched as in `vanilla`, to which a
+constant that is added to all logits means nothing. So the noise is relative to the logits without
+their mean: a cache's logits of mixed images, which are known up to a constant, get the same.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from torch import Tensor
 
 from distill.config import Fraction
 from distill.data.views.draws import Draws
 from distill.device import to_device
-from distill.strategies.objective import SOFTMAX, Objective
+from distill.strategies.lesson import Lesson
 from distill.strategies.vanilla import Strategy as Vanilla
 
 
@@ -20,26 +24,18 @@ class Strategy(Vanilla):
 
     Attributes:
         noise_std: Standard deviation σ of the relative noise: a logit z becomes (1 + ξ) z with
-            ξ ~ N(0, σ²), drawn for each logit.
+            ξ ~ N(0, σ²), drawn for each logit; z is taken without the mean over the classes.
         noise_share: Probability that a sample's teacher is perturbed (α in the paper).
     """
 
     noise_std: Fraction = 0.3
     noise_share: Fraction = 0.5
 
-    def __call__(
-        self,
-        student_logits: Tensor,
-        teacher_logits: Tensor | None,
-        labels: Tensor,
-        weights: Tensor | None,
-        draws: Draws,
-        objective: Objective = SOFTMAX,
-    ) -> dict[str, Tensor]:
+    def __call__(self, lesson: Lesson) -> dict[str, Tensor]:
         """The terms of `vanilla` with the perturbed teacher."""
-        assert teacher_logits is not None
-        noisy = self.perturb(teacher_logits, draws)
-        return super().__call__(student_logits, noisy, labels, weights, draws, objective)
+        assert lesson.teachers is not None
+        logits = lesson.objective.centred(lesson.teachers)
+        return super().__call__(replace(lesson, teachers=self.perturb(logits, lesson.draws)))
 
     def perturb(self, teacher_logits: Tensor, draws: Draws) -> Tensor:
         """Teacher logits `(teachers, batch, num_classes)` with noise on a share of the samples."""

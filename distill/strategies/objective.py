@@ -45,6 +45,9 @@ class Objective(Protocol):
                 probabilities are averaged.
         """
 
+    def centred(self, logits: Tensor) -> Tensor:
+        """Logits `(..., num_classes)` without what the answers do not depend on."""
+
     def corrupt(self, labels: Tensor, num_classes: int, rate: float, draws: Draws) -> Tensor:
         """Labels of which each is wrong with probability `rate`."""
 
@@ -79,6 +82,10 @@ class Softmax:
     ) -> Tensor:
         """Between distributions over the classes."""
         return distillation_kl(student_logits, teacher_logits, temperature)
+
+    def centred(self, logits: Tensor) -> Tensor:
+        """Without their mean: a constant that is added to all changes no probability."""
+        return logits - logits.mean(dim=-1, keepdim=True)
 
     def corrupt(self, labels: Tensor, num_classes: int, rate: float, draws: Draws) -> Tensor:
         """Another class, drawn uniformly."""
@@ -115,6 +122,10 @@ class Sigmoid:
     ) -> Tensor:
         """Between the probabilities of each label, summed over an image's labels."""
         return bernoulli_kl(student_logits, teacher_logits, temperature)
+
+    def centred(self, logits: Tensor) -> Tensor:
+        """As they are: each label's probability follows from its own logit."""
+        return logits
 
     def corrupt(self, labels: Tensor, num_classes: int, rate: float, draws: Draws) -> Tensor:
         """The complement, drawn for each label of each image."""

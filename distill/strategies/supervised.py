@@ -7,9 +7,8 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from distill.config import Fraction
-from distill.data.views.draws import Draws
 from distill.strategies import Strategy as Base
-from distill.strategies.objective import SOFTMAX, Objective
+from distill.strategies.lesson import Lesson, corrupted
 
 
 class Strategy(Base):
@@ -23,17 +22,9 @@ class Strategy(Base):
     taught_by: ClassVar[Literal["nobody", "teachers", "self"]] = "nobody"
     label_noise: Fraction = 0.0
 
-    def __call__(
-        self,
-        student_logits: Tensor,
-        teacher_logits: Tensor | None,
-        labels: Tensor,
-        weights: Tensor | None,
-        draws: Draws,
-        objective: Objective = SOFTMAX,
-    ) -> dict[str, Tensor]:
+    def __call__(self, lesson: Lesson) -> dict[str, Tensor]:
         """Cross-entropy; what a teacher says is not looked at."""
         if self.label_noise > 0:
-            labels = objective.corrupt(labels, student_logits.shape[1], self.label_noise, draws)
-        ce = objective.label_loss(student_logits, labels, weights)
+            lesson = corrupted(lesson, self.label_noise)
+        ce = lesson.label_loss()
         return {"loss": ce, "ce": ce}

@@ -5,10 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from distill.config import Fraction, Positive
-from distill.data.views.draws import Draws
 from distill.strategies import Strategy as Base
+from distill.strategies.lesson import Lesson
 from distill.strategies.losses import blend
-from distill.strategies.objective import SOFTMAX, Objective
+from distill.strategies.objective import Objective
 
 
 class Strategy(Base):
@@ -22,20 +22,11 @@ class Strategy(Base):
     temperature: Positive = 4.0
     kd_weight: Fraction = 0.9
 
-    def __call__(
-        self,
-        student_logits: Tensor,
-        teacher_logits: Tensor | None,
-        labels: Tensor,
-        weights: Tensor | None,
-        draws: Draws,
-        objective: Objective = SOFTMAX,
-    ) -> dict[str, Tensor]:
+    def __call__(self, lesson: Lesson) -> dict[str, Tensor]:
         """`kd_weight * T² * KL(teacher || student) + (1 - kd_weight) * CE`."""
-        assert teacher_logits is not None
-        kd = self.distance(student_logits, teacher_logits, objective)
-        ce = objective.label_loss(student_logits, labels, weights)
-        return blend(kd, ce, self.kd_weight)
+        assert lesson.teachers is not None
+        kd = self.distance(lesson.student, lesson.teachers, lesson.objective)
+        return blend(kd, lesson.label_loss(), self.kd_weight)
 
     def distance(
         self, student_logits: Tensor, teacher_logits: Tensor, objective: Objective

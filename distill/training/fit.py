@@ -1,9 +1,10 @@
 """The one training loop, for teachers and students: `fit` trains a model into a run directory.
 
-What a batch costs and teaches is `Trainer.step`. A run that was
-stopped anywhere continues from its last whole epoch, and then gives bit for bit (on a CPU) what
-it would have given: shuffles, views and noise are functions of (seed, image, epoch), and the
-generators behind dropout are seeded anew for each epoch.
+What a batch costs and teaches is `Trainer.step`. A run that was stopped anywhere continues from
+its last whole epoch, and then gives bit for bit (on a CPU) what it would have given: shuffles,
+views and noise are functions of (seed, image, epoch), and the generators behind dropout are seeded
+anew for each epoch. Several processes train one model together (see `world`): the main one alone
+validates, decides and writes.
 """
 
 from __future__ import annotations
@@ -11,83 +12,157 @@ from __future__ import annotations
 import io
 import math
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast
 from torch import Tensor
 
 from distill.data.views.images import num_batches
 from distill.environment import environment
 from distill.errors import RunStopped
-from distill.files import append_line, atomic, files_below, write_json, write_manifest
+from distill.files import append_line, atomic, write_json
 from distill.models.classifier import Classifier
 from distill.models.inference import predict_logits
 from distill.progress import Progress, Task
 from distill.scoring.metrics import main_score, probabilities, score
 from distill.training.job import Job
 from distill.training.optim import set_lr
-from distill.training.run_directory import save_weights
+from distill.training.run_directory import BEST, finish_run, save_weights
 from distill.training.selection import chosen_score, validation_row, worth
 from distill.training.teachers import open_teachers
-from distill.training.trainer import Trainer, make_accelerator
+from distill.training.trainer import Trainer
+from distill.training.world import World, join
 
 CHECK_EVERY = 50  # steps between looks at the loss, each of which waits for the device
 
 
-def fit(classifier: Classifier, job: Job, device: torch.device, progress: Progress) -> None:
+@dataclass(frozen=True)
+class Standing:
+    """How far a run has come.
+
+    Attributes:
+        epoch: The last whole epoch; -1 before the first.
+        best_epoch: The one whose weights are kept; -1 before the first validation.
+        best: What it is worth, see `selection.worth`.
+        waited: Validations since then.
+    """
+
+    epoch: int = -1
+    best_epoch: int = -1
+    best: float = -math.inf
+    waited: int = 0
+
+    def after(self, epoch: int, value: float | None) -> Standing:
+        """The standing after an epoch, which is worth `value`; None where it was not validated."""
+        if value is None:
+            return Standing(epoch, self.best_epoch, self.best, self.waited)
+        if self.best_epoch < 0 or value > self.best:
+            return Standing(epoch, epoch, value, 0)
+        return Standing(epoch, self.best_epoch, self.best, self.waited + 1)
+
+
+def fit(
+    classifier: Classifier,
+    job: Job,
+    device: torch.device,
+    progress: Progress,
+    alone: bool = False,
+) -> None:
     """Trains a model into `job.folder`, or continues what was begun there.
+
+    Args:
+        alone: Whatever processes there are, this one trains by itself.
 
     Raises:
         UserError: The data has no such classes or scores as the options name.
         RunStopped: The loss stopped being finite; the last whole epoch is kept.
     """
-    chosen_score(job.config.train.select, job.data.task)
-    accelerator = make_accelerator(device, job.config.train.precision)
-    teachers = open_teachers(job, accelerator, progress)
-    trainer = Trainer(classifier, job, accelerator, teachers)
-    is_main = trainer.accelerator.is_main_process
-    if is_main:
+    config = job.config.train
+    chosen_score(config.select, job.data.task)
+    world = World(device) if alone else join(device)
+    trainer = Trainer(classifier, job, world, open_teachers(job, world, progress))
+    if world.is_main:
         write_json(job.folder / "config.json", job.describe())
         write_json(job.folder / "env.json", _environment(trainer))
-        contract = classifier.contract.model_dump(mode="json")
-        write_json(job.folder / "contract.json", contract)
-    first, best, waited = _resume(trainer, job.folder)
-    config = job.config.train
-    world = trainer.accelerator.num_processes
-    steps = num_batches(len(job.images), config.batch_size, world)
-    with progress.task(job.config.name, config.epochs * steps * config.batch_size, "images") as bar:
-        bar.skip(first * steps * config.batch_size)
-        for epoch in range(first, config.epochs):
-            if config.patience and waited >= config.patience:
+        write_json(job.folder / "contract.json", classifier.contract.model_dump(mode="json"))
+    world.wait()
+    standing = _resume(trainer, job.folder)
+    images = num_batches(len(job.images), config.batch_size, world.size) * config.batch_size
+    with progress.task(job.config.name, config.epochs * images, "images") as bar:
+        bar.skip((standing.epoch + 1) * images)
+        for epoch in range(standing.epoch + 1, config.epochs):
+            if config.patience and standing.waited >= config.patience:
                 break
             row = _train_epoch(trainer, epoch, bar)
-            better, last = False, epoch + 1 == config.epochs
-            if last or (epoch + 1) % config.validate_every == 0:
+            if epoch + 1 == config.epochs or (epoch + 1) % config.validate_every == 0:
                 row |= _validate(trainer)
                 _check_finite(row["val/loss"], job, epoch)
                 trainer.schedule.after_epoch(row["val/loss"])
-                value = worth(row, config.select, job.data.task)
-                better = value > best
-            best, waited = (value, 0) if better else (best, waited + 1)
-            if is_main:
-                if better:
-                    save_weights(trainer.evaluated, job.folder / "best.safetensors")
-                append_line(job.folder / "metrics.jsonl", row)
-                _save_state(trainer.state(epoch, best, waited), job.folder)
+            value = worth(row, config.select, job.data.task) if "val/loss" in row else None
+            standing = standing.after(epoch, value)
+            if world.is_main:
+                _keep(trainer, row, standing)
             bar.note(_summary(row, f"val/{main_score(job.data.task)}", config.epochs))
-    trainer.accelerator.wait_for_everyone()
+    if world.is_main:
+        finish_run(job.folder)
+    world.wait()
+
+
+def _keep(trainer: Trainer, row: dict[str, Any], standing: Standing) -> None:
+    """Puts an epoch on disk: its row, the state after it, and its weights if they are the best.
+
+    Weights wait beside the state until that is written: so whenever the process dies, the kept
+    weights are of an epoch that `metrics.jsonl` has, and that a resume does not train again.
+    """
+    folder, is_best = trainer.job.folder, standing.best_epoch == standing.epoch
+    waiting = _waiting(folder, standing.epoch)
+    if is_best:
+        save_weights(trainer.evaluated, waiting)
+    append_line(folder / "metrics.jsonl", row)
+    content = io.BytesIO()
+    torch.save({**asdict(standing), **trainer.state()}, content)
+    with atomic(folder / "last" / "state.pt") as temporary:
+        temporary.write_bytes(content.getbuffer())
+    if is_best:
+        waiting.replace(folder / BEST)
+
+
+def _waiting(folder: Path, epoch: int) -> Path:
+    return folder / "last" / f"best-{epoch}.safetensors"
+
+
+def _resume(trainer: Trainer, folder: Path) -> Standing:
+    """Where training goes on, from `last/` if there is one; main puts the directory in order."""
+    file, log = folder / "last" / "state.pt", folder / "metrics.jsonl"
+    begun, is_main = file.is_file(), trainer.world.is_main
+    if not begun:
+        if is_main:
+            log.unlink(missing_ok=True)
+        return Standing()
+    state = torch.load(file, map_location=trainer.device, weights_only=True)
+    trainer.load_state(state)
+    known = {key: state[key] for key in asdict(Standing()) if key in state}
+    standing = Standing(**{"best_epoch": state["epoch"], **known})
     if is_main:
-        write_manifest(job.folder, files_below(job.folder))
+        kept = log.read_text().splitlines(keepends=True)[: standing.epoch + 1]  # a line per epoch
+        with atomic(log) as temporary:
+            temporary.write_text("".join(kept))
+        for waiting in (folder / "last").glob("best-*.safetensors"):
+            if waiting == _waiting(folder, standing.best_epoch):
+                waiting.replace(folder / BEST)
+            else:
+                waiting.unlink()
+    trainer.world.wait()
+    return standing
 
 
 def _train_epoch(trainer: Trainer, epoch: int, bar: Task) -> dict[str, Any]:
-    """All steps of an epoch; returns its row of `metrics.jsonl`."""
-    job, accelerator = trainer.job, trainer.accelerator
+    """All steps of an epoch; returns its row of `metrics.jsonl`, the same on every process."""
+    job, world = trainer.job, trainer.world
     trainer.begin_epoch(epoch)
-    world = accelerator.num_processes
-    steps = num_batches(len(job.images), trainer.train.batch_size, world)
+    steps = num_batches(len(job.images), trainer.train.batch_size, world.size)
     start, seen = time.perf_counter(), 0
     sums: dict[str, Tensor] = {}
     lr = 0.0
@@ -96,18 +171,19 @@ def _train_epoch(trainer: Trainer, epoch: int, bar: Task) -> dict[str, Any]:
         set_lr(trainer.optimizer, lr)
         for name, term in trainer.step(batch, epoch).items():
             sums[name] = sums.get(name, torch.zeros_like(term)) + term
-        seen += len(batch.ids) * world
-        bar.advance(len(batch.ids) * world)
+        seen += len(batch.ids) * world.size
+        bar.advance(len(batch.ids) * world.size)
         if (step + 1) % CHECK_EVERY == 0 or step + 1 == steps:
-            _check_finite(sums["loss"], job, epoch)
-    means = {f"train/{name}": float(total) / steps for name, total in sums.items()}
+            _check_finite(world.mean(sums["loss"]), job, epoch)
+    names = sorted(sums)
+    means = world.mean(torch.stack([sums[name].float() for name in names])) / steps
     seconds = time.perf_counter() - start
     return {
         "epoch": epoch,
         "lr": lr,
         "seconds": round(seconds, 3),
         "images_per_s": round(seen / seconds, 1),
-        **means,
+        **{f"train/{name}": mean for name, mean in zip(names, means.tolist(), strict=True)},
     }
 
 
@@ -121,42 +197,21 @@ def _check_finite(loss: Tensor | float, job: Job, epoch: int) -> None:
 
 
 def _validate(trainer: Trainer) -> dict[str, float]:
-    """Scores on the validation split."""
-    data, model = trainer.job.data, trainer.evaluated
-    if trainer.accelerator.num_processes > 1:
-        # Each rank has seen other images, so its BatchNorm statistics are its own until here.
-        broadcast(list(model.buffers()))
-    probs = probabilities(predict_logits(model, data.val, trainer.device), data.task)
-    return validation_row(score(probs, data.val.labels, data.classes), data.task)
-
-
-def _save_state(state: dict[str, Any], folder: Path) -> None:
-    content = io.BytesIO()
-    torch.save(state, content)
-    with atomic(folder / "last" / "state.pt") as temporary:
-        temporary.write_bytes(content.getbuffer())
-
-
-def _resume(trainer: Trainer, folder: Path) -> tuple[int, float, int]:
-    """Next epoch, best score and epochs since, from `last/` if there is one."""
-    file, log = folder / "last" / "state.pt", folder / "metrics.jsonl"
-    if not file.is_file():
-        log.unlink(missing_ok=True)
-        return 0, -math.inf, 0
-    state = torch.load(file, map_location=trainer.device, weights_only=True)
-    trainer.load_state(state)
-    kept = log.read_text().splitlines(keepends=True)[: state["epoch"] + 1]  # a line per epoch
-    with atomic(log) as temporary:
-        temporary.write_text("".join(kept))
-    return state["epoch"] + 1, state["best"], state["waited"]
+    """Scores on the validation split of what would be kept, as the main process found them."""
+    data, world, row = trainer.job.data, trainer.world, None
+    if world.is_main:
+        probs = probabilities(predict_logits(trainer.evaluated, data.val, world.device), data.task)
+        row = validation_row(score(probs, data.val.labels, data.classes), data.task)
+    found = world.from_main(row)
+    assert found is not None
+    return found
 
 
 def _environment(trainer: Trainer) -> dict[str, Any]:
-    found = environment()
-    return found | {
+    return environment() | {
         "device": str(trainer.device),
-        "world_size": trainer.accelerator.num_processes,
-        "precision": trainer.accelerator.mixed_precision,
+        "world_size": trainer.world.size,
+        "precision": trainer.precision,
     }
 
 

@@ -12,22 +12,22 @@ import contextlib
 import importlib
 import io
 import math
-import os
+import random
 import sys
 import time
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
-from accelerate.utils import set_seed
 from torch import Tensor
 
 from distill.config import RunConfig, TrainConfig, TransferConfig
 from distill.data.views.images import num_batches
-from distill.environment import environment
+from distill.environment import environment, num_processes
 from distill.errors import DistillError, RunStopped, UserError
-from distill.files import append_line, files_below, write_json, write_manifest
+from distill.files import append_line, write_json
 from distill.models.classifier import Classifier
 from distill.models.inference import predict_logits
 from distill.progress import Progress
@@ -37,7 +37,7 @@ from distill.strategies import make_strategy
 from distill.training.job import Job
 from distill.training.kd_lib_loaders import Logits, TrainViews, ValImages
 from distill.training.optim import make_optimizer, set_lr
-from distill.training.run_directory import save_weights
+from distill.training.run_directory import finish_run, save_weights
 from distill.training.selection import validation_row, worth
 
 STRATEGIES = {
@@ -190,13 +190,15 @@ def fit_with_kd_lib(
         raise UserError(what, f"{job.config.name}.teachers", 'engine = "distill", or another')
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"KD_Lib knows no device {device.type!r}", "--device", "use cpu or cuda")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if num_processes() > 1:
         raise UserError("KD_Lib trains in one process", f"{job.config.name}.engine", "no torchrun")
     library = import_kd_lib()
     _begin(classifier, job, device, progress)
     epochs, count = job.config.train.epochs, len(job.data.train.labels)
     passes = 2 * epochs if job.config.strategy.name == "self_training" else epochs
-    set_seed(job.seed)
+    random.seed(job.seed)
+    np.random.seed(job.seed)
+    torch.manual_seed(job.seed)
     batch_size = job.config.train.batch_size
     images = passes * num_batches(count, batch_size) * min(batch_size, count)
     with progress.task(job.config.name, images, "images") as bar:
@@ -211,7 +213,7 @@ def fit_with_kd_lib(
             learner.train_student(
                 epochs, plot_losses=False, save_model=False, save_model_pth=unused
             )
-    write_manifest(job.folder, files_below(job.folder))
+    finish_run(job.folder)
 
 
 def make_learner(
@@ -249,7 +251,7 @@ def _begin(classifier: Classifier, job: Job, device: torch.device, progress: Pro
     for name in ("metrics.jsonl", "best.safetensors"):
         (folder / name).unlink(missing_ok=True)
     write_json(folder / "config.json", job.describe())
-    machine = {"device": str(device), "world_size": 1, "precision": "no"}
+    machine = {"device": str(device), "world_size": 1, "precision": "fp32"}
     write_json(folder / "env.json", environment() | machine)
     write_json(folder / "contract.json", classifier.contract.model_dump(mode="json"))
 

@@ -1,40 +1,111 @@
-"""Opening finished run directories."""
+"""Run directories: what a finished one holds, and writing and reading weights."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file, save
 
 from distill.config import ModelConfig
 from distill.errors import UserError
 from distill.files import (
+    MANIFEST,
     atomic,
+    files_below,
     is_complete,
     read_json,
     verify_manifest,
+    write_manifest,
 )
 from distill.models.classifier import Classifier, Contract, build_classifier
 from distill.scoring.metrics import main_score
 from distill.training.selection import worth
 
+BEST = "best.safetensors"
+PROMISED = ("config.json", "contract.json", "metrics.jsonl", BEST)
 
-def load_run(folder: Path) -> Classifier:
-    """The model that a run directory keeps, in evaluation mode.
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A complete run directory whose files are as they were written; see `open_run`.
+
+    Attributes:
+        hashes: SHA-256 of each file, by its path in the directory.
+    """
+
+    folder: Path
+    hashes: dict[str, str]
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """Every option of the run, and what it depended on."""
+        found: dict[str, Any] = read_json(self.folder / "config.json")
+        return found
+
+    @cached_property
+    def contract(self) -> Contract:
+        """What the model takes and gives."""
+        return Contract.model_validate(read_json(self.folder / "contract.json"))
+
+    @cached_property
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per epoch."""
+        lines = (self.folder / "metrics.jsonl").read_text("utf-8").splitlines()
+        return [json.loads(line) for line in lines]
+
+    @property
+    def best_score(self) -> float:
+        """The task's main validation score of the kept epoch, in percent."""
+        select, task = self.config["run"]["train"]["select"], self.contract.task
+        validated = [row for row in self.rows if "val/loss" in row]
+        kept = max(validated, key=lambda row: worth(row, select, task))
+        return float(kept[f"val/{main_score(task)}"])
+
+    @property
+    def weights_sha256(self) -> str:
+        """SHA-256 of the file of the kept weights."""
+        return self.hashes[BEST]
+
+    @property
+    def strategy(self) -> str:
+        """Name of the strategy that it was trained with."""
+        return str(self.config["run"]["strategy"]["name"])
+
+    @property
+    def logit_adjustment(self) -> float:
+        """The `train.logit_adjustment` that it was trained with; 0 of before there was one."""
+        return float(self.config["run"]["train"].get("logit_adjustment", 0.0))
+
+    @cached_property
+    def classifier(self) -> Classifier:
+        """The model with the kept weights, in evaluation mode; the same one for all who ask."""
+        table = json.dumps(self.config["run"]["model"])
+        model, contract = ModelConfig.model_validate_json(table), self.contract
+        built = build_classifier(model, contract.names, contract.input_spec, False, contract.task)
+        return load_weights(built, self.folder / BEST).eval()
+
+
+def open_run(folder: Path) -> FinishedRun:
+    """A run directory, its files compared with their hashes.
 
     Raises:
         UserError: The run is not complete, or a file of it was changed.
     """
-    if not is_complete(folder):
+    if not is_complete(folder) or not (folder / "contract.json").is_file():
         raise UserError("not a finished run directory", str(folder), "it has no manifest.json")
     verify_manifest(folder)
-    model = ModelConfig.model_validate_json(
-        json.dumps(read_json(folder / "config.json")["run"]["model"])
-    )
-    contract = Contract.model_validate(read_json(folder / "contract.json"))
-    classifier = build_classifier(model, contract.names, contract.input_spec, False, contract.task)
-    return load_weights(classifier, folder / "best.safetensors").eval()
+    return FinishedRun(folder, read_json(folder / MANIFEST))
+
+
+def finish_run(folder: Path) -> None:
+    """Writes the manifest; from now on the run counts as complete."""
+    missing = [name for name in PROMISED if not (folder / name).is_file()]
+    assert not missing, f"{folder} lacks {missing}"
+    write_manifest(folder, files_below(folder))
 
 
 def save_weights(classifier: Classifier, path: Path) -> None:
@@ -49,22 +120,3 @@ def load_weights(classifier: Classifier, path: Path) -> Classifier:
     """Reads what `save_weights` wrote into the same architecture."""
     classifier.network.load_state_dict(load_file(path))
     return classifier
-
-
-def best_validation(folder: Path) -> float:
-    """The task's main validation score of the kept epoch of a complete run, in percent."""
-    if not is_complete(folder):
-        stage = folder.parent.name.removesuffix("s")
-        raise UserError("this run is not finished", str(folder), f"run `distill {stage}` first")
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    select = read_json(folder / "config.json")["run"]["train"]["select"]
-    task = read_json(folder / "contract.json")["task"]
-    validated = [row for row in rows if "val/loss" in row]
-    kept = max(validated, key=lambda row: worth(row, select, task))
-    return float(kept[f"val/{main_score(task)}"])
-
-
-def logit_adjustment(folder: Path) -> float:
-    """The `train.logit_adjustment` that a run was trained with."""
-    options = read_json(folder / "config.json")["run"]["train"]
-    return float(options.get("logit_adjustment", 0.0))  # a run of before there was such an option

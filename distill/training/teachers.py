@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import torch
-from accelerate import Accelerator
 
 from distill.progress import Progress
 from distill.teaching.cache import TeacherCache, open_cache
 from distill.teaching.cache_build import build_missing
 from distill.teaching.teachers import CachedTeachers, LiveTeachers, Teachers
 from distill.training.job import Job
+from distill.training.world import World
 
 
 def live_teachers(job: Job, device: torch.device) -> LiveTeachers | None:
@@ -27,9 +27,9 @@ def open_caches(job: Job) -> list[TeacherCache]:
 
 
 def build_caches(
-    job: Job, device: torch.device, progress: Progress, part: int = 0, parts: int = 1
+    job: Job, world: World, progress: Progress, part: int = 0, parts: int = 1
 ) -> list[TeacherCache]:
-    """Computes what a job's caches lack; says first what that will take.
+    """Computes what a job's caches lack, the processes sharing it; says first what that will take.
 
     Args:
         part, parts: Do each `parts`-th shard only, beginning with number `part`. Workers that do
@@ -38,20 +38,20 @@ def build_caches(
     Raises:
         RunStopped: The disk has no room for it.
     """
-    caches = open_caches(job)
+    caches = world.from_main(open_caches(job))
+    first, step = part * world.size + world.rank, parts * world.size
     for cache, teacher in zip(caches, job.teachers, strict=True):
-        mine = list(cache.shards(range(job.cached_views)))[part::parts]
+        mine = list(cache.shards(range(job.cached_views)))[first::step]
         todo = [shard for shard in mine if cache.open_shard(shard) is None]
         if todo:
-            build_missing(cache, todo, teacher, job.images, device, progress)
+            build_missing(cache, todo, teacher, job.images, world.device, progress)
     return caches
 
 
-def open_teachers(job: Job, accelerator: Accelerator, progress: Progress) -> Teachers | None:
-    """Who teaches: models, or a cache of theirs, which the ranks complete together."""
+def open_teachers(job: Job, world: World, progress: Progress) -> Teachers | None:
+    """Who teaches: models, or a cache of theirs, which the processes complete together."""
     if not job.is_cached:
-        return live_teachers(job, accelerator.device)
-    rank, world = accelerator.process_index, accelerator.num_processes
-    caches = build_caches(job, accelerator.device, progress, rank, world)
-    accelerator.wait_for_everyone()
-    return CachedTeachers(caches, accelerator.device, job.data.task, job.teacher_offsets)
+        return live_teachers(job, world.device)
+    caches = build_caches(job, world, progress)
+    world.wait()
+    return CachedTeachers(caches, world.device, job.data.task, job.teacher_offsets)

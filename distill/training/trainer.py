@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import set_seed
-from torch import Tensor
+from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.optim.swa_utils import AveragedModel
 
 from distill.data.views.draws import Draws
@@ -19,28 +18,34 @@ from distill.data.views.images import Batch, Ids, epoch_batches
 from distill.device import to_device
 from distill.errors import UserError
 from distill.models.classifier import Classifier
-from distill.strategies import make_strategy
+from distill.strategies import Lesson, make_strategy
 from distill.strategies.losses import mix, mix_labels
 from distill.strategies.objective import make_objective
 from distill.teaching.teachers import Teachers, on_device
 from distill.training.imbalance import balanced_sampling, class_weights, draw_epoch, log_prior
 from distill.training.job import Job
 from distill.training.optim import Schedule, first_trained_stage, make_optimizer, set_trainable
+from distill.training.world import World
 
 Picked = tuple[Ids, Ids | None]  # image numbers, and how often each was drawn before
 AUX_WEIGHT = 0.4  # Szegedy et al., 2015, arXiv:1512.00567: the auxiliary head's share of the loss
 
 
-def make_accelerator(device: torch.device, precision: str) -> Accelerator:
-    """An Accelerator of this precision; an earlier one of another precision is let go."""
+HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """`fp32`, `bf16` or `fp16`; `auto` is bf16 on a GPU that has it.
+
+    Raises:
+        UserError: fp16 without a GPU.
+    """
     if precision == "auto":
         can = device.type == "cuda" and torch.cuda.is_bf16_supported()
-        precision = "bf16" if can else "fp32"
+        return "bf16" if can else "fp32"
     if precision == "fp16" and device.type == "cpu":
         raise UserError("fp16 needs a GPU", "train.precision", "use fp32, bf16 or auto")
-    AcceleratorState._reset_state()
-    mixed = "no" if precision == "fp32" else precision
-    return Accelerator(cpu=device.type == "cpu", mixed_precision=mixed)
+    return precision
 
 
 def memory_format(device: torch.device) -> torch.memory_format:
@@ -52,22 +57,28 @@ class Trainer:
     """A model in training: its optimiser, its averaged copy, and what one step does.
 
     Args:
+        world: Who trains it, and on which device.
         teachers: Who teaches; None where nobody does.
+
+    Attributes:
+        precision: What the student's forward pass is computed in; weights and losses are fp32, and
+            teachers answer in fp32, live as cached.
     """
 
     def __init__(
-        self, classifier: Classifier, job: Job, accelerator: Accelerator, teachers: Teachers | None
+        self, classifier: Classifier, job: Job, world: World, teachers: Teachers | None
     ) -> None:
         self.job, self.train = job, job.config.train
         self.strategy = make_strategy(job.config.strategy)
         self.objective = make_objective(job.data.task, self.train.focal_gamma)
-        self.accelerator, self.teachers = accelerator, teachers
-        self.device = accelerator.device
+        self.world, self.teachers = world, teachers
+        self.device = world.device
+        self.precision = resolve_precision(self.train.precision, self.device)
+        # Small gradients are lost in fp16 unless the loss is scaled up.
+        self.scaler = GradScaler(self.device.type) if self.precision == "fp16" else None
         self.classifier = classifier.to(self.device).to(memory_format=memory_format(self.device))
         self.averaged = _averaged(classifier, self.train.ema_decay)
-        self.optimizer = accelerator.prepare_optimizer(
-            make_optimizer(classifier, self.train, job.config.transfer)
-        )
+        self.optimizer = make_optimizer(classifier, self.train, job.config.transfer)
         self.schedule = Schedule(self.train)
         self.class_weights = on_device(class_weights(self.train, job.data), self.device)
         self.offset = _offset(job, self.device)
@@ -76,7 +87,7 @@ class Trainer:
         self.sampling = balanced_sampling(labels, is_labelled) if is_balanced else None
         self._all_labelled = bool(is_labelled.all())
         self._first_stage: int | None = None
-        self._model: torch.nn.Module = classifier
+        self._model: nn.Module = classifier
 
     @property
     def evaluated(self) -> Classifier:
@@ -87,19 +98,19 @@ class Trainer:
 
     def begin_epoch(self, epoch: int) -> None:
         """Training mode, the right stages frozen, generators seeded for this epoch."""
-        set_seed(self.job.seed + 1_000_003 * (epoch + 1), device_specific=True)
+        torch.manual_seed(self.job.seed + 1_000_003 * (epoch + 1) + self.world.rank)
         first = first_trained_stage(self.classifier, self.job.config.transfer, epoch)
         set_trainable(self.classifier, first)
         if first != self._first_stage:
             # DDP fixes the set of trained parameters when it wraps a model.
-            self._model = self.accelerator.prepare_model(self.classifier)
+            self._model = self.world.wrap(self.classifier)
             if self.train.compile:
-                self._model = cast(torch.nn.Module, torch.compile(self._model))
+                self._model = cast(nn.Module, torch.compile(self._model))
             self._first_stage = first
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """The batches of an epoch, on this rank."""
-        world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        world, rank = self.world.size, self.world.rank
         count, size, seed = len(self.job.images), self.train.batch_size, self.job.seed
         places = epoch_batches(count, size, seed, epoch, rank, world)
         if self.sampling is None:
@@ -111,26 +122,48 @@ class Trainer:
             yield self._batch(some, pixels, epoch, [seed, epoch, step, rank])
 
     def step(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
-        """One optimiser step; returns the terms of the loss, detached."""
+        """One optimiser step; returns the terms of the loss, detached.
+
+        Beside those of the strategy there is `aux`, what an auxiliary head adds to `loss`.
+        """
         moment = epoch if batch.repeats is None else epoch + self.train.epochs * batch.repeats
         draws = Draws(self.job.seed, batch.ids, moment)
-        with self.accelerator.autocast():
-            teacher_logits = self.teachers(batch) if self.teachers else None
+        taught = self.teachers(batch) if self.teachers else None
+        with self._autocast():
             outputs = self._model(batch.images)
-        logits, labels, weights = self._adjusted(outputs.logits), batch.labels, batch.weights
-        terms = self.strategy(logits, teacher_logits, labels, weights, draws, self.objective)
-        loss = terms["loss"]
+        labels, weights = batch.labels, batch.weights
+        logits = self._adjusted(outputs.logits)
+        lesson = Lesson(logits, taught, labels, weights, draws, self.objective)
+        terms = self.strategy(lesson)
         if outputs.aux is not None:
-            aux = self._adjusted(outputs.aux)
-            loss = loss + AUX_WEIGHT * self.objective.label_loss(aux, labels, weights)
+            aux = self.objective.label_loss(self._adjusted(outputs.aux), labels, weights)
+            terms = {**terms, "loss": terms["loss"] + AUX_WEIGHT * aux, "aux": AUX_WEIGHT * aux}
         self.optimizer.zero_grad(set_to_none=True)
-        self.accelerator.backward(loss)
-        if self.train.clip_norm > 0:
-            self.accelerator.clip_grad_norm_(self.classifier.parameters(), self.train.clip_norm)
-        self.optimizer.step()
+        self._descend(terms["loss"])
         if self.averaged is not None:
             update_average(self.averaged, self.classifier, self.train.ema_decay)
         return {name: term.detach() for name, term in terms.items()}
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        """Halves where they were asked for."""
+        if self.precision not in HALVES:
+            return nullcontext()
+        return torch.autocast(self.device.type, HALVES[self.precision])
+
+    def _descend(self, loss: Tensor) -> None:
+        """Gradients of a loss, clipped, and the optimiser's step along them."""
+        scaler, optimizer = self.scaler, self.optimizer
+        scaled = loss if scaler is None else scaler.scale(loss)
+        scaled.backward()  # type: ignore[no-untyped-call]
+        if self.train.clip_norm > 0:
+            if scaler is not None:
+                scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(self.classifier.parameters(), self.train.clip_norm)
+        if scaler is None:
+            optimizer.step()
+        else:
+            scaler.step(optimizer)
+            scaler.update()
 
     def _adjusted(self, logits: Tensor) -> Tensor:
         """The student's logits as the labels and teachers of the training split judge them."""
@@ -143,7 +176,8 @@ class Trainer:
         if self.device.type != "cuda":
             yield from ((some, torch.from_numpy(images.pixels(some[0]))) for some in order)
             return
-        with ThreadPoolExecutor(1) as pool:
+        # A thread begins on the first GPU, whichever this process is to use.
+        with ThreadPoolExecutor(1, "pin", torch.cuda.set_device, (self.device,)) as pool:
             ahead: tuple[Picked, Future[Tensor]] | None = None
             for some in order:
                 reading = pool.submit(
@@ -184,18 +218,14 @@ class Trainer:
         smoothing, soft = self.train.label_smoothing, self.train.mixup > 0
         return self.objective.targets(known, num_classes, smoothing, soft), weights
 
-    def state(self, epoch: int, best: float, waited: int) -> dict[str, Any]:
-        """All that a resume after `epoch` needs; tensors and plain values only."""
-        scaler = self.accelerator.scaler
+    def state(self) -> dict[str, Any]:
+        """All of it that a resume needs; tensors and plain values only."""
         return {
-            "epoch": epoch,
-            "best": best,
-            "waited": waited,
             "network": self.classifier.network.state_dict(),
             "averaged": None if self.averaged is None else self.averaged.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state(),
-            "scaler": None if scaler is None else scaler.state_dict(),
+            "scaler": None if self.scaler is None else self.scaler.state_dict(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -204,8 +234,8 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.averaged is not None:
             self.averaged.load_state_dict(state["averaged"])
-        if self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
+        if self.scaler is not None:
+            self.scaler.load_state_dict(state["scaler"])
         for key, value in state["schedule"].items():
             setattr(self.schedule, key, value)
 

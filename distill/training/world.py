@@ -1,0 +1,113 @@
+"""The processes that train one model together: which of them this is, and what they agree on.
+
+Plain `torch.distributed`, started by `torchrun` or any launcher that sets its variables. One
+process decides whatever rounding could decide differently elsewhere, and tells the others.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from distill.environment import num_processes
+from distill.errors import UserError
+
+T = TypeVar("T")
+# A process that dies is the launcher's to notice; until then nobody knows how long others work.
+PATIENCE = timedelta(days=7)
+
+
+@dataclass(frozen=True)
+class World:
+    """One process among `size`, and its device.
+
+    Attributes:
+        rank: Number of this process; 0 is the main one, which writes and decides.
+    """
+
+    device: torch.device
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes and decides."""
+        return self.rank == 0
+
+    def wait(self) -> None:
+        """Returns when every process has come here."""
+        self.from_main(None)
+
+    def from_main(self, value: T) -> T:
+        """What the main process has as `value`, on every process."""
+        if self.size == 1:
+            return value
+        box: list[Any] = [value]
+        dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+        return cast(T, box[0])
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean over the processes, of float32 tensors of one shape."""
+        if self.size == 1:
+            return values
+        total = values.detach().clone()
+        dist.all_reduce(total)
+        return total / self.size
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The model, its gradients averaged over the processes; buffers are the main one's."""
+        if self.size == 1:
+            return model
+        ids = [self.device] if self.device.type == "cuda" else None
+        return DistributedDataParallel(model, device_ids=ids)
+
+    @contextmanager
+    def main_first(self) -> Iterator[None]:
+        """The others begin when the main process is done, and find on disk what it left there."""
+        if not self.is_main:
+            self.wait()
+        yield
+        if self.is_main:
+            self.wait()
+
+
+def join(device: torch.device) -> World:
+    """This process among those that `torchrun` started; the only one without it.
+
+    Args:
+        device: A GPU without a number becomes the one of this process's number on its machine.
+
+    Raises:
+        UserError: Several processes are to share one GPU.
+    """
+    if num_processes() == 1:
+        return World(device)
+    if device.type == "cuda":
+        if device.index is not None:
+            what = f"{num_processes()} processes cannot share {device}"
+            raise UserError(what, "--device", "use cuda, and each takes a GPU of its own")
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    elif device.type != "cpu":
+        raise UserError(
+            f"several processes cannot train on {device}", "--device", "use cpu or cuda"
+        )
+    if not dist.is_initialized():
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=PATIENCE)
+    return World(device, dist.get_rank(), dist.get_world_size())
+
+
+def leave() -> None:
+    """Ends what `join` began; the other processes may go on."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
