@@ -182,7 +182,7 @@ class TrainConfig(Options):
         precision: `auto` is bf16 on a GPU that has it, else fp32.
         compile: Train through `torch.compile`: worth its minute of start-up on a GPU.
         validate_every: Epochs between validations; the last epoch is always validated.
-        patience: Epochs without a better validation score after which training stops; 0 is off.
+        patience: Validations without a better score after which training stops; 0 is off.
         select: Validation score that chooses `best`; `auto` is top-1 accuracy or, where images may
             have several labels, mean average precision. Recall is a class's share of images that
             are found: `worst_recall` is that of the worst class.
@@ -308,9 +308,9 @@ class ExportConfig(Options):
         license: Licence of the shipped file, as an SPDX identifier, written into its metadata.
         thresholds: What an answer has to reach, tuned on validation. `f1` and `fpr` are for many
             labels, one threshold each: of the best F1, or of at most `max_fpr` false positives.
-            `accuracy` is for one label: the lowest confidence whose answers are at least
-            `min_accuracy` accurate. `none` is 0.5 for many labels and always an answer for one.
-            `auto`: `f1` for many labels, `none` for one.
+            `accuracy` is for one label: the lowest confidence from which on answers are at least
+            `min_accuracy` accurate, with 95 % confidence. `none` is 0.5 for many labels and always
+            an answer for one. `auto`: `f1` for many labels, `none` for one.
         max_fpr: Largest share of a label's negatives that are given it.
         min_accuracy: Smallest accuracy of the images that are answered, in percent.
         int8_max_drop: Most that an int8 file may lose of the task's main score on validation, in

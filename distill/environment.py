@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = (
-    *("distillate", "torch", "torchvision", "timm", "accelerate", "numpy", "onnx"),
+    *("distillate", "torch", "torchvision", "timm", "numpy", "onnx"),
     *("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "pillow", "KD_Lib"),
 )
 

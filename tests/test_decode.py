@@ -247,3 +247,29 @@ def test_other_arrays_are_refused_with_what_was_got(array: np.ndarray) -> None:
 def test_an_unknown_resize_rule_is_refused() -> None:
     with pytest.raises(ValueError, match="resize"):
         InputSpec(height=4, width=4, resize="longest")
+
+
+def test_a_strip_is_not_scaled_before_it_is_cropped(monkeypatch) -> None:
+    """A picture of 1 x 1,000,000 pixels wanted 49 GB: its shorter side was scaled up first."""
+    scaled = []
+    resize = Image.Image.resize
+    monkeypatch.setattr(
+        Image.Image, "resize", lambda *a, **k: scaled.append(resize(*a, **k)) or scaled[-1]
+    )
+    spec = InputSpec(height=128, width=128, resize="shortest", crop_pct=0.9)
+    for size in ((3, 2900), (2900, 3), (16, 300), (300, 16), (40, 600)):
+        ramp = np.arange(max(size), dtype=np.float32) * 255 / max(size)
+        strip = np.broadcast_to(ramp[None, :, None], (min(size), max(size), 3)).astype(np.uint8)
+        pixels = to_pixels(strip if size[0] > size[1] else strip.swapaxes(0, 1), spec)
+        assert pixels.shape == (128, 128, 3)
+        assert np.abs(pixels.astype(int) - 127).max() <= 8  # the middle of the strip
+    assert max(image.width * image.height for image in scaled) <= 16 * 143**2
+
+
+@pytest.mark.parametrize("resize", ["shortest", "squash"])
+def test_a_thread_of_pixels_is_no_picture(resize: str) -> None:
+    spec = InputSpec(height=8, width=8, resize=resize)
+    for shape in ((1, 1_000_000, 3), (1_000_000, 1, 3), (2, 2001, 3)):
+        with pytest.raises(UnreadableImageError, match="1,000 times the other"):
+            to_pixels(np.zeros(shape, np.uint8), spec)
+    assert to_pixels(np.zeros((2, 2000, 3), np.uint8), spec).shape == (8, 8, 3)

@@ -21,7 +21,7 @@ def test_a_draw_is_a_pure_function() -> None:
 
 def test_another_process_draws_the_same() -> None:
     script = (
-        "import numpy as np; from distill.data.draws import Draws; "
+        "import numpy as np; from distill.data.views.draws import Draws; "
         "print(Draws(7, np.array([3, 5]), 11).normal('noise', 2).tolist())"
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

@@ -549,7 +549,7 @@ def test_thresholds_that_cannot_be_had_refuse_a_file(single, published, tmp_path
     with pytest.raises(UserError):
         gate.publication(published[0])
     layers = Quantiser(single.file, single.pixels, tmp_path).layers
-    assert "90 % accuracy is not reached" in gate.judge(published[0], layers)["refused"]
+    assert "90 % accuracy is not shown" in gate.judge(published[0], layers)["refused"]
 
 
 def test_times_are_of_the_calls_that_nothing_disturbed(monkeypatch):

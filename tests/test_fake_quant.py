@@ -277,6 +277,22 @@ def test_gradients_flow_and_ranges_stay_after_a_while(shipped):
     assert (fresh.ends(), int(fresh.seen)) == (network.ends(), 2)
 
 
+def test_no_step_waits_for_a_gpu(shipped, monkeypatch):
+    """The best range and the count of batches were read back at every step.
+
+    On the meta device reading a number is an error; the count is read once, before. Rounding, which
+    meta has not, is left out.
+    """
+    for name in ("fake_quantize_per_tensor_affine", "fake_quantize_per_channel_affine"):
+        monkeypatch.setattr(torch, name, lambda values, *_: values * 1.0)
+    _, pixels, quantised, source = shipped
+    network = FakeQuantised(quantised, source, 3).train()
+    network(in_unit(pixels[:4]))
+    network.to("meta")
+    for _ in range(3):
+        network(torch.empty(4, 3, *pixels.shape[1:3], device="meta")).sum().backward()
+
+
 def spoil(classifier: Classifier) -> None:
     """Gives each inner layer huge weights on a channel that is always 0.
 

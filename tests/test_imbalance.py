@@ -302,7 +302,7 @@ def test_batches_of_several_labels(multi_data, tmp_path) -> None:
     names = tuple(f"extra{i}" for i in range(6))
     extra = replace(
         multi_data.train,
-        pixels=multi_data.train.pixels[:6],
+        stored=multi_data.train.pixels[:6],
         labels=np.full((6, 3), UNLABELLED),
         names=names,
         digests=names,

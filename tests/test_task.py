@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from distill.config import CacheConfig, ModelConfig, RunConfig, StrategyConfig, TrainConfig
+from distill.data.decode import InputSpec
 from distill.errors import UserError
+from distill.models import Contract
 from distill.training.run_directory import open_run
 from distill.training.selection import SCORES, check_task, chosen_score, validation_row, worth
 
@@ -60,6 +62,17 @@ def test_what_is_for_one_label_per_image_is_refused(changed, where) -> None:
     assert caught.value.where == where
 
 
+def test_a_strategy_that_compares_all_logits_refuses_a_cache_of_some() -> None:
+    """Standardised, the few that were kept and an even rest were other logits altogether."""
+    few = CacheConfig(top_k=2)
+    with pytest.raises(UserError, match="all logits") as caught:
+        check_task(config("logit_standardisation", cache=few), "single")
+    assert caught.value.where == "tiny.cache.top_k"
+    check_task(config("logit_standardisation"), "single")
+    check_task(config("logit_standardisation", cache=CacheConfig(top_k=2, use=False)), "single")
+    check_task(config("vanilla", cache=few), "single")
+
+
 @pytest.mark.parametrize("select", ["auto", *SCORES["single"], "loss"])
 def test_a_runs_main_score_is_that_of_the_kept_epoch(select, tmp_path: Path) -> None:
     """Every score prefers an epoch of its own; `best` of equals is the first."""
@@ -73,7 +86,8 @@ def test_a_runs_main_score_is_that_of_the_kept_epoch(select, tmp_path: Path) -> 
     rows.append({**rows[names.index("loss" if select == "loss" else "macro_f1")], "val/top1": 3.0})
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "config.json").write_text(json.dumps({"run": {"train": {"select": select}}}))
-    (tmp_path / "contract.json").write_text(json.dumps({"task": "single"}))
+    contract = Contract(input_spec=InputSpec(height=8, width=8), input_size=8, names=("a", "b"))
+    (tmp_path / "contract.json").write_text(contract.model_dump_json())
     (tmp_path / "manifest.json").write_text("{}")
     kept = names.index("top1" if select == "auto" else select)
     assert open_run(tmp_path).best_score == (99.0 if kept == 0 else 20.0 + kept)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import distill.data.views.images as images_module
 import distill.teaching.cache as module
 from distill.config import (
     CacheConfig,
@@ -22,6 +23,7 @@ from distill.config import (
     ViewsConfig,
 )
 from distill.data.views.images import Batch, TrainingImages
+from distill.data.views.pixels import make_views
 from distill.errors import RunStopped, UserError
 from distill.models.classifier import build_classifier, frozen
 from distill.progress import Progress
@@ -313,13 +315,61 @@ def other(job: Job, **changes) -> Job:
     return replace(job, **changes)
 
 
+def test_the_same_weights_in_another_network_are_another_teacher(data, tmp_path):
+    """The name hashed weights only: a SqueezeNet whose head changed read its old logits."""
+
+    class Halved(torch.nn.Module):
+        def __init__(self, network):
+            super().__init__()
+            self.inner = network
+
+        def forward(self, x):
+            return self.inner(x).clamp(min=0.0)  # as with a last ReLU
+
+        def state_dict(self, *arguments, **options):
+            return self.inner.state_dict(*arguments, **options)
+
+    job = make_job(data, tmp_path)
+    teacher = opinionated(data, 1)
+    other = replace(job, teachers=[teacher])
+    (before,) = open_caches(other)
+    teacher.network = Halved(teacher.network)
+    (after,) = open_caches(other)
+    assert module.weights_sha256(teacher) == before.identity["teacher"]["weights_sha256"]
+    assert after.folder != before.folder
+    changed = {key for key in before.identity if before.identity[key] != after.identity[key]}
+    assert changed == {"teacher"}
+
+
+def test_other_code_of_the_views_makes_another_cache(data, tmp_path, monkeypatch):
+    job = make_job(data, tmp_path)
+    (before,) = open_caches(job)
+    blurry = lambda *arguments: 0.9 * make_views(*arguments)  # noqa: E731
+    monkeypatch.setattr(images_module, "make_views", blurry)
+    (after,) = open_caches(job)
+    assert after.folder != before.folder
+
+
+def test_layout_and_threads_do_not_change_the_name(data, tmp_path):
+    teacher = opinionated(data, 1)
+    job = replace(make_job(data, tmp_path), teachers=[teacher])
+    (before,) = open_caches(job)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1 if threads > 1 else 2)
+    try:
+        (after,) = open_caches(replace(job, teachers=[frozen(teacher, CPU)]))
+    finally:
+        torch.set_num_threads(threads)
+    assert after.folder == before.folder
+
+
 @pytest.mark.parametrize("what", ["views", "seed", "weights", "images", "normalisation", "top_k"])
 def test_whatever_logits_depend_on_makes_another_cache(data, tmp_path, what):
     job = make_job(data, tmp_path)
     train = data.train
     fewer = replace(
         train,
-        pixels=train.pixels[::-1],
+        stored=train.pixels[::-1],
         labels=train.labels[::-1],
         names=train.names[::-1],
         digests=train.digests[::-1],

@@ -15,6 +15,8 @@ from distill.scoring.thresholds import (
     at_false_positive_rate,
     coverage_curve,
     cuts,
+    images_needed,
+    lower_bound,
     threshold_curve,
     tune,
     tune_f1,
@@ -142,9 +144,43 @@ def test_accuracy_by_hand() -> None:
     assert curve.coverage == pytest.approx([100, 80, 60, 40, 20, 0])
     assert curve.accuracy[:5] == pytest.approx([60, 75, 200 / 3, 100, 100])
     assert np.isnan(curve.accuracy[5])
-    # At least 60 %: everything, so no threshold; 70 %: without the last; 80 %: the first two.
-    for wanted, threshold in ((60.0, 0.0), (70.0, 0.5), (75.0, 0.5), (80.0, 0.75), (100.0, 0.75)):
-        assert at_accuracy(probs, labels, wanted) == pytest.approx(threshold)
+    # Two right of two are at least sqrt(0.05) = 22.36 % with 95 % confidence, one of one 5 %.
+    assert curve.at_least[3:] == pytest.approx([100 * 0.05**0.5, 5.0, 0.0])
+    # 3 of 5: p where at least 3 of 5 are right in 5 % of all cases, 18.93 %; 3 of 4: 24.86 %.
+    assert curve.at_least[:2] == pytest.approx([18.926, 24.860], abs=1e-3)
+    for wanted, threshold in ((18.0, 0.0), (24.0, 0.5), (24.9, None)):
+        if threshold is None:
+            with pytest.raises(UserError, match="is not shown"):
+                at_accuracy(probs, labels, wanted)
+        else:
+            assert at_accuracy(probs, labels, wanted) == pytest.approx(threshold)
+
+
+@pytest.mark.parametrize(("count", "shown"), [(298, False), (299, True)])
+def test_few_images_do_not_show_much(count: int, shown: bool) -> None:
+    """One answer, and that right, was "at least 99 % right": the first cut that reached it.
+
+    0.99 ** 299 = 0.0495, so that 299 right answers are unlikely with less than 99 %.
+    """
+    probs = np.column_stack([np.linspace(0.6, 0.9, count), np.linspace(0.4, 0.1, count)])
+    labels = np.zeros(count, dtype=np.int64)
+    assert images_needed(99.0) == 299
+    if shown:
+        assert at_accuracy(probs, labels, 99.0) == 0.0
+    else:
+        with pytest.raises(UserError, match="299 right at least"):
+            at_accuracy(probs, labels, 99.0)
+
+
+def test_the_bound_is_that_of_exact_binomials() -> None:
+    from scipy.stats import binomtest
+
+    right, answers = np.array([0, 1, 7, 50, 99, 100]), np.array([3, 1, 9, 60, 100, 100])
+    exact = [
+        100 * binomtest(int(k), int(n), alternative="greater").proportion_ci(0.95).low
+        for k, n in zip(right, answers, strict=True)
+    ]
+    assert lower_bound(right, answers) == pytest.approx(exact)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -156,27 +192,29 @@ def test_the_lowest_confidence_that_is_accurate_enough(seed: int) -> None:
         for t in every_threshold(confidence)
         if (confidence >= t).any()
     ]
-    best = max(found["accuracy"] for _, found in reached)
+    counts = [int((confidence >= t).sum()) for t, _ in reached]
+    right = [int((correct & (confidence >= t)).sum()) for t, _ in reached]
+    bounds = lower_bound(np.array(right), np.array(counts))
     before = 0.0
-    for wanted in np.linspace(50.0, best, 12):
+    for wanted in np.linspace(20.0, bounds.max(), 12):
         threshold = at_accuracy(probs, labels, float(wanted))
         assert threshold >= before  # wanting more never answers more
         before = threshold
-        lowest = min(t for t, found in reached if found["accuracy"] >= wanted)
+        lowest = min(t for (t, _), bound in zip(reached, bounds, strict=True) if bound >= wanted)
         chosen = confidence >= np.float32(threshold)
         assert np.array_equal(chosen, confidence >= lowest)
         assert answered(chosen, correct)["accuracy"] >= wanted
 
 
-def test_an_accuracy_that_is_not_reached_names_the_best_there_is() -> None:
-    # The two most confident, both of 0.9, are right and wrong and cannot be parted: 50 %; all
-    # four: 3 of 4.
+def test_an_accuracy_that_is_not_shown_names_the_best_there_is() -> None:
+    # The two most confident, both of 0.9, are right and wrong and cannot be parted: 2.53 % at
+    # least; all four, of which three are right, 24.86 %.
     probs = np.array([[0.9, 0.1], [0.9, 0.1], [0.7, 0.3], [0.6, 0.4]])
     labels = np.array([0, 1, 0, 0])
-    with pytest.raises(UserError, match=r"75\.00 %, answering 100\.00 %") as caught:
+    with pytest.raises(UserError, match=r"75\.00 % of 4 answers \(100\.00 % .* 24\.86 %") as caught:
         at_accuracy(probs, labels, 90.0)
     assert caught.value.where == "export.min_accuracy"
-    assert at_accuracy(probs, labels, 75.0) == 0.0
+    assert at_accuracy(probs, labels, 24.0) == 0.0
 
 
 @pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
@@ -185,8 +223,8 @@ def test_one_image_is_enough(p: float) -> None:
     assert p >= np.float32(tune_f1(column(p), there)[0])
     assert p < at_false_positive_rate(column(p), gone, 0.5)[0]
     probs = np.array([[1.0, 0.0]])
-    assert at_accuracy(probs, np.array([0]), 100.0) == 0.0
-    with pytest.raises(UserError, match=r"best is 0\.00 %"):
+    assert at_accuracy(probs, np.array([0]), 5.0) == 0.0
+    with pytest.raises(UserError, match=r"0\.00 % of 1 answers"):
         at_accuracy(probs, np.array([1]), 1.0)
 
 
@@ -218,13 +256,13 @@ def test_rules_of_the_tasks() -> None:
     probs, classes = random_classes(0)
     assert tune(probs, classes, tuple("abc"), ExportConfig()).thresholds == {}
     assert tune(probs, classes, tuple("abc"), ExportConfig()).array() is None
-    wanted = ExportConfig(thresholds="accuracy", min_accuracy=85.0)
+    wanted = ExportConfig(thresholds="accuracy", min_accuracy=55.0)
     tuned = tune(probs, classes, tuple("abc"), wanted)
     assert set(tuned.thresholds) == {"a", "b", "c"}
     assert len(set(tuned.thresholds.values())) == 1
     chosen = probs.max(axis=1).astype(np.float32) >= np.float32(tuned.record["threshold"])
     found = answered(chosen, probs.argmax(axis=1) == classes)
-    assert found["accuracy"] >= 85.0
+    assert found["accuracy"] >= 55.0
     assert {key: tuned.record[key] for key in found} == pytest.approx(found)
 
 

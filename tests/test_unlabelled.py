@@ -11,8 +11,9 @@ from PIL import Image
 
 from distill.config import DataConfig, ModelConfig, RunConfig, StrategyConfig, TrainConfig
 from distill.config import ViewsConfig as Views
+from distill.data.audit.listing import list_data
 from distill.data.prepare import prepare_data
-from distill.data.sources import open_unlabelled
+from distill.data.sources import open_source, open_unlabelled
 from distill.data.unlabelled import prepare_unlabelled
 from distill.data.views.images import UNLABELLED
 from distill.errors import UserError
@@ -43,9 +44,10 @@ def picture(file: Path, seed: int) -> None:
     Image.fromarray(pixels).save(file, format="JPEG")
 
 
-def prepare(folder: Path, labelled, tmp_path: Path):
-    options = (SMALL, Views(), tmp_path / "cache", 1, QUIET)
-    return prepare_unlabelled(str(folder), labelled, *options)
+def prepare(folder: Path, labelled, tmp_path: Path, config: DataConfig = SMALL):
+    source, cache = open_source(labelled.location, config.task), tmp_path / "cache"
+    listing = list_data(source, config, 0, cache, 1, QUIET)
+    return prepare_unlabelled(str(folder), listing, config, Views(), cache, 1, QUIET)
 
 
 @pytest.fixture
@@ -68,15 +70,44 @@ def test_any_folder_will_do_and_copies_are_left_out(extra, labelled, tmp_path):
     assert set(split.labels.tolist()) == {UNLABELLED}
 
 
-def test_rows_are_those_of_their_names(extra, labelled, tmp_path):
-    """The store holds the copies too, so a row is not where its number says."""
+def test_pixels_are_those_of_their_names(extra, labelled, tmp_path):
     split, _ = prepare(extra, labelled, tmp_path)
-    assert split.pixels.shape[0] == 8
-    for row, name in enumerate(split.names):
-        image = Image.open(extra / name)
-        size = split.pixels.shape[1:3]
-        expected = np.asarray(image.resize(size[::-1], Image.Resampling.BILINEAR))
-        assert np.array_equal(split.take(np.array([row]))[0], expected)
+    for pixels, name in zip(split.pixels, split.names, strict=True):
+        image = Image.open(extra / name).resize(pixels.shape[1::-1], Image.Resampling.BILINEAR)
+        assert np.array_equal(pixels, np.asarray(image))
+
+
+def scene(seed: int) -> Image.Image:
+    """A picture with something to recognise: soft patches of colour, 96 x 72."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((96, 72), Image.Resampling.BICUBIC)
+
+
+def test_copies_that_are_not_the_same_file_are_left_out(tmp_path):
+    """Only equal bytes were: a resaved, smaller or mirrored test image taught the student."""
+    for number in range(24):
+        file = tmp_path / "images" / ("cat", "dog")[number % 2] / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        scene(number).save(file)
+    labelled = prepare_data(
+        str(tmp_path / "images"), SMALL, Views(), 0, tmp_path / "cache", 1, QUIET
+    )
+    more = tmp_path / "more"
+    more.mkdir()
+    changes = {
+        "resaved": lambda image: image,
+        "smaller": lambda image: image.resize((48, 36)),
+        "mirrored": lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+    }
+    for split in ("train", "val", "test"):
+        original = Image.open(tmp_path / "images" / labelled.splits[split].names[0])
+        for name, change in changes.items():
+            change(original).save(more / f"{split} {name}.jpg", quality=80)
+    for number in range(3):
+        scene(100 + number).save(more / f"new {number}.jpg")
+    split, described = prepare(more, labelled, tmp_path)
+    assert sorted(split.names) == [f"new {number}.jpg" for number in range(3)]
+    assert described["left_out"] == {"test": 3, "val": 3, "train": 3}
 
 
 def test_labels_of_a_labelled_source_are_not_looked_at(extra):
@@ -183,7 +214,7 @@ def test_the_unlabelled_images_are_among_what_a_run_depends_on(extra, labelled, 
 def test_among_images_of_several_labels(extra, image_folder, tmp_path):
     config = DataConfig(size=16, task="multi")
     several = prepare_data(str(image_folder), config, Views(), 0, tmp_path / "cache", 1, QUIET)
-    split, _ = prepare(extra, several, tmp_path)
+    split, _ = prepare(extra, several, tmp_path, config)
     assert split.labels.tolist() == [[-1, -1]] * 5
     trainer = trainer_of(several, split, tmp_path)
     known = len(several.train.labels)

@@ -51,7 +51,7 @@ app = typer.Typer(
 
 INTERRUPTED = 130
 TRAINING_PACKAGES = (
-    *("torch", "torchvision", "timm", "accelerate", "onnx", "onnxscript", "sklearn"),
+    *("torch", "torchvision", "timm", "onnx", "onnxscript", "sklearn"),
     *("safetensors", "matplotlib", "pyarrow"),
 )
 # What a path of the user's may be to the system; nothing of ours can mend it.

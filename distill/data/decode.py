@@ -20,6 +20,9 @@ Pixels = NDArray[np.uint8]
 _ENDINGS = "jpg jpeg jpe jfif png bmp gif webp tif tiff ppm pgm pbm pnm tga avif"
 EXTENSIONS = frozenset(f".{ending}" for ending in _ENDINGS.split())
 MAX_PIXELS = 178_956_970  # where Pillow, too, speaks of a decompression bomb
+MAX_ASPECT = 1000  # of one side to the other: nothing is to be seen on a longer strip
+STRIP = 16  # from this aspect on, only what is left after the crop is scaled
+DECODING_VERSION = 1  # of what pixels come out; a change of it makes decoded stores and caches anew
 
 
 class InputSpec(BaseModel):
@@ -51,7 +54,8 @@ def read_image(source: str | Path | bytes | Image.Image) -> Image.Image:
     8; transparency is dropped, as Pillow's own `convert("RGB")` does.
 
     Raises:
-        UnreadableImageError: Not an image, cut short, or of more than 179 million pixels.
+        UnreadableImageError: Not an image, cut short, of more than 179 million pixels, or with one
+            side more than 1,000 times the other.
     """
     try:
         if isinstance(source, Image.Image):
@@ -60,6 +64,9 @@ def read_image(source: str | Path | bytes | Image.Image) -> Image.Image:
             image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
         if image.width * image.height > MAX_PIXELS:
             raise UnreadableImageError(f"{image.width} x {image.height} pixels, too many")
+        if max(image.size) > MAX_ASPECT * min(image.size):
+            what = f"one side more than {MAX_ASPECT:,} times the other"
+            raise UnreadableImageError(f"{image.width} x {image.height} pixels, {what}")
         image.load()
         return _to_rgb(ImageOps.exif_transpose(image))
     except UnreadableImageError:
@@ -79,16 +86,25 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def resize_image(image: Image.Image, spec: InputSpec) -> Pixels:
-    """An RGB picture by the rule of `spec`, uint8 `(height, width, 3)`."""
+    """An RGB picture by the rule of `spec`, uint8 `(height, width, 3)`.
+
+    Of a strip, whose scaled picture would be many times the model's input, the crop alone is
+    scaled: the same but for rounding, up to two levels with bilinear interpolation.
+    """
     filter_ = Image.Resampling[spec.interpolation.upper()]
     if spec.resize == "squash":
         return np.asarray(image.resize((spec.width, spec.height), filter_))
     side = round(spec.height / spec.crop_pct)
     ratio = side / min(image.size)
-    width, height = (max(spec.width, round(image.width * ratio)), round(image.height * ratio))
-    image = image.resize((width, max(spec.height, height)), filter_)
-    left, top = (image.width - spec.width) // 2, (image.height - spec.height) // 2
-    return np.asarray(image.crop((left, top, left + spec.width, top + spec.height)))
+    width = max(spec.width, round(image.width * ratio))
+    height = max(spec.height, round(image.height * ratio))
+    left, top = (width - spec.width) // 2, (height - spec.height) // 2
+    box = (left, top, left + spec.width, top + spec.height)
+    if max(width, height) > STRIP * side:
+        across, down = image.width / width, image.height / height
+        part = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
+        return np.asarray(image.resize((spec.width, spec.height), filter_, box=part))
+    return np.asarray(image.resize((width, height), filter_).crop(box))
 
 
 def to_pixels(source: Any, spec: InputSpec) -> Pixels:

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from distill.config import DataConfig, ViewsConfig
+from distill.data.audit.duplicates import copy_groups
+from distill.data.audit.fingerprints import Fingerprints, joined, take_fingerprints
+from distill.data.audit.listing import Listing
 from distill.data.audit.splits import limit_per_class
-from distill.data.prepare import ImageData, decode, stored_spec
-from distill.data.sources import open_unlabelled
-from distill.data.store import Split, subset
+from distill.data.prepare import decode, stored_spec
+from distill.data.sources import Item, Source, open_unlabelled
+from distill.data.store import Split
 from distill.errors import UserError
 from distill.progress import Progress
 
 SMOKE_IMAGES = 24
+EACH_OTHER = "each other"
+COPIES_OF = ("test", "val", "train", EACH_OTHER)  # the worst first
 
 
 def prepare_unlabelled(
     location: str,
-    known: ImageData,
+    listing: Listing,
     data: DataConfig,
     views: ViewsConfig,
     cache: Path,
@@ -31,8 +36,12 @@ def prepare_unlabelled(
 ) -> tuple[Split, dict[str, Any]]:
     """Decodes unlabelled images to the size of the training images.
 
-    Files whose content is also in the labelled data are left out: in `train` they are there
-    already, and of `val` and `test` a student must not know anything, not even a teacher's opinion.
+    Copies of labelled images are left out, equal or not, as `check` finds them: in `train` they are
+    there already, and of `val` and `test` a student must not know anything, not even a teacher's
+    opinion. Of each other, equal files are left out.
+
+    Args:
+        listing: The labelled images.
 
     Returns:
         The images, labelled -1, and what is to be said of them in `data.json`.
@@ -40,28 +49,60 @@ def prepare_unlabelled(
     Raises:
         UserError: Nothing there, or nothing left.
     """
-    source = replace(open_unlabelled(location), classes=known.classes, task=known.task)
+    source = replace(open_unlabelled(location), classes=listing.classes, task=listing.source.task)
     items = limit_per_class(source.items, SMOKE_IMAGES) if smoke else list(source.items)
+    known = listing.prints or _look(listing.source, listing.items, cache, workers, progress)
+    prints = _look(source, items, cache, workers, progress)
+    of = copies_of(known, listing.splits, prints)
+    fresh = [i for i, item in zip(items, of, strict=True) if item is None]
+    new = [item for item in fresh if item.name not in prints.unreadable]
+    counts = Counter(split for split in of if split)
+    left_out = {split: counts[split] for split in COPIES_OF if counts[split]}
+    parts = ", ".join(f"{count:,} of {split}" for split, count in left_out.items())
+    progress.say(
+        f"{len(new):,} unlabelled images, {sum(counts.values()):,} left out as copies"
+        + (f": {parts}" if parts else "")
+    )
+    if not new:
+        what = f"none of its {len(items)} images is new: {len(prints.unreadable)} cannot be read"
+        raise UserError(f"{what}, the rest is in the labelled data", location, "see --unlabelled")
     specs = dict.fromkeys(("train", "val", "test"), stored_spec(data, views))
-    store = decode(source, items, ["train"] * len(items), specs, cache, workers, progress)
-    found = store.splits["train"]
-    taken = {digest for split in known.splits.values() for digest in split.digests}
-    rows = []
-    for row, digest in enumerate(found.digests):
-        if digest not in taken:
-            taken.add(digest)
-            rows.append(row)
+    store = decode(source, new, ["train"] * len(new), specs, cache, workers, progress)
+    split = store.splits["train"]
     described = {
         "location": source.location,
-        "count": len(rows),
-        "left_out_as_known": len(found.digests) - len(rows),
-        "unreadable": store.unreadable,
+        "count": len(split.names),
+        "left_out_as_known": sum(counts.values()),
+        "left_out": left_out,
+        "unreadable": {**prints.unreadable, **store.unreadable},
     }
-    progress.say(
-        f"{len(rows):,} unlabelled images, {described['left_out_as_known']} left out, as "
-        "they are copies of each other or of labelled ones"
-    )
-    if not rows:
-        what = f"none of its {len(items)} images is new: {len(store.unreadable)} cannot be read"
-        raise UserError(f"{what}, the rest is in the labelled data", location, "see --unlabelled")
-    return subset(found, np.asarray(rows, dtype=np.int64)), described
+    return split, described
+
+
+def _look(
+    source: Source, items: Sequence[Item], cache: Path, workers: int, progress: Progress
+) -> Fingerprints:
+    with progress.task(f"look at {len(items):,} images", len(items), "images") as task:
+        return take_fingerprints(source, items, cache, workers, task.advance)
+
+
+def copies_of(known: Fingerprints, splits: Sequence[str], prints: Fingerprints) -> list[str | None]:
+    """What each of the images is a copy of: a split, `each other`, or None for nothing.
+
+    Copies of copies count. An image that shows the same as another unlabelled one, but is not the
+    same file, is no copy.
+
+    Args:
+        known: The labelled images, which are in these `splits`.
+    """
+    groups = copy_groups(joined(known, prints))
+    worst: dict[str, str] = {}
+    for group, split in zip(groups, splits, strict=False):
+        worst[group] = min(worst.get(group, split), split, key=COPIES_OF.index)
+    found: list[str | None] = []
+    seen: set[str] = set()
+    for group, digest in zip(groups[len(splits) :], prints.sha256, strict=True):
+        again = EACH_OTHER if digest and digest in seen else None
+        found.append(worst.get(group, again))
+        seen.add(digest)
+    return found

@@ -6,7 +6,7 @@ numpy and onnx only, so that a target that starts from the fp32 file needs no to
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,11 @@ def describe(model: onnx.ModelProto, metadata: dict[str, Any]) -> None:
     model.producer_name = "distillate"
     values = {key: json.dumps(value, ensure_ascii=False) for key, value in metadata.items()}
     onnx.helper.set_model_props(model, values)
+
+
+def write_labels(names: Sequence[str], file: Path) -> None:
+    """A line per class, so that its number is that of the output; no name ends its line early."""
+    file.write_text("".join(" ".join(name.splitlines()) + "\n" for name in names), "utf-8")
 
 
 def probs_of_file(file: Path, pixels: Pixels) -> Probs:

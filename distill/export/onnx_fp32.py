@@ -21,7 +21,7 @@ from distill.errors import RunStopped
 from distill.export import Record
 from distill.export import Target as Base
 from distill.export.golden import write_golden
-from distill.export.onnx_file import clean, describe, probs_of_file
+from distill.export.onnx_file import clean, describe, probs_of_file, write_labels
 from distill.export.parity import FLOAT32, Parity, answer_rule, compare_probs
 from distill.export.shipped_graph import ShippedGraph
 from distill.files import atomic
@@ -46,7 +46,7 @@ class Target(Base):
         path, pixels = shipment.config.path, data.test.pixels
         found = export_onnx(shipment.classifier, file, shipment.metadata, pixels, path)
         write_golden(file, folder / "golden.npz")
-        (folder / "labels.txt").write_text("\n".join(data.classes) + "\n", "utf-8")
+        write_labels(data.classes, folder / "labels.txt")
         row = shipment.judge(probs_of_file(file, data.val.pixels), shipment.val_probs)
         parity = found["tried"][-1]
         shipment.say(

@@ -17,7 +17,7 @@ from distill.config import Count, Name
 from distill.errors import UserError
 from distill.export import Record
 from distill.export import Target as Base
-from distill.export.onnx_file import probs_of_file
+from distill.export.onnx_file import probs_of_file, write_labels
 from distill.runtime.predict import open_session
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Target(Base):
         top = folder / "triton" / self.model
         (top / "1").mkdir(parents=True)
         shutil.copyfile(source, top / "1" / "model.onnx")
-        (top / LABELS).write_text("\n".join(shipment.data.classes) + "\n", "utf-8")
+        write_labels(shipment.data.classes, top / LABELS)
         (top / "config.pbtxt").write_text(self.describe(source), "utf-8")
         row = shipment.judge(probs_of_file(top / "1" / "model.onnx", shipment.data.val.pixels))
         shipment.say(f"triton/{self.model}: {source.name}, batches of up to {self.max_batch_size}")

@@ -80,7 +80,7 @@ class Experiment:
             return None
         recipe, cache = self.recipe, self.cache
         options = (recipe.data, recipe.views, cache, self.workers, self.progress, self.smoke)
-        return prepare_unlabelled(self.unlabelled, self.data, *options)
+        return prepare_unlabelled(self.unlabelled, self.listing, *options)
 
     @property
     def cache(self) -> Path:

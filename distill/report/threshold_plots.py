@@ -136,8 +136,12 @@ def _coverage_panels(
     wanted, chosen, accuracy = record["min_accuracy"], record["threshold"], record["accuracy"]
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9.6, 4.2), layout="constrained")
     left.plot(curve.coverage, curve.accuracy, marker=".", markersize=3, **LINES["f1"])
+    sure = f"at least, {record['confidence']:g} % confident"
+    left.plot(curve.coverage, curve.at_least, label=sure, **{**LINES["f1"], "linestyle": ":"})
     left.axhline(wanted, label=f"wanted: {wanted:g} %", **WANTED)
-    text = f"{accuracy:.2f} % right,\nanswering {record['coverage']:.1f} %"
+    text = (
+        f"{accuracy:.2f} % of {record['answered']:,} right,\nanswering {record['coverage']:.1f} %"
+    )
     mark = {"color": LINES["recall"]["color"], "markeredgecolor": "white", "markersize": 10}
     left.plot(record["coverage"], accuracy, "o", linestyle="none", label=text, **mark)
     lowest = min(wanted, np.nanmin(curve.accuracy))

@@ -6,6 +6,7 @@ runtime does not tip the images that it was tuned on.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from distill.scoring.metrics_multi import THRESHOLD
 
 Floats = NDArray[np.floating[Any]]
 Flags = NDArray[np.bool_]
+CONFIDENCE = 95.0  # percent, one-sided, that answers are as accurate as a threshold promises
 ABOVE_ALL = np.nextafter(np.float32(1.0), np.float32(2.0))  # what no probability reaches
 
 
@@ -42,13 +44,18 @@ class Coverage:
 
     Attributes:
         thresholds: Ascending, from 0.
-        coverage: Share of images that are answered, in percent.
+        answered: Images that are answered.
+        coverage: Their share of all, in percent.
         accuracy: Share of right ones among them, in percent; NaN where nothing is answered.
+        at_least: What that share is of images like these with `CONFIDENCE`: the lower bound of
+            Clopper & Pearson, 1934, doi:10.1093/biomet/26.4.404, in percent.
     """
 
     thresholds: Floats
+    answered: NDArray[np.int64]
     coverage: Floats
     accuracy: Floats
+    at_least: Floats
 
 
 @dataclass(frozen=True)
@@ -93,9 +100,12 @@ def tune(
     record = {
         "rule": rule,
         "min_accuracy": config.min_accuracy,
+        "confidence": CONFIDENCE,
         "threshold": chosen,
+        "answered": int(curve.answered[at]),
         "coverage": float(curve.coverage[at]),
         "accuracy": float(curve.accuracy[at]),
+        "accuracy_at_least": float(curve.at_least[at]),
     }
     return Tuned(rule, dict.fromkeys(names, chosen), record)
 
@@ -134,7 +144,10 @@ def at_false_positive_rate(
 
 
 def at_accuracy(probs: Floats, labels: NDArray[np.int64], min_accuracy: float) -> float:
-    """The lowest confidence whose answered images are at least this accurate.
+    """The lowest confidence from which on answers are at least this accurate, and be it by chance.
+
+    That the images which were answered are that accurate is not enough: of few, all may be right.
+    The lower bound of what their number tells has to reach it.
 
     Args:
         labels: `(n,)`.
@@ -144,15 +157,39 @@ def at_accuracy(probs: Floats, labels: NDArray[np.int64], min_accuracy: float) -
         UserError: No threshold gets there; names the best that is reached, and its coverage.
     """
     curve = coverage_curve(probs, labels)
-    accuracy = np.nan_to_num(curve.accuracy, nan=-1.0)
-    if accuracy.max() < min_accuracy:
-        best = int(np.argmax(accuracy))  # the one of the largest coverage
+    if curve.at_least.max() < min_accuracy:
+        best = int(np.argmax(curve.at_least))  # the one of the largest coverage
         what = (
-            f"{min_accuracy:g} % accuracy is not reached on validation: the best is "
-            f"{accuracy[best]:.2f} %, answering {curve.coverage[best]:.2f} % of the images"
+            f"{min_accuracy:g} % accuracy is not shown on validation: {curve.accuracy[best]:.2f} % "
+            f"of {curve.answered[best]:,} answers ({curve.coverage[best]:.2f} % of the images) are "
+            f"right, which makes at least {curve.at_least[best]:.2f} % likely"
         )
-        raise UserError(what, "export.min_accuracy", "lower it, or train a better student")
-    return float(curve.thresholds[np.argmax(accuracy >= min_accuracy)])
+        needed = images_needed(min_accuracy)
+        hint = f"lower it, train a better student, or validate on more: {needed:,} right at least"
+        raise UserError(what, "export.min_accuracy", hint)
+    return float(curve.thresholds[np.argmax(curve.at_least >= min_accuracy)])
+
+
+def images_needed(min_accuracy: float) -> int:
+    """Answers that have to be right, none of them wrong, to show this accuracy in percent."""
+    if min_accuracy <= 0:
+        return 1
+    if min_accuracy >= 100:
+        raise UserError("nothing shows 100 %", "export.min_accuracy", "take less, such as 99")
+    return math.ceil(math.log(1 - CONFIDENCE / 100) / math.log(min_accuracy / 100))
+
+
+def lower_bound(right: NDArray[np.int64], answered: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Lower bound of a share, in percent, of which `right` of `answered` were seen; 0 of nothing.
+
+    One-sided, with `CONFIDENCE`: Clopper & Pearson, 1934, doi:10.1093/biomet/26.4.404.
+    """
+    from scipy.stats import beta
+
+    some = np.maximum(right, 1)
+    found = 100.0 * beta.ppf(1.0 - CONFIDENCE / 100.0, some, answered - right + 1)
+    result: NDArray[np.float64] = np.where(right > 0, found, 0.0)
+    return result
 
 
 def threshold_curve(scores: Floats, truth: Flags) -> Curve:
@@ -176,7 +213,8 @@ def coverage_curve(probs: Floats, labels: NDArray[np.int64]) -> Coverage:
     thresholds[0] = 0.0
     total = _reaching(thresholds, confidence)
     right = _reaching(thresholds, confidence[correct])
-    return Coverage(thresholds, _percent(total, len(labels)), _percent(right, total))
+    shares = _percent(total, len(labels)), _percent(right, total)
+    return Coverage(thresholds, total, *shares, lower_bound(right, total))
 
 
 def cuts(scores: Floats) -> NDArray[np.float32]:

@@ -8,6 +8,7 @@ A shard that is not whole does not count; `teacher_cache_build` writes them.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
@@ -27,7 +28,7 @@ from distill.errors import RunStopped, UserError
 from distill.files import differing_keys, read_json
 from distill.models.classifier import Classifier
 
-FORMAT = 1
+FORMAT = 2
 MAX_OPEN = 256  # shards that a reader keeps open; each costs a file descriptor
 SHARD_ROWS = 4096  # the most work that a kill can lose: seconds for a small teacher
 MAX_LOGIT = 6e4  # float16 ends at 65,504
@@ -144,6 +145,7 @@ def open_cache(
         "top_k": top_k,
         "teacher": {
             "weights_sha256": weights_sha256(teacher),
+            "answers": answers(teacher, images),
             "input_size": teacher.contract.input_size,
             "mean": list(teacher.contract.mean),
             "std": list(teacher.contract.std),
@@ -176,6 +178,36 @@ def weights_sha256(teacher: Classifier) -> str:
         digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+PROBES = 4  # images that a teacher is asked about to know it by
+DIRECTIONS = 4  # of its answers, each a number in the cache's name
+GRAIN = 0.01  # in standard deviations of its answers; kernels differ by less than 0.0001
+
+
+@torch.no_grad()
+def answers(teacher: Classifier, images: TrainingImages) -> list[float]:
+    """What a teacher says of a few fixed views, in short.
+
+    Weights do not tell what is done with them: another forward pass, or other code of the views,
+    gives other answers. They are asked for on the CPU and rounded coarsely, so that threads and
+    machines agree on them but once in a thousand times, when a cache is made again.
+    """
+    model = copy.deepcopy(teacher).cpu().to(memory_format=torch.contiguous_format).eval()
+    stored = images.splits[0].stored.shape[1:3]
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (PROBES, 4, 4, 3), dtype=np.uint8)
+    rows, columns = (np.arange(side) * 4 // side for side in stored)
+    pixels = coarse[:, rows][:, :, columns]
+    seen = images.probe(pixels)
+    logits = model(seen).logits.double().numpy().ravel()
+    if not np.isfinite(logits).all():
+        return []  # building will say so
+    spread = max(float(logits.std()), 1e-12)
+    directions = rng.standard_normal((DIRECTIONS, logits.size)) / np.sqrt(logits.size)
+    found = directions @ ((logits - logits.mean()) / spread)
+    summary = [float(logits.mean() / spread), float(np.log10(spread)), *found.tolist()]
+    return [round(round(value / GRAIN) * GRAIN, 4) + 0.0 for value in summary]
 
 
 def complete_views(cache: TeacherCache) -> list[int]:

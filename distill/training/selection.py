@@ -29,6 +29,9 @@ def check_task(config: RunConfig, task: Task) -> None:
         raise UserError(what, f"{config.name}.strategy.name", "use vanilla")
     chosen_score(config.train.select, task, f"{config.name}.train.select")
     check_top_k(config.cache.top_k, task)
+    if config.cache.use and config.cache.top_k and make_strategy(config.strategy).needs_all_logits:
+        what = f"{strategy} compares all logits, got {config.cache.top_k}"
+        raise UserError(what, f"{config.name}.cache.top_k", "leave it at 0, which keeps all")
 
 
 def chosen_score(select: str, task: Task, where: str = "train.select") -> str:

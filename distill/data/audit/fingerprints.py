@@ -115,6 +115,21 @@ def take_fingerprints(
     return prints
 
 
+def joined(one: Fingerprints, other: Fingerprints) -> Fingerprints:
+    """Both, one behind the other; names of the second begin with a byte that no name has."""
+    columns: dict[str, Any] = {}
+    for field in fields(Fingerprints):
+        first, second = getattr(one, field.name), getattr(other, field.name)
+        if field.name == "names":
+            columns[field.name] = (*first, *(f"\0{name}" for name in second))
+        elif field.name == "unreadable":
+            columns[field.name] = {**first, **{f"\0{name}": why for name, why in second.items()}}
+        else:
+            is_array = isinstance(first, np.ndarray)
+            columns[field.name] = np.concatenate([first, second]) if is_array else (*first, *second)
+    return Fingerprints(**columns)
+
+
 def perceptual_hash(grey: Image.Image) -> tuple[int, int]:
     """pHash of a grey picture and of its mirror image, 64 bits each.
 

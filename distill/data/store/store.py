@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distill.data.decode import InputSpec, Pixels
+from distill.data.decode import DECODING_VERSION, InputSpec, Pixels
 from distill.data.sources import SPLITS, Item, Source
 from distill.data.store.build import FORMAT, Advance, build_store, npy_header
 from distill.errors import RunStopped
@@ -32,20 +32,25 @@ class Split:
     """The images of one split.
 
     Attributes:
-        pixels: uint8 `(n, height, width, 3)`, memory-mapped; training images carry a margin.
+        stored: uint8 `(m, height, width, 3)`, memory-mapped; training images carry a margin.
         labels: Class indices, int64 `(n,)`; or, where an image may have several labels, int64
             `(n, num_classes)` of 0 and 1. -1 throughout for an image without a label.
         names: Path below the data folder, or name, of each image.
         digests: SHA-256 of each image's file content, or of its pixels where there is no file.
-        rows: Where in `pixels` each image is; None for all of them in order.
+        rows: Where in `stored` each image is; None for all of them in order.
     """
 
     name: str
-    pixels: Pixels
+    stored: Pixels
     labels: np.ndarray[Any, np.dtype[np.int64]]
     names: tuple[str, ...]
     digests: tuple[str, ...] = ()
     rows: NDArray[np.int64] | None = None
+
+    @property
+    def pixels(self) -> Pixels:
+        """The images, uint8 `(n, height, width, 3)`: mapped, or where they are some, copied."""
+        return self.stored if self.rows is None else self.take(np.arange(len(self.rows)))
 
     def take(self, ids: Sequence[int] | NDArray[np.integer[Any]]) -> Pixels:
         """Copies images out of the mapped file, uint8 `(len(ids), height, width, 3)`.
@@ -53,20 +58,20 @@ class Split:
         Raises:
             RunStopped: The file was cut short since it was opened.
         """
-        if is_cut_short(self.pixels):
+        if is_cut_short(self.stored):
             raise RunStopped(
-                f"{getattr(self.pixels, 'filename', self.name)} was cut short while in use: "
+                f"{getattr(self.stored, 'filename', self.name)} was cut short while in use: "
                 "repeat the command, the images are decoded again"
             )
         rows = ids if self.rows is None else self.rows[np.asarray(ids)]
-        return np.asarray(self.pixels).take(rows, axis=0)
+        return np.asarray(self.stored).take(rows, axis=0)
 
 
 def subset(split: Split, rows: NDArray[np.int64]) -> Split:
     """Some images of a split, in the order of `rows`; nothing is copied."""
     return Split(
         name=split.name,
-        pixels=split.pixels,
+        stored=split.stored,
         labels=split.labels[rows],
         names=tuple(split.names[row] for row in rows),
         digests=tuple(split.digests[row] for row in rows),
@@ -144,7 +149,8 @@ def _key(
     source: Source, items: Sequence[Item], splits: Sequence[str], specs: dict[str, InputSpec]
 ) -> str:
     described = {split: spec.model_dump() for split, spec in specs.items()}
-    digest = hashlib.sha256(json.dumps([source.fingerprint, described]).encode())
+    known = [source.fingerprint, described, DECODING_VERSION]
+    digest = hashlib.sha256(json.dumps(known).encode())
     for item, split in zip(items, splits, strict=True):
         digest.update(json.dumps([item.name, item.label, split]).encode())
     return digest.hexdigest()[:16]

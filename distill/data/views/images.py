@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from distill.config import ViewsConfig
+from distill.data.decode import DECODING_VERSION
 from distill.data.store import Split
 from distill.data.views.draws import Draws, permutation
-from distill.data.views.pixels import make_views
+from distill.data.views.pixels import VIEWS_VERSION, make_views
 
 Ids = NDArray[np.int64]
 UNLABELLED = -1
@@ -48,7 +49,7 @@ class Batch(NamedTuple):
 
 def split_sha256(split: Split) -> str:
     """SHA-256 of the order, the files' contents and the stored size of a split's images."""
-    key = json.dumps([split.names, split.digests, split.pixels.shape])
+    key = json.dumps([split.names, split.digests, (len(split.labels), *split.stored.shape[1:])])
     return hashlib.sha256(key.encode()).hexdigest()
 
 
@@ -118,11 +119,22 @@ class TrainingImages:
         labels = self.labels[ids] if self.views.per_class else None
         return make_views(pixels, draws, self.views, self.size, device, labels, self.classes)
 
+    def probe(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """View 0 of made-up images of the stored size, one after another of each class.
+
+        They are known by numbers of their own, whatever images there are.
+        """
+        ids, cpu = np.arange(len(pixels), dtype=np.int64), torch.device("cpu")
+        labels = ids % len(self.classes) if self.views.per_class else None
+        draws = Draws(self.seed, ids, 0)
+        return make_views(pixels, draws, self.views, self.size, cpu, labels, self.classes)
+
     def describe(self) -> dict[str, Any]:
         """What the views of these images depend on, and nothing else."""
         found: dict[str, Any] = {
             "images_sha256": [split_sha256(split) for split in self.splits],
             "views": self.views.model_dump(mode="json"),
+            "versions": {"decoding": DECODING_VERSION, "views": VIEWS_VERSION},
             "seed": self.seed,
             "size": self.size,
         }

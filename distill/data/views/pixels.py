@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from distill.config import ViewsConfig
-from distill.data.views import parameters as view_draws
+from distill.data.views import parameters
 from distill.data.views.draws import Draws, Floats, Ints
 from distill.data.views.parameters import LUMA, crop_matrices
 from distill.device import to_device
@@ -26,6 +26,7 @@ from distill.device import to_device
 # Stored pixels between two samples. A checkerboard of single pixels, shrunk by any factor above
 # this one, differs from grey by at most 7 % of full range; with 1.5 it would be 13 %.
 COARSEST = 1.25
+VIEWS_VERSION = 1  # of what views come out; a change of it makes teacher caches anew
 
 
 def to_unit(pixels: NDArray[np.uint8], device: torch.device) -> Tensor:
@@ -56,17 +57,17 @@ def make_views(
     Returns:
         float32 `(batch, 3, size, size)` in [0, 1].
     """
-    strength = view_draws.strengths(config, labels, classes)
+    strength = parameters.strengths(config, labels, classes)
     stored = torch.tensor(pixels) if isinstance(pixels, np.ndarray) else pixels
     views = _resample(to_device(stored, device), crop_matrices(draws, config), size)
-    views = _recolour(views, *view_draws.colour_maps(draws, strength))
-    hit, sigma = view_draws.blurred(draws, strength)
+    views = _recolour(views, *parameters.colour_maps(draws, strength))
+    hit, sigma = parameters.blurred(draws, strength)
     if len(hit):  # only these pay
         rows = to_device(hit, device)
-        kernels = view_draws.blur_kernels(sigma, view_draws.blur_radius(config, size))
+        kernels = parameters.blur_kernels(sigma, parameters.blur_radius(config, size))
         views.index_copy_(0, rows, blur(views.index_select(0, rows), kernels))
     if config.erase > 0:
-        masks = view_draws.erase_boxes(draws, config.erase, size)
+        masks = parameters.erase_boxes(draws, config.erase, size)
         down, across = (to_device(mask, device) for mask in masks)
         views.masked_fill_(down[:, None, :, None] & across[:, None, None, :], 0.5)
     return views

@@ -24,7 +24,7 @@ LARGEST = 64  # of a weight of 7 bits, see `qdq`
 STEPS = 255  # of an activation
 MOMENTUM = 0.05  # what a batch moves a range by
 SAMPLE = 4096  # activations of a batch that the closest range is sought for
-SHARES = [0.9**i for i in range(25)]  # of the extremes, at which a range may end
+SHRINKING, NUM_SHARES = 0.9, 25  # a range may end at these powers of it, shares of the extremes
 Constants = dict[str, NDArray[Any]]
 
 
@@ -99,11 +99,13 @@ def closest_ends(values: Tensor) -> tuple[Tensor, Tensor]:
     """
     low, high = values.min().clamp(max=0), values.max().clamp(min=1e-6)
     sample = values.flatten()[:: max(1, values.numel() // SAMPLE)]
-    shares = torch.tensor(SHARES, device=values.device)[:, None]
+    steps = torch.arange(NUM_SHARES, device=values.device, dtype=values.dtype)
+    shares = torch.pow(SHRINKING, steps)[:, None]
     scale = (high - low) * shares / STEPS  # (shares, 1)
     first = (low * shares / scale).round()
     levels = torch.minimum((sample / scale).round().maximum(first), first + STEPS)
-    best = SHARES[int((levels * scale - sample).square().sum(dim=1).argmin())]
+    errors = (levels * scale - sample).square().sum(dim=1)
+    best = shares[:, 0].take(errors.argmin())  # a tensor still: nobody waits for a GPU
     return low * best, high * best
 
 
@@ -130,6 +132,8 @@ class FakeQuantised(nn.Module):
         self.names: list[str] = []  # of the layers
         self.groups: dict[str, int] = {}  # number of the range of each rounded activation
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+        self._seen: int | None = None  # the same in the host's memory; None before it was read
+        self.register_load_state_dict_post_hook(_forget_count)  # type: ignore[no-untyped-call]
         graph = quantised.graph
         self.logits = next(node.input[0] for node in graph.node if "prob" in node.output)
         constants, axes = fixed_values(graph)
@@ -166,7 +170,7 @@ class FakeQuantised(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits `(batch, num_classes)`."""
-        moving = self.training and int(self.seen) < self.observed
+        moving = self.training and self._count() < self.observed
         values = {name: getattr(self, buffer) for name, buffer in self.constants.items()}
         values["image"] = images.permute(0, 2, 3, 1) * 255.0
         met: dict[int, list[Tensor]] = defaultdict(list)
@@ -181,8 +185,16 @@ class FakeQuantised(nn.Module):
             values.update(zip(step.outputs, outputs, strict=True))
         for number, several in met.items():
             cast(Range, self.ranges[number]).observe(several)
-        self.seen += int(moving)
+        if moving:
+            self.seen += 1
+            self._seen = self._count() + 1
         return cast(Tensor, values[self.logits])
+
+    def _count(self) -> int:
+        """Batches seen in training mode; the device is waited for once, not at every step."""
+        if self._seen is None:
+            self._seen = int(self.seen)
+        return self._seen
 
     def ends(self) -> dict[str, tuple[float, float]]:
         """Lowest and highest value of each rounded activation, by name."""
@@ -212,6 +224,11 @@ class FakeQuantised(nn.Module):
         del written.graph.initializer[:]
         written.graph.initializer.extend(kept)
         return written
+
+
+def _forget_count(network: nn.Module, keys: object) -> None:
+    """Lets a network whose state was loaded read its count anew."""
+    network._seen = None  # type: ignore[assignment]
 
 
 def fixed_values(graph: onnx.GraphProto) -> tuple[Constants, dict[str, int]]:
