@@ -33,6 +33,8 @@ from distill.errors import UserError
 from distill.progress import Progress
 
 Reply = dict[str, Any]  # what a worker prints
+START_S = 600.0  # to import, load, compile and warm up: TensorRT takes minutes to build an engine
+SLOWEST = 20.0  # of the time that a worker is to measure for: calls that take longer than planned
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -136,7 +138,9 @@ def run_rounds(
                     limits.append(run_limits(config))
                 elif subject in replies:
                     task = tasks[subject].model_copy(update={"seed": SEED + round_})
-                    reply = run_process("speed_worker", [], task.threads, task.model_dump_json())
+                    reply = run_process(
+                        "speed_worker", [], task.threads, task.model_dump_json(), measured_s(task)
+                    )
                     replies[subject].append(reply)
                     left_out += _dropped(replies, subject)
                 bar.advance()
@@ -162,6 +166,13 @@ def run_limits(config: BenchConfig) -> Reply:
     return run_process("limits", [str(threads), config.device], threads)
 
 
+def measured_s(task: Task) -> float:
+    """Seconds that a worker measures for if every call is short."""
+    sizes = len(task.config.batch_sizes) if "offline" in task.config.scenarios else 0
+    series = len(task.config.scenarios) - (sizes > 0) + sizes
+    return float(task.seconds * series * (2 if task.pictures else 1))
+
+
 def typical_limits(rounds: Sequence[Reply]) -> dict[str, Any]:
     """Medians over the rounds that could be measured; empty if none could."""
     measured = [one for one in rounds if "failed" not in one]
@@ -175,14 +186,25 @@ def typical_limits(rounds: Sequence[Reply]) -> dict[str, Any]:
     return {"flop_per_s": products, "bytes_per_s": copy}
 
 
-def run_process(module: str, arguments: Sequence[str], threads: int, stdin: str = "") -> Reply:
+def run_process(
+    module: str, arguments: Sequence[str], threads: int, stdin: str = "", seconds: float = 0.0
+) -> Reply:
     """The JSON that a module of this folder prints last, in a new process.
 
-    A process that dies, or that prints none, has `failed`.
+    A process that dies, that prints none, or that hangs, has `failed`.
+
+    Args:
+        seconds: What it is to measure for; it gets `SLOWEST` times that, and `START_S` to begin.
     """
     environment = os.environ | dict.fromkeys(THREAD_VARIABLES, str(threads))
     command = [sys.executable, "-P", "-m", f"distill.benchmarks.{module}", *arguments]
-    done = subprocess.run(command, input=stdin, capture_output=True, text=True, env=environment)
+    limit = START_S + SLOWEST * seconds
+    try:
+        done = subprocess.run(
+            command, input=stdin, capture_output=True, text=True, env=environment, timeout=limit
+        )
+    except subprocess.TimeoutExpired:
+        return {"failed": f"its process did not end within {limit:.0f} s"}
     try:
         reply: Reply = json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError):

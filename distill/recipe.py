@@ -8,6 +8,7 @@ entry's `recipe = "other.toml"` puts another recipe's run beneath it. Overrides 
 from __future__ import annotations
 
 import json
+import sys
 import tomllib
 from importlib.resources import files
 from pathlib import Path
@@ -41,6 +42,8 @@ def load_recipe(
     """
     file = find_recipe(path)
     table = _expand_runs(_read(file), file.parent, (file.resolve(),))
+    if any(map(_is_module, table.get("export", {}).get("targets", ()))):
+        look_in(file.parent)
     for override in overrides or []:
         _apply(table, override)
     if smoke:
@@ -99,6 +102,19 @@ def find_recipe(path: str | Path) -> Path:
         if shipped.is_file():
             return shipped
     raise UserError("no such recipe", str(path), "name a .toml file or one of students/*.toml")
+
+
+def look_in(folder: Path) -> None:
+    """Lets modules of the user's be imported from a folder, after all that is installed."""
+    place = str(folder.resolve())
+    if place not in sys.path:
+        sys.path.append(place)
+
+
+def _is_module(plugin: Any) -> bool:
+    """Whether a plug-in, a name or a table with one, is a module of the user's."""
+    name = plugin.get("name", "") if isinstance(plugin, dict) else plugin
+    return isinstance(name, str) and "." in name and "/" not in name
 
 
 def write_toml(recipe: Recipe) -> str:
@@ -168,7 +184,9 @@ def _expand_run(entry: Table, role: str, folder: Path, above: tuple[Path, ...]) 
             raise UserError(f"{link!r} holds {len(bases)} {role}s, expected one", f"{role}.recipe")
         entry = merge(bases[0], entry)
     model = _as(dict, entry.get("model", {}), f"{role}.model")
-    _as(dict, entry.get("strategy", {}), f"{role}.strategy")
+    strategy = _as(dict, entry.get("strategy", {}), f"{role}.strategy")
+    if _is_module(model) or _is_module(strategy):
+        look_in(folder)
     if isinstance(model.get("pretrained"), str):
         entry["model"] = {**model, "pretrained": str((folder / model["pretrained"]).resolve())}
     entry.setdefault("name", _default_name(entry, role))

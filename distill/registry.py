@@ -2,7 +2,9 @@
 
 `strategy.name = "vanilla"` is `strategies/vanilla.py`, `model.name = "compact"` is
 `students/compact.py`, `timm/resnet50` is the model `resnet50` of the family `teachers/timm.py`,
-`export.targets = ["triton"]` is `export/triton.py`.
+`export.targets = ["triton"]` is `export/triton.py`. A name with a dot is a module that can be
+imported: of what is installed first, then from the folder of the recipe that names it, then from
+the current one. Importing runs it: a recipe that names a module is to be trusted like a program.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from distill.errors import UserError
-from distill.recipe import describe
+from distill.recipe import describe, look_in
 
 OptionsT = TypeVar("OptionsT", bound=BaseModel)
 
@@ -51,10 +53,13 @@ def find_module(folder: str, name: str, where: str, offers: str) -> ModuleType:
     if "." not in name and name not in known:
         raise UserError(f"unknown name {name!r}", where, f"one of {', '.join(known)}")
     target = name if "." in name else f"distill.{folder}.{name}"
+    if "." in name:
+        look_in(Path.cwd())
     try:
         module = importlib.import_module(target)
     except (ImportError, TypeError, ValueError) as error:  # "." and ".." in a name
-        raise UserError(f"cannot import {target!r}: {error}", where) from None
+        hint = "modules of yours are looked for beside the recipe and in the current folder"
+        raise UserError(f"cannot import {target!r}: {error}", where, hint) from None
     if not hasattr(module, offers):
         raise UserError(f"{target} has no {offers!r}", where, f"write one, as in {folder}/")
     return module

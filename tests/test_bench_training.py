@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from distill.data.prepare import ImageData
 from distill.data.views.draws import Draws
 from distill.errors import RunStopped, UserError
 from distill.progress import Progress
-from distill.strategies import make_strategy
+from distill.strategies import Lesson, make_strategy
 
 QUIET = Progress(quiet=True)
 CPU = torch.device("cpu")
@@ -161,7 +162,8 @@ def test_timms_loss_is_ours(temperature: float, kd_weight: float) -> None:
     student, teacher = (3.0 * torch.randn(7, 5, dtype=torch.float64) for _ in range(2))
     labels, options = torch.arange(7) % 5, {"temperature": temperature, "kd_weight": kd_weight}
     strategy = make_strategy(StrategyConfig(name="vanilla", **options))
-    ours = strategy(student, teacher[None], labels, None, Draws(0, np.arange(7), 0))["loss"]
+    lesson = Lesson(student, teacher[None], labels, None, Draws(0, np.arange(7), 0))
+    ours = strategy(lesson)["loss"]
     task = timm_task(Fixed(student), Fixed(teacher), options, CPU)
     torch.testing.assert_close(task(torch.zeros(7, 3, 2, 2), labels)["loss"], ours)
 
@@ -333,7 +335,8 @@ def test_a_teacher_of_other_classes_is_refused(
     data: ImageData, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     teacher = make_workload(settings(), data, "live", 0, tmp_path).teacher
-    monkeypatch.setattr(training_run, "load_run", lambda folder: teacher)
+    opened = SimpleNamespace(classifier=teacher)
+    monkeypatch.setattr(training_run, "open_run", lambda folder: opened)
     config = settings(teacher=str(tmp_path))
     assert training_run.load_teacher(config, data) is teacher
     other = replace(data, classes=("a", "b", "c"))

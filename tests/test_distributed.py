@@ -1,69 +1,120 @@
-"""Two processes under torchrun give the weights that one process gives."""
+"""The whole command on two processes gives what one process gives, and leaves the same files."""
 
+import json
 import os
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
-SCRIPT = """
-    import sys
-    from pathlib import Path
-    import torch
-    from distill.teaching import cache as teacher_cache
-    from distill.config import (
-        DataConfig, ModelConfig, RunConfig, StrategyConfig, TrainConfig, ViewsConfig,
-    )
-    from distill.data.prepare import prepare_data
-    from distill.models import build_classifier
-    from distill.progress import Progress
-    from distill.training.fit import fit
-    from distill.training.job import Job
+from distill.files import verify_manifest
 
-    folder, batch_size, cached = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "cached"
-    torch.set_num_threads(1)
-    teacher_cache.SHARD_ROWS = 20  # several shards of a view, so that both ranks compute some
-    views, quiet = ViewsConfig(), Progress(quiet=True)
-    data = prepare_data("demo:90", DataConfig(size=32), views, 0, folder.parent / "cache", 1, quiet)
-    model = ModelConfig(name="baseline_cnn", options={"width": [8, 8], "dropout": 0.0})
-    train = TrainConfig(epochs=2, batch_size=batch_size, lr=1e-2, optimizer="sgd")
-    config = RunConfig(
-        name="tiny", model=model, train=train, strategy=StrategyConfig(name="messy_collaboration")
-    )
-    torch.manual_seed(0)
-    student = build_classifier(model, data.classes, data.spec)
-    teacher = build_classifier(model, data.classes, data.spec)
-    cache = folder.with_name(folder.name + "-cache") if cached else None
-    job = Job(config, data, views, 0, folder, [teacher], cache=cache)
-    fit(student, job, torch.device("cpu"), quiet)
+RECIPE = """
+    [data]
+    size = 32
+    [[teachers]]
+    name = "teacher"
+    model = { name = "baseline_cnn", options = { width = [8, 8], dropout = 0.0 } }
+    [student]
+    model = { name = "baseline_cnn", options = { width = [8, 8], dropout = 0.0 } }
+    [[students]]
+    name = "cached"
+    strategy = { name = "vanilla" }
+    [[students]]
+    name = "live"
+    strategy = { name = "messy_collaboration" }
+    cache = { use = false }
+    start = "cached"
+    [random_forest]
+    trees = 5
+    [export]
+    targets = []
+    [bench]
+    seconds = 0.02
+    rounds = 1
+    engines = ["onnxruntime"]
+    scenarios = ["single_stream"]
 """
+TRAIN = ("train.epochs=3", "train.patience=1", "train.optimizer=sgd", "train.lr=1e-2")
+RUNS = ("teachers/teacher", "students/cached", "students/live")
 
 
-def run_processes(script: Path, folder: Path, processes: int, batch_size: int, source: str) -> None:
-    """Trains with a global batch of `processes * batch_size`."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    command = [sys.executable, *(launcher if processes > 1 else []), script, folder]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*map(str, command), str(batch_size), source],
+def distill(processes: int, folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    launcher = ["torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "-m"]
+    command = [sys.executable, "-m", *(launcher if processes > 1 else []), "distill.cli.app"]
+    return subprocess.run(
+        [*command, *map(str, arguments)],
         capture_output=True,
         text=True,
-        env=environment,
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    assert done.returncode == 0, done.stderr[-2000:]
 
 
-@pytest.mark.parametrize("source", ["live", "cached"])
-def test_two_processes_train_what_one_does(tmp_path, source):
-    script = tmp_path / "script.py"
-    script.write_text(textwrap.dedent(SCRIPT))
-    run_processes(script, tmp_path / "one", 1, 16, source)
-    run_processes(script, tmp_path / "two", 2, 8, source)
-    one = load_file(tmp_path / "one" / "best.safetensors")
-    two = load_file(tmp_path / "two" / "best.safetensors")
-    assert all(one[name].allclose(two[name], atol=1e-5) for name in one)
-    logs = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("one", "two")]
-    assert [len(log.splitlines()) for log in logs] == [2, 2]
+def experiment(folder: Path, processes: int, *more: str) -> subprocess.CompletedProcess[str]:
+    """`distill run` with a global batch of 16."""
+    (folder / "recipe.toml").write_text(RECIPE)
+    options = [f"{role}.{option}" for role in ("teacher", "student") for option in TRAIN]
+    options += [f"{role}.train.batch_size={16 // processes}" for role in ("teacher", "student")]
+    command = ("run", "recipe.toml", "--data", "demo:90", "--out", "out", *options, *more)
+    return distill(processes, folder, *command)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> dict[int, Path]:
+    """Of one process, and of two."""
+    found = {count: tmp_path_factory.mktemp(f"of{count}") for count in (1, 2)}
+    for count, folder in found.items():
+        done = experiment(folder, count)
+        assert done.returncode == 0, done.stderr[-3000:]
+    return found
+
+
+def rows(folder: Path, run: str) -> list[dict]:
+    return [json.loads(line) for line in (folder / "out" / run / "metrics.jsonl").open()]
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_two_processes_train_what_one_does(folders, run):
+    one, two = (load_file(f / "out" / run / "best.safetensors") for f in folders.values())
+    assert all(one[name].allclose(two[name], atol=1e-4) for name in one)
+    for alone, shared in zip(*(rows(folder, run) for folder in folders.values()), strict=True):
+        assert alone["train/loss"] == pytest.approx(shared["train/loss"], abs=1e-3)
+        assert alone["val/loss"] == pytest.approx(shared["val/loss"], abs=1e-3)
+    env = json.loads((folders[2] / "out" / run / "env.json").read_text())
+    assert env["world_size"] == 2
+
+
+def test_one_process_does_what_follows_and_all_is_there(folders):
+    """The second rank said "not finished" at the first student; else both would have exported."""
+    files = {
+        count: {path.relative_to(folder).as_posix() for path in (folder / "out").rglob("*")}
+        for count, folder in folders.items()
+    }
+    differing = {path for path in files[1] ^ files[2] if "/cache/" not in path}
+    assert not differing
+    verify_manifest(folders[2] / "out")
+    tests = [
+        {row["name"]: row["test"] for row in found["rows"] if "test" in row}
+        for found in (json.loads((f / "out/results.json").read_text()) for f in folders.values())
+    ]
+    assert tests[0].keys() == tests[1].keys()
+    for name, scores in tests[0].items():
+        assert scores["nll"] == pytest.approx(tests[1][name]["nll"], abs=1e-3)
+
+
+def test_repeated_it_keeps_what_is_done(folders):
+    done = experiment(folders[2], 2, "--json")
+    assert done.returncode == 0, done.stderr[-3000:]
+    for run in ("teacher", "cached", "live"):
+        assert done.stderr.count(f"{run}: done before, kept") == 1
+    assert json.loads(done.stdout.splitlines()[-1])["rows"]
+    assert done.stdout.count("student.fp32.onnx:") == 1  # one table, of one process
+
+
+def test_what_processes_cannot_share_is_refused(folders):
+    done = distill(2, folders[2], "export", "out")
+    assert done.returncode != 0
+    assert "error: 2 processes cannot share `distill export`" in done.stderr

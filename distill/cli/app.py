@@ -36,6 +36,7 @@ from distill.cli.options import (
     WorkersOpt,
 )
 from distill.cli.search import search_command
+from distill.environment import num_processes
 from distill.errors import DistillError, RunStopped, UserError
 from distill.files import NO_SPACE
 from distill.pipeline import stages
@@ -50,6 +51,7 @@ app = typer.Typer(
 )
 
 INTERRUPTED = 130
+SHARED = ("run", "teacher", "student", "cache")  # commands that several processes may share
 TRAINING_PACKAGES = (
     *("torch", "torchvision", "timm", "onnx", "onnxscript", "sklearn"),
     *("safetensors", "matplotlib", "pyarrow"),
@@ -169,9 +171,21 @@ def predict_command(
         raise UserError(f"{failed} of the pictures could not be read", str(images[0]))
 
 
+def check_processes(command: str) -> None:
+    """Lets several processes into those commands only that they can share the work of.
+
+    Raises:
+        UserError: A launcher such as `torchrun` started several for another command.
+    """
+    if num_processes() > 1 and command not in SHARED:
+        what = f"{num_processes()} processes cannot share `distill {command}`"
+        raise UserError(what, "torchrun", f"start it alone; they can share {', '.join(SHARED)}")
+
+
 def main() -> None:
     """Entry point of `distill`: failures become one line and an exit status."""
     try:
+        check_processes(next(iter(sys.argv[1:]), ""))
         # Newer typers turn Ctrl-C into the status 130, older ones into Abort.
         interrupted = app(standalone_mode=False) == INTERRUPTED
     except typer.Abort:

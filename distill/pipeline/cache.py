@@ -16,7 +16,7 @@ from distill.pipeline.train import begin
 from distill.teaching.cache_build import verify_cache
 from distill.training.job import Job
 from distill.training.teachers import build_caches, open_caches
-from distill.training.world import join
+from distill.training.world import joined
 
 
 def cached_jobs(experiment: Experiment) -> Iterator[Job]:
@@ -38,16 +38,16 @@ def cached_jobs(experiment: Experiment) -> Iterator[Job]:
 
 def build_experiment(experiment: Experiment, part: int, parts: int) -> None:
     """Computes what the caches of all students lack, or one of several parts of it."""
-    world = join(experiment.device)
-    with world.main_first():  # the others find the images decoded
-        assert experiment.data.train.names
-    begin(experiment)
-    for job in cached_jobs(experiment):
-        build_caches(job, world, experiment.progress, part, parts)
-        world.wait()
-        missing = sum(len(c.missing(range(job.cached_views))) for c in open_caches(job))
-        state = "complete" if not missing else f"{missing} shards are left to other parts"
-        experiment.progress.say(f"{job.config.name}: teacher logits: {state}")
+    with joined(experiment.device) as world:
+        with world.main_first():  # the others find the images decoded
+            experiment.data, experiment.extra  # noqa: B018
+        begin(experiment)
+        for job in cached_jobs(experiment):
+            build_caches(job, world, experiment.progress, part, parts)
+            world.wait()
+            missing = sum(len(c.missing(range(job.cached_views))) for c in open_caches(job))
+            state = "complete" if not missing else f"{missing} shards are left to other parts"
+            experiment.progress.say(f"{job.config.name}: teacher logits: {state}")
 
 
 def verify_experiment(experiment: Experiment, samples: int) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ from distill.scoring.metrics import main_score, probabilities, score
 from distill.strategies import make_strategy
 from distill.training.job import Job
 from distill.training.run_directory import BEST, load_weights
-from distill.training.world import World, join
+from distill.training.world import World
 
 MOVED = {"distill.qad": "distill.pipeline.int8_training"}  # modules that stored runs name
 
@@ -138,7 +138,7 @@ def load_teacher(experiment: Experiment, name: str) -> Classifier:
         what = f"its task is {contract.task!r}, that of the data is {data.task!r}"
         raise UserError(what, where, "train the teacher on this data")
     if finished.weights_sha256 not in experiment.checked:
-        device = join(experiment.device).device
+        device = experiment.device
         logits = predict_logits(finished.classifier.to(device), data.val, device)
         scores = score(probabilities(logits, data.task), data.val.labels, data.classes)
         now, before = scores[main_score(data.task)], finished.best_score

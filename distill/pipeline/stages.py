@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from distill.environment import is_main_process
+from distill.environment import is_main_process, num_processes
 from distill.errors import UserError
 from distill.progress import Progress
 
@@ -103,29 +103,35 @@ def run_stages(
 
     Several processes train together; the stages after training are the main one's.
     """
+    from distill.pipeline.train import begin, train_students, train_teachers
+    from distill.training.world import joined
+
+    if dry_run:
+        if is_main_process():
+            show_plan(experiment, stages, as_json)
+        return
+    with joined(experiment.device) as world:
+        with world.main_first():  # the others find the images decoded
+            data, _ = experiment.data, experiment.extra
+        if world.is_main:
+            show_data(data)
+        begin(experiment)
+        if "teacher" in stages:
+            train_teachers(experiment)
+        if "student" in stages:
+            train_students(experiment)
+    if world.is_main:
+        ship(experiment, stages, as_json)
+
+
+def ship(experiment: Experiment, stages: tuple[str, ...], as_json: bool) -> None:
+    """The stages after training."""
     from distill.pipeline.bench import bench_experiment
     from distill.pipeline.export import export_student
     from distill.pipeline.report import report_experiment
-    from distill.pipeline.train import begin, train_students, train_teachers
     from distill.report.table import results_table, show, verdict_line
-    from distill.training.world import join
 
-    if dry_run:
-        show_plan(experiment, stages, as_json)
-        return
-    world = join(experiment.device)
-    with world.main_first():  # the others find the images decoded
-        data = experiment.data
-    if world.is_main:
-        show_data(data)
-    begin(experiment)
     found: dict[str, Any] = {"out": str(experiment.out)}
-    if "teacher" in stages:
-        train_teachers(experiment)
-    if "student" in stages:
-        train_students(experiment)
-    if not world.is_main:  # what follows is work for one process
-        return
     if "export" in stages:
         export_student(experiment)
     if "bench" in stages:
@@ -141,6 +147,8 @@ def find_learning_rates(experiment: Experiment, stages: tuple[str, ...], as_json
     """A learning-rate range test of each run of these stages, as JSON and as a plot."""
     from distill.pipeline.lr_finder import find_lr
 
+    if num_processes() > 1:
+        raise UserError("processes cannot share a range test", "--find-lr", "start it alone")
     recipe, found = experiment.recipe, {}
     teachers = recipe.teachers if "teacher" in stages else ()
     students = recipe.students if "student" in stages else ()

@@ -107,7 +107,14 @@ def join(device: torch.device) -> World:
     return World(device, dist.get_rank(), dist.get_world_size())
 
 
-def leave() -> None:
-    """Ends what `join` began; the other processes may go on."""
+@contextmanager
+def joined(device: torch.device) -> Iterator[World]:
+    """`join`, and an end to it: after that the other processes may be gone.
+
+    Where work failed, the launcher stops the others: nobody waits for them.
+    """
+    world = join(device)
+    yield world
     if dist.is_initialized():
+        world.wait()
         dist.destroy_process_group()
