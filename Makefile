@@ -18,7 +18,7 @@ demo: $(READY)
 	$(BIN)/distill run students/compact_demo.toml --data demo --out runs/demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "not slow and not browser"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not slow and not browser"
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow

@@ -117,7 +117,7 @@ class Workers:
         self.tasks: list[dict[str, Any]] = []
 
     def __call__(
-        self, module: str, arguments: list[str], threads: int, stdin: str = ""
+        self, module: str, arguments: list[str], threads: int, stdin: str = "", seconds: float = 0
     ) -> dict[str, Any]:
         if module == "limits":
             self.asked.append("limits")
@@ -308,6 +308,14 @@ def test_a_process_that_breaks_says_why(tiny_onnx: Path) -> None:
     reply = run_process("speed_worker", [], 1, task.model_dump_json())
     assert "nowhere.onnx" in reply["failed"]
     assert "status 1" in run_process("speed_worker", [], 1, "no json")["failed"]
+
+
+def test_a_worker_that_hangs_is_given_up(monkeypatch):
+    """A bench waited for it for ever."""
+    monkeypatch.setattr(speed, "START_S", 0.2)
+    reply = run_process("limits", ["1", "cpu"], 1)
+    assert "did not end within" in reply["failed"]
+    assert typical_limits([reply]) == {}
 
 
 def test_onnx_files_are_timed_without_torch_and_onnx(tiny_onnx: Path) -> None:

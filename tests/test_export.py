@@ -12,6 +12,7 @@ from distill.config import ModelConfig
 from distill.data.decode import InputSpec
 from distill.errors import RunStopped, UserError
 from distill.export import onnx_fp32
+from distill.export.onnx_file import write_labels
 from distill.export.onnx_fp32 import compare, export_onnx, torch_probs
 from distill.export.parity import FLOAT32
 from distill.export.shipped_graph import ShippedGraph
@@ -211,3 +212,11 @@ def test_somebody_elses_onnx_file_is_refused(tmp_path):
     export_onnx(classifier, file, {"names": ["a"]}, random_pixels(2))
     with pytest.raises(UserError, match="no metadata 'task'"):
         Predictor(file)
+
+
+def test_a_class_name_does_not_end_its_line_early(tmp_path):
+    """Names with line breaks moved all classes behind them to other numbers."""
+    names = ("with\nbreak", "two\r\nmore\u2028here", "plain", " spaced ")
+    write_labels(names, tmp_path / "labels.txt")
+    lines = (tmp_path / "labels.txt").read_text("utf-8").splitlines()
+    assert lines == ["with break", "two more here", "plain", " spaced "]

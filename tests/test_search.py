@@ -7,11 +7,14 @@ import torch
 from torch import nn
 
 from distill.config import ModelConfig, Recipe
+from distill.data.audit import fingerprints, listing
 from distill.data.decode import InputSpec
 from distill.models.classifier import Classifier, Contract, build_classifier
+from distill.pipeline.experiment import Experiment
 from distill.progress import Progress
-from distill.recipe import check_table
+from distill.recipe import check_table, load_recipe
 from distill.search import timing as search_timing
+from distill.search.find import Search
 from distill.search.space import Limits, candidates, image_sizes, judge
 from distill.search.timing import count_macs, time_files
 
@@ -178,6 +181,20 @@ def test_a_search_ends_in_an_experiment_and_repeats_nothing(recipe, distill, tmp
     assert weights.stat().st_mtime_ns == before
     again = {one["name"]: one for one in json.loads(out.splitlines()[-1])["candidates"]}
     assert all(again[key]["latency_ms"] == rows[key]["latency_ms"] for key in rows)
+
+
+def test_images_are_compared_once_for_all_sizes(recipe, image_folder, tmp_path, monkeypatch):
+    """They were looked at and compared anew for every size of images."""
+    looks, compare = [], listing.copy_groups
+    monkeypatch.setattr(listing, "copy_groups", lambda *a: looks.append(a) or compare(*a))
+    read = fingerprints.read_image
+    monkeypatch.setattr(fingerprints, "read_image", lambda *a: looks.append(a) or read(*a))
+    loaded, quiet = load_recipe(recipe), Progress(quiet=True)
+    base = Experiment(loaded, str(image_folder), tmp_path, torch.device("cpu"), progress=quiet)
+    search = Search(base, Limits(max_size_bytes=1000))
+    splits = [search.experiment(size, loaded.students).data.splits for size in (24, 32)]
+    assert len(looks) == 1 + 16  # one comparison, one look at each of 16 images
+    assert splits[0]["test"].names == splits[1]["test"].names
 
 
 @pytest.mark.parametrize(

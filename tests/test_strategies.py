@@ -15,6 +15,7 @@ from distill.registry import names_in
 from distill.strategies import Lesson, Strategy, make_strategy
 from distill.strategies.logit_standardisation import standardised
 from distill.strategies.objective import SOFTMAX, Sigmoid, Softmax
+from distill.teaching.teachers import mix_logits
 
 BATCH, CLASSES = 12, 5
 NAMES = names_in("strategies", "Strategy")
@@ -345,6 +346,30 @@ def test_teacher_noise_is_new_in_every_epoch() -> None:
     hits = [(noise != 0).any(dim=1) for noise in (first, second)]
     assert 0.15 < float((hits[0] & hits[1]).float().mean()) < 0.35  # 0.25 if independent
     assert not bool((first == second)[hits[0]].any())
+
+
+@pytest.mark.parametrize("name", TAUGHT)
+def test_a_constant_on_the_teachers_logits_means_nothing(name: str) -> None:
+    """Relative noise did not know: what a cache gives of mixed images is known up to a constant."""
+    student, teacher = logits(BATCH, CLASSES), logits(2, BATCH, CLASSES, seed=1)
+    shift = logits(2, BATCH, 1, seed=2) * 10.0
+    plain, shifted = (
+        make(name)(Lesson(student, given, labels_of(), None, draws()))["loss"]
+        for given in (teacher, teacher + shift)
+    )
+    torch.testing.assert_close(plain, shifted)
+
+
+def test_a_cached_noisy_teacher_is_the_live_one() -> None:
+    """With nothing mixed, their top classes agreed on 42 %."""
+    teacher = logits(1, BATCH, CLASSES, seed=1)
+    cached = mix_logits(teacher, 1.0)  # MixUp that mixes nothing
+    strategy = make("noisy_teacher", noise_share=1.0, noise_std=0.5)
+    given = (logits(BATCH, CLASSES), labels_of(), None, draws())
+    live, stored = (
+        strategy(Lesson(given[0], answers, *given[1:]))["kd"] for answers in (teacher, cached)
+    )
+    torch.testing.assert_close(live, stored)
 
 
 def test_teacher_noise_is_relative() -> None:

@@ -25,8 +25,8 @@ from distill.data.views.draws import Draws
 from distill.data.views.images import Batch, epoch_batches, num_batches
 from distill.data.views.pixels import make_views
 from distill.errors import RunStopped, UserError
-from distill.files import is_complete, verify_manifest
-from distill.models.classifier import build_classifier
+from distill.files import is_complete, sha256_of, verify_manifest
+from distill.models.classifier import Classifier, build_classifier
 from distill.models.inference import predict_logits
 from distill.progress import Progress
 from distill.scoring.metrics import probabilities, score
@@ -36,6 +36,8 @@ from distill.training.imbalance import class_weights
 from distill.training.job import Job
 from distill.training.run_directory import open_run
 from distill.training.selection import worth
+from distill.training.trainer import Trainer
+from distill.training.world import World
 
 CPU = torch.device("cpu")
 VIEWS = ViewsConfig()
@@ -229,6 +231,113 @@ def test_early_stopping_ends_a_run_that_is_complete(data, tmp_path):
     train(data, tmp_path, epochs=50, lr=1e-12, patience=2)
     assert len(rows(tmp_path)) < 50
     assert is_complete(tmp_path)
+
+
+def test_patience_counts_validations(data, tmp_path):
+    """It counted epochs: shorter than the first validation, it ended a run without any weights."""
+    train(data, tmp_path, epochs=40, lr=1e-12, patience=1, validate_every=3)
+    validated = [number for number, row in enumerate(rows(tmp_path), 1) if "val/loss" in row]
+    assert len(validated) >= 2
+    assert validated == list(range(3, len(rows(tmp_path)) + 1, 3))
+    assert len(rows(tmp_path)) < 40
+    assert open_run(tmp_path).best_score > 0
+
+
+def test_a_killed_epoch_leaves_no_weights_that_no_row_describes(data, tmp_path, monkeypatch):
+    """They stayed where that epoch, trained again, was no longer the best."""
+    import distill.training.fit as module
+
+    save, hashes, best = torch.save, [], tmp_path / "best.safetensors"
+
+    def dying(*arguments):
+        hashes.append(sha256_of(best) if best.is_file() else None)
+        if len(hashes) == 3:
+            raise Crash
+        save(*arguments)
+
+    monkeypatch.setattr(module, "worth", lambda row, *_: row["epoch"])  # each one is the best
+    job = make_job(data, tmp_path, epochs=3)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", dying)
+        with pytest.raises(Crash):
+            fit(tiny(data), job, CPU, Progress(quiet=True))
+    kept = sha256_of(best)
+    assert kept not in (None, hashes[1])  # that of the second epoch, which is on disk
+    monkeypatch.setattr(module, "worth", lambda row, *_: -row["epoch"])
+    fit(tiny(data), job, CPU, Progress(quiet=True))
+    assert sha256_of(best) == kept
+    assert sorted(path.name for path in (tmp_path / "last").iterdir()) == ["state.pt"]
+
+
+def test_weights_whose_epoch_is_on_disk_are_kept_by_the_resume(data, tmp_path, monkeypatch):
+    import distill.training.fit as module
+
+    monkeypatch.setattr(module, "worth", lambda row, *_: row["epoch"])
+    train(data, tmp_path / "whole", epochs=2)
+    replace_ = Path.replace
+
+    def dying(self, target):
+        if self.name == "best-1.safetensors":
+            raise Crash
+        return replace_(self, target)
+
+    job = make_job(data, tmp_path / "cut", epochs=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", dying)
+        with pytest.raises(Crash):
+            fit(tiny(data), job, CPU, Progress(quiet=True))
+    fit(tiny(data), job, CPU, Progress(quiet=True))
+    found = [sha256_of(tmp_path / name / "best.safetensors") for name in ("whole", "cut")]
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+def test_what_is_kept_is_what_was_validated(data, tmp_path, ema_decay):
+    """In bf16, scores were those of a network that is loaded in fp32 later on."""
+    train(data, tmp_path, precision="bf16", ema_decay=ema_decay, epochs=2)
+    run = open_run(tmp_path)
+    logits = predict_logits(run.classifier, data.val, CPU)
+    found = score(probabilities(logits, "single"), data.val.labels, data.classes)
+    assert found["nll"] in [pytest.approx(row["val/loss"], rel=1e-5) for row in run.rows]
+
+
+def test_live_teachers_answer_in_the_precision_of_cached_ones(data, tmp_path):
+    """They answered in bf16 where the student trains in it, and in fp32 for the cache."""
+    teacher, seen = tiny(data, seed=1), []
+    job = make_job(data, tmp_path, "vanilla", [teacher], precision="bf16")
+    trainer = Trainer(tiny(data), job, World(CPU), LiveTeachers([teacher], CPU))
+    strategy = trainer.strategy
+    trainer.strategy = lambda lesson: seen.append(lesson) or strategy(lesson)
+    trainer.begin_epoch(0)
+    batch = next(iter(trainer.batches(0)))
+    trainer.step(batch, 0)
+    with torch.no_grad():
+        images = batch.images.contiguous(memory_format=torch.channels_last)
+        assert torch.equal(seen[0].teachers[0], teacher.eval()(images).logits)
+
+
+class TwoHeads(torch.nn.Module):
+    """A network with an auxiliary head, which is there in training only."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = torch.nn.Conv2d(3, 4, 3, stride=4)
+        self.aux = torch.nn.Linear(4, 3)
+        self.head = torch.nn.Linear(4, 3)
+
+    def forward(self, x):
+        pooled = self.body(x).relu().mean(dim=(2, 3))
+        return (self.head(pooled), self.aux(pooled)) if self.training else self.head(pooled)
+
+
+def test_the_logged_loss_has_the_auxiliary_head(data, tmp_path):
+    contract = tiny(data).contract
+    job = make_job(data, tmp_path, "vanilla", [tiny(data, seed=1)], epochs=1)
+    fit(Classifier(TwoHeads(), contract), job, CPU, Progress(quiet=True))
+    (row,) = rows(tmp_path)
+    blended = 0.9 * row["train/kd"] + 0.1 * row["train/ce"]
+    assert row["train/loss"] == pytest.approx(blended + row["train/aux"])
+    assert row["train/aux"] > 0.1
 
 
 def test_best_is_the_epoch_of_the_best_validation_score(data, tmp_path):
