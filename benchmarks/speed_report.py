@@ -67,7 +67,7 @@ def warning_lines(found: dict[str, Any]) -> list[str]:
     few = sum(any("too few" in one for one in row.get("warnings", ())) for row in rows)
     if few:
         what = f"{few} of {len(rows)} rows have too few queries for every percentile"
-        lines.append(f"{what}, which is blank then: more --seconds")
+        lines.append(f"{what}, which is blank then: more bench.seconds")
     return [f"warning: {line}" for line in lines]
 
 

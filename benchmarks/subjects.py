@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from distill.benchmarks.engines import Run, find_engine
+from distill.benchmarks.engines import Run, find_engines
 from distill.benchmarks.scenarios import Query
 from distill.data.decode import InputSpec, Pixels, to_pixels
 from distill.runtime.predict import Predictor
@@ -110,7 +110,7 @@ def pair(models: Sequence[Model], engines: Sequence[str]) -> tuple[list[Subject]
     Raises:
         UserError: An unknown engine.
     """
-    formats = {engine: find_engine(engine).FORMAT for engine in engines}
+    formats = {name: engine.FORMAT for name, engine in find_engines(engines).items()}
     subjects, left_out = [], []
     for model in models:
         fitting = [engine for engine, kind in formats.items() if kind == model.format]

@@ -1,5 +1,7 @@
 """Every option of every stage, as frozen models: a recipe holds only what differs from these.
 
+What an option means stands below it; `distill options` and docs/options.md print it from here.
+
 Strategies, students and teacher families declare options of their own in their own files; here
 they are plain mappings, checked by `distill.registry` before any work starts.
 """
@@ -38,84 +40,111 @@ AreaRange = Annotated[tuple[Area, Area], AfterValidator(_ascending)]
 Range = Annotated[tuple[Positive, Positive], AfterValidator(_ascending)]
 
 
+def _listed(value: Any) -> Any:
+    """A list that was written as words with commas between them, as on a command line."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(","))
+    return tuple(value) if isinstance(value, list) else value
+
+
+Words = BeforeValidator(_listed)
+
+
 class Options(BaseModel):
     """Base of every option group: immutable, no coercion, no unknown keys."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True,
+        strict=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
 
 
 class DataConfig(Options):
-    """What an image is to every model: size and resize rule, what its labels are, and the splits.
-
-    Attributes:
-        task: `single`, one label per image, or `multi`, any number of them.
-        split: Who decides on the splits. `given`: the source; a split that it does not give is
-            taken out of `train`, near-duplicates together. `grouped`: made anew in the same way,
-            whatever the source gives. `random`: as `given`, but image by image.
-    """
+    """What an image is to every model: size and resize rule, kind of labels, and the splits."""
 
     size: Annotated[int, Field(ge=16, le=1024)] = 128
+    """Height and width of what networks see, in pixels."""
     resize: Literal["shortest", "squash"] = "squash"
+    """`shortest` scales the shorter side and cuts the centre, `squash` scales both sides."""
     crop_pct: Annotated[float, Field(gt=0.1, le=1.0)] = 1.0
+    """Of `shortest`: share of the shorter side that the cut keeps."""
     interpolation: Literal["bilinear", "bicubic", "lanczos", "box", "hamming"] = "bilinear"
+    """Filter by which images are scaled, by its name in Pillow."""
     val_fraction: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.15
+    """Share of `train` that becomes the validation split where the source gives none."""
     test_fraction: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.15
+    """The same of the test split."""
     task: Literal["single", "multi"] = "single"
+    """`single`, one label per image, or `multi`, any number of them."""
     split: Literal["given", "grouped", "random"] = "given"
+    """Who decides on the splits. `given`: the source; a split that it does not give is taken out of
+    `train`, near-duplicates together. `grouped`: made anew in the same way, whatever the source
+    gives. `random`: as `given`, but image by image.
+    """
 
 
 class ClassViews(Options):
     """What one class has of its own in its training views; None is as for all classes."""
 
     brightness: Jitter | None = None
+    """Instead of `views.brightness`."""
     contrast: Jitter | None = None
+    """Instead of `views.contrast`."""
     saturation: Jitter | None = None
+    """Instead of `views.saturation`."""
     hue: Hue | None = None
+    """Instead of `views.hue`."""
     blur: Fraction | None = None
+    """Instead of `views.blur`."""
     blur_sigma: Range | None = None
+    """Instead of `views.blur_sigma`."""
 
 
 class ViewsConfig(Options):
     """Training views. Each parameter is drawn per image, from (seed, image, view number).
 
     What a turn, shear or shift brings in from outside the image is its mirror image.
-
-    Attributes:
-        margin: Share by which stored training images are larger than `data.size` (presizing): with
-            1.0 crops are cut from images of twice the size, so that a small crop is still sharp. A
-            crop that shrinks is averaged, not thinned out. Disk and memory grow with the square.
-        crop_scale: Range of the crop's area, as a share of the stored image.
-        crop_ratio: Range of the crop's width / height, sampled log-uniformly.
-        flip: Probability of a horizontal mirror image.
-        rotate_degrees: Largest rotation to either side.
-        translate: Largest shift in each direction, as a share of the view's size.
-        shear_degrees: Largest horizontal shear to either side.
-        brightness, contrast, saturation: Factors are drawn from [1 - x, 1 + x].
-        hue: Largest rotation of hue to either side, as a share of the full circle.
-        blur: Probability of a Gaussian blur.
-        blur_sigma: Range of its standard deviation, in pixels of the view.
-        blur_size: Pixels across of its kernel, odd; None reaches 3 of the largest `blur_sigma` to
-            either side.
-        erase: Probability that a rectangle of 2 to 20 % of the area is replaced by mid-grey.
-        per_class: Strengths of a class of its own, by the class's name.
     """
 
     margin: Annotated[float, Field(ge=0.0, le=3.0)] = 0.125
+    """Share by which stored training images are larger than `data.size` (presizing): with 1.0 crops
+    are cut from images of twice the size, so that a small crop is still sharp. A crop that shrinks
+    is averaged, not thinned out. Disk and memory grow with the square.
+    """
     crop_scale: AreaRange = (0.4, 1.0)
+    """Range of the crop's area, as a share of the stored image."""
     crop_ratio: Range = (0.75, 4 / 3)
+    """Range of the crop's width / height, sampled log-uniformly."""
     flip: Fraction = 0.5
+    """Probability of a horizontal mirror image."""
     rotate_degrees: Annotated[float, Field(ge=0.0, le=180.0)] = 10.0
+    """Largest rotation to either side."""
     translate: Fraction = 0.0
+    """Largest shift in each direction, as a share of the view's size."""
     shear_degrees: Annotated[float, Field(ge=0.0, le=60.0)] = 0.0
+    """Largest horizontal shear to either side."""
     brightness: Jitter = 0.3
+    """Factors are drawn from [1 - x, 1 + x]."""
     contrast: Jitter = 0.3
+    """Factors are drawn from [1 - x, 1 + x]."""
     saturation: Jitter = 0.3
+    """Factors are drawn from [1 - x, 1 + x]."""
     hue: Hue = 0.03
+    """Largest rotation of hue to either side, as a share of the full circle."""
     blur: Fraction = 0.0
+    """Probability of a Gaussian blur."""
     blur_sigma: Range = (0.1, 2.0)
+    """Range of its standard deviation, in pixels of the view."""
     blur_size: Annotated[int, Field(ge=3, le=63)] | None = None
+    """Pixels across of its kernel, odd; None reaches 3 of the largest `blur_sigma` to either side.
+    """
     erase: Fraction = 0.0
+    """Probability that a rectangle of 2 to 20 % of the area is replaced by mid-grey."""
     per_class: dict[str, ClassViews] = {}
+    """Strengths of a class of its own, by the class's name."""
 
     @model_validator(mode="after")
     def _blur_has_a_centre(self) -> ViewsConfig:
@@ -125,93 +154,96 @@ class ViewsConfig(Options):
 
 
 class ModelConfig(Options):
-    """A network by name: `timm/…`, `torchvision/…`, a file in `students/`, or a dotted module.
-
-    Attributes:
-        pretrained: True for the library's own weights, a path to a local file (relative to the
-            recipe), or False for a random start.
-        input_size: Size this network works at; None for `data.size`. It resizes for itself.
-        options: Options that the model's own file declares.
-    """
+    """A network by name: `timm/…`, `torchvision/…`, a file in `students/`, or a dotted module."""
 
     name: str
+    """`timm/NAME`, `torchvision/NAME`, a file in `students/`, or a dotted module."""
     pretrained: bool | str = False
+    """True for the library's own weights, a path to a local file (relative to the recipe), or False
+    for a random start.
+    """
     input_size: Annotated[int, Field(ge=16, le=1024)] | None = None
+    """Size this network works at; None for `data.size`. It resizes for itself."""
     options: dict[str, Any] = {}
+    """Options that the model's own file declares."""
 
 
 class TransferConfig(Options):
-    """Which layers learn, and how fast.
-
-    Attributes:
-        mode: `head` freezes the backbone, its BatchNorm statistics too; `partial` trains the last
-            `stages` stages and the head; `full` trains everything.
-        stages: Stages before the head that `partial` trains.
-        freeze_epochs: Epochs at the start in which only the head learns, whatever the mode.
-        layer_lr_decay: Factor on the learning rate per stage, going from the head to the input.
-    """
+    """Which layers learn, and how fast."""
 
     mode: Literal["head", "partial", "full"] = "full"
+    """`head` freezes the backbone, its BatchNorm statistics too; `partial` trains the last `stages`
+    stages and the head; `full` trains everything.
+    """
     stages: Count = 1
+    """Stages before the head that `partial` trains."""
     freeze_epochs: Annotated[int, Field(ge=0)] = 0
+    """Epochs at the start in which only the head learns, whatever the mode."""
     layer_lr_decay: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Factor on the learning rate per stage, going from the head to the input."""
 
 
 class TrainConfig(Options):
-    """The one training loop.
-
-    Attributes:
-        lr: Peak learning rate, of the head where `transfer.layer_lr_decay` is below 1.
-        weight_decay: Not applied to biases, norms and other one-dimensional parameters.
-        schedule: Shape after warm-up; `step` multiplies by `step_factor` every `step_epochs`,
-            `plateau` by `step_factor` after `plateau_epochs` without a better validation loss.
-        class_weights: `balanced` (inverse frequency), `effective` (inverse effective number), or
-            one weight per class by name. They weigh labels, not what a teacher says; where images
-            may have several labels, those that are there against those that are not.
-        effective_beta: Of `effective`: 0 is no weights, towards 1 it becomes `balanced`.
-        sampling: `balanced` draws every class equally often in an epoch of the usual length; an
-            image that is drawn again is shown in the view of the next epoch.
-        focal_gamma: Exponent of the focal factor on the labels' loss; 0 is off.
-        logit_adjustment: Share of the classes' log-prior that student and teachers are judged
-            with in training, so that without it the student is fair to rare classes; 1 is usual,
-            0 is off. Class weights or balanced sampling beside it correct for the same twice.
-        mixup: Beta parameter; 0 is off. Teachers see the mixed image.
-        ema_decay: Decay per step of averaged weights, which then are the ones validated and kept;
-            0 is off.
-        clip_norm: Largest gradient norm; 0 is off.
-        precision: `auto` is bf16 on a GPU that has it, else fp32.
-        compile: Train through `torch.compile`: worth its minute of start-up on a GPU.
-        validate_every: Epochs between validations; the last epoch is always validated.
-        patience: Validations without a better score after which training stops; 0 is off.
-        select: Validation score that chooses `best`; `auto` is top-1 accuracy or, where images may
-            have several labels, mean average precision. Recall is a class's share of images that
-            are found: `worst_recall` is that of the worst class.
-    """
+    """The one training loop."""
 
     epochs: Count = 30
+    """Passes over the training images."""
     batch_size: Count = 64
+    """Images per step, of each process."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
+    """`sgd` has Nesterov momentum."""
     lr: Positive = 1e-3
+    """Peak learning rate, of the head where `transfer.layer_lr_decay` is below 1."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.05
+    """Not applied to biases, norms and other one-dimensional parameters."""
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
+    """Of `sgd`."""
     schedule: Literal["constant", "cosine", "onecycle", "plateau", "step"] = "cosine"
+    """Shape after warm-up; `step` multiplies by `step_factor` every `step_epochs`, `plateau` by
+    `step_factor` after `plateau_epochs` without a better validation loss.
+    """
     warmup_epochs: Annotated[float, Field(ge=0.0)] = 1.0
+    """Epochs in which the rate rises to its peak; `onecycle` has its own."""
     step_epochs: Count = 7
+    """Of `step`: epochs between two steps."""
     step_factor: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
+    """Of `step` and `plateau`: what the rate is multiplied by."""
     plateau_epochs: Count = 3
+    """Of `plateau`: validations without a better loss that it waits for."""
     class_weights: Literal["none", "balanced", "effective"] | dict[str, Positive] = "none"
+    """`balanced` (inverse frequency), `effective` (inverse effective number), or one weight per
+    class by name. They weigh labels, not what a teacher says; where images may have several labels,
+    those that are there against those that are not.
+    """
     effective_beta: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.999
+    """Of `effective`: 0 is no weights, towards 1 it becomes `balanced`."""
     sampling: Literal["natural", "balanced"] = "natural"
+    """`balanced` draws every class equally often in an epoch of the usual length; an image that is
+    drawn again is shown in the view of the next epoch.
+    """
     focal_gamma: Annotated[float, Field(ge=0.0)] = 0.0
+    """Exponent of the focal factor on the labels' loss; 0 is off."""
     logit_adjustment: Annotated[float, Field(ge=0.0)] = 0.0
+    """Share of the classes' log-prior that student and teachers are judged with in training, so
+    that without it the student is fair to rare classes; 1 is usual, 0 is off. Class weights or
+    balanced sampling beside it correct for the same twice.
+    """
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Share of each label that is given to all answers alike."""
     mixup: Annotated[float, Field(ge=0.0)] = 0.0
+    """Beta parameter; 0 is off. Teachers see the mixed image."""
     ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Decay per step of averaged weights, which then are the ones validated and kept; 0 is off."""
     clip_norm: Annotated[float, Field(ge=0.0)] = 0.0
+    """Largest gradient norm; 0 is off."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """`auto` is bf16 on a GPU that has it, else fp32."""
     compile: bool = False
+    """Train through `torch.compile`: worth its minute of start-up on a GPU."""
     validate_every: Count = 1
+    """Epochs between validations; the last epoch is always validated."""
     patience: Annotated[int, Field(ge=0)] = 0
+    """Validations without a better score after which training stops; 0 is off."""
     select: Literal[
         "auto",
         "top1",
@@ -223,28 +255,32 @@ class TrainConfig(Options):
         "exact_match",
         "loss",
     ] = "auto"
+    """Validation score that chooses `best`; `auto` is top-1 accuracy or, where images may have
+    several labels, mean average precision. Recall is a class's share of images that are found:
+    `worst_recall` is that of the worst class.
+    """
 
 
 class CacheConfig(Options):
-    """Teacher logits stored once per view, instead of a teacher that runs in every step.
-
-    Attributes:
-        use: False runs the teachers in every step, on a new view in each epoch.
-        views: Views per image, which the epochs cycle over; `all` is one per epoch.
-        top_k: Logits kept per image; the other classes share the rest evenly. 0 keeps all.
-    """
+    """Teacher logits stored once per view, instead of a teacher that runs in every step."""
 
     use: bool = True
+    """False runs the teachers in every step, on a new view in each epoch."""
     views: Count | Literal["all"] = 8
+    """Views per image, which the epochs cycle over; `all` is one per epoch."""
     top_k: Annotated[int, Field(ge=0)] = 0
+    """Logits kept per image; the other classes share the rest evenly. 0 keeps all."""
 
 
 class PluginConfig(BaseModel):
     """Name of a plug-in's file (or a dotted module), and the options it declares."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="allow")
+    model_config = ConfigDict(
+        frozen=True, strict=True, extra="allow", use_attribute_docstrings=True
+    )
 
     name: str
+    """A file in the plug-in's folder, or a dotted module."""
 
     @property
     def options(self) -> dict[str, Any]:
@@ -256,37 +292,45 @@ class StrategyConfig(PluginConfig):
     """A file in `strategies/`."""
 
     name: str = "supervised"
+    """A file in `strategies/`, or a dotted module."""
 
 
 class RunConfig(Options):
     """One training run: a teacher, a student, or a link in a chain of students.
 
-    Attributes:
-        name: Folder of the run; by default made of model and strategy.
-        recipe: Another recipe (relative to this one) whose run is the base of this one.
-        start: Name of an earlier student whose best weights this one starts from.
-        teachers: Who teaches: `best` (the best teacher on validation) or names of teachers and
-            of earlier students.
-        cache: Where the teachers' logits come from.
-        engine: `distill`, or `kd_lib` to train through KD_Lib itself.
+    In a recipe, an entry may also have `recipe`: another one, relative to it, whose run is the base
+    of this one.
     """
 
     name: Name
+    """Folder of the run; by default made of model and strategy."""
     model: ModelConfig
+    """The network."""
     strategy: StrategyConfig = StrategyConfig()
+    """How it is taught: a name, and the options of that strategy."""
     transfer: TransferConfig = TransferConfig()
+    """Which layers learn, and how fast."""
     train: TrainConfig = TrainConfig()
+    """The training loop."""
     cache: CacheConfig = CacheConfig()
+    """Where the teachers' logits come from."""
     start: Name | None = None
+    """Name of an earlier student whose best weights this one starts from."""
     teachers: tuple[Name, ...] = ("best",)
+    """Who teaches: `best` (the best teacher on validation) or names of teachers and of earlier
+    students.
+    """
     engine: Literal["distill", "kd_lib"] = "distill"
+    """`distill`, or `kd_lib` to train through KD_Lib itself."""
 
 
 class ForestConfig(Options):
     """A random forest on small pixels, the baseline without a network; 0 trees is off."""
 
     trees: Annotated[int, Field(ge=0)] = 200
+    """Trees; 0 leaves the forest out."""
     size: Annotated[int, Field(ge=4, le=64)] = 24
+    """Height and width of the images that it sees, in pixels."""
 
 
 def _named(value: Any) -> Any:
@@ -297,41 +341,39 @@ TargetConfig = Annotated[PluginConfig, BeforeValidator(_named)]
 
 
 class ExportConfig(Options):
-    """What is shipped.
-
-    Attributes:
-        targets: Files in `export/` by name, or tables of a name and the target's own options.
-            `onnx_fp32` is made in any case.
-        student: Name of the student; `best` is the best on validation among the last links.
-        path: Exporter: `dynamo`, `dynamo-unoptimized`, `legacy`, or `auto`, the first of them
-            whose file agrees with torch.
-        license: Licence of the shipped file, as an SPDX identifier, written into its metadata.
-        thresholds: What an answer has to reach, tuned on validation. `f1` and `fpr` are for many
-            labels, one threshold each: of the best F1, or of at most `max_fpr` false positives.
-            `accuracy` is for one label: the lowest confidence from which on answers are at least
-            `min_accuracy` accurate, with 95 % confidence. `none` is 0.5 for many labels and always
-            an answer for one. `auto`: `f1` for many labels, `none` for one.
-        max_fpr: Largest share of a label's negatives that are given it.
-        min_accuracy: Smallest accuracy of the images that are answered, in percent.
-        int8_max_drop: Most that an int8 file may lose of the task's main score on validation, in
-            points.
-        int8_qad_epochs: Epochs of quantisation-aware distillation, for where no calibration passes;
-            0 is off.
-        int8_qad_lr: Its peak learning rate.
-    """
+    """What is shipped."""
 
     targets: tuple[TargetConfig, ...] = tuple(
         PluginConfig(name=name) for name in ("onnx_fp32", "onnx_fp16", "onnx_int8")
     )
+    """Files in `export/` by name, or tables of a name and the target's own options. `onnx_fp32` is
+    made in any case.
+    """
     student: Name = "best"
+    """Name of the student; `best` is the best on validation among the last links."""
     license: str = ""
+    """Licence of the shipped file, as an SPDX identifier, written into its metadata."""
     path: Literal["auto", "dynamo", "dynamo-unoptimized", "legacy"] = "auto"
+    """Exporter: `dynamo`, `dynamo-unoptimized`, `legacy`, or `auto`, the first of them whose file
+    agrees with torch.
+    """
     thresholds: Literal["auto", "none", "f1", "fpr", "accuracy"] = "auto"
+    """What an answer has to reach, tuned on validation. `f1` and `fpr` are for many labels, one
+    threshold each: of the best F1, or of at most `max_fpr` false positives. `accuracy` is for one
+    label: the lowest confidence from which on answers are at least `min_accuracy` accurate, with 95
+    % confidence. `none` is 0.5 for many labels and always an answer for one. `auto`: `f1` for many
+    labels, `none` for one.
+    """
     max_fpr: Fraction = 0.05
+    """Largest share of a label's negatives that are given it."""
     min_accuracy: Annotated[float, Field(ge=0.0, le=100.0)] = 99.0
+    """Smallest accuracy of the images that are answered, in percent."""
     int8_max_drop: Annotated[float, Field(ge=0.0, le=100.0)] = 0.5
+    """Most that an int8 file may lose of the task's main score on validation, in points."""
     int8_qad_epochs: Annotated[int, Field(ge=0)] = 3
+    """Epochs of quantisation-aware distillation, for where no calibration passes; 0 is off."""
     int8_qad_lr: Positive = 1e-4
+    """Its peak learning rate."""
 
     @field_validator("targets")
     @classmethod
@@ -358,72 +400,79 @@ class ExportConfig(Options):
 
 
 class BenchConfig(Options):
-    """Inference speed.
-
-    Attributes:
-        batch_sizes: Of the scenario `offline`.
-        seconds: Per model, engine, scenario and batch size, over all rounds; warm-up comes on top.
-        threads: 0 for the physical cores.
-        opponents: timm or torchvision names, exported with random weights.
-        scenarios: How models are asked, see docs/speed.md.
-        engines: Files in `benchmarks/engines/`, of which each takes ONNX files or run directories.
-        streams: Of `multi_stream`, each with a query of its own at any time.
-        latency_bound_ms: What the 99th percentile of the scenario `server` has to keep.
-    """
+    """Inference speed."""
 
     batch_sizes: tuple[Count, ...] = (1, 8, 64)
+    """Of the scenario `offline`."""
     seconds: Positive = 1.0
+    """Per model, engine, scenario and batch size, over all rounds; warm-up comes on top."""
     rounds: Count = 3
+    """Processes per model and engine, interleaved with those of the others."""
     threads: Annotated[int, Field(ge=0)] = 0
-    opponents: tuple[str, ...] = ()
-    scenarios: tuple[Scenario, ...] = ("single_stream", "offline")
-    engines: tuple[str, ...] = ("onnxruntime", "torch")
+    """0 for the physical cores."""
+    opponents: Annotated[tuple[str, ...], Words] = ()
+    """timm or torchvision names, exported with random weights."""
+    scenarios: Annotated[tuple[Scenario, ...], Words] = ("single_stream", "offline")
+    """How models are asked, see docs/speed.md."""
+    engines: Annotated[tuple[str, ...], Words] = ("onnxruntime", "torch")
+    """Files in `benchmarks/engines/`, of which each takes ONNX files or run directories. `all` is
+    all of them.
+    """
     device: Literal["cpu", "cuda"] = "cpu"
+    """What engines run on."""
     streams: Count = 4
+    """Of `multi_stream`, each with a query of its own at any time."""
     latency_bound_ms: Positive = 15.0
+    """What the 99th percentile of the scenario `server` has to keep."""
 
 
 class SearchConfig(Options):
-    """Shapes of the compact student that `distill search` chooses from: all combinations of these.
-
-    Attributes:
-        sizes: Sizes of the images; none is `data.size` and three quarters of it.
-        widths: Channels of the first of four stages; each further one has twice as many.
-        depths: Blocks of each stage.
-        stems: Stride of the first stage; the further ones have 2.
-        kernels: Pixels across of the convolutions, one value or one per stage.
-        promising: Shapes that are trained briefly, at most.
-        brief_epochs: Epochs of that.
-        precision: Of the file that is timed and weighed.
-    """
+    """Shapes of the compact student that `distill search` chooses from: all combinations."""
 
     sizes: tuple[Annotated[int, Field(ge=16, le=1024)], ...] = ()
+    """Sizes of the images; none is `data.size` and three quarters of it."""
     widths: Annotated[tuple[Count, ...], Field(min_length=1)] = (8, 12, 16, 24, 32)
+    """Channels of the first of four stages; each further one has twice as many."""
     depths: Annotated[tuple[tuple[Count, Count, Count, Count], ...], Field(min_length=1)] = (
         (1, 1, 1, 1),
         (1, 1, 2, 2),
         (1, 2, 2, 2),
         (1, 2, 3, 3),
     )
+    """Blocks of each stage."""
     stems: Annotated[tuple[Count, ...], Field(min_length=1)] = (2, 4)
+    """Stride of the first stage; the further ones have 2."""
     kernels: Annotated[tuple[tuple[Count, ...], ...], Field(min_length=1)] = ((3,), (3, 3, 3, 1))
+    """Pixels across of the convolutions, one value or one per stage."""
     promising: Count = 8
+    """Shapes that are trained briefly, at most."""
     brief_epochs: Count = 10
+    """Epochs of that."""
     precision: Literal["fp32", "int8"] = "int8"
+    """Of the file that is timed and weighed."""
 
 
 class Recipe(Options):
     """A whole experiment."""
 
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Of splits, shuffles, views, noise and random starts."""
     data: DataConfig = DataConfig()
+    """The images."""
     views: ViewsConfig = ViewsConfig()
+    """Training views."""
     teachers: tuple[RunConfig, ...] = ()
+    """Each is trained; on the command line `teacher.KEY` reaches all of them."""
     students: tuple[RunConfig, ...] = ()
+    """Each is distilled; on the command line `student.KEY` reaches all of them."""
     random_forest: ForestConfig = ForestConfig()
+    """The baseline without a network."""
     export: ExportConfig = ExportConfig()
+    """What is shipped."""
     bench: BenchConfig = BenchConfig()
+    """Inference speed."""
     search: SearchConfig = SearchConfig()
+    """What `distill search` chooses from."""
 
     @model_validator(mode="after")
     def _names_resolve(self) -> Recipe:

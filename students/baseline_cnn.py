@@ -11,17 +11,16 @@ from distill.models import IMAGENET_MEAN, IMAGENET_STD, Channels
 
 
 class Options(BaseOptions):
-    """Attributes:
-    width: Channels of each convolution; each is followed by a 2x2 max pool.
-    hidden: Units of the layer before the head.
-    slope: Of LeakyReLU below zero.
-    dropout: Before the head.
-    """
+    """What a recipe may set."""
 
     width: tuple[Count, ...] = (16, 32, 64, 128)
+    """Channels of each convolution; each is followed by a 2x2 max pool."""
     hidden: Count = 128
+    """Units of the layer before the head."""
     slope: Fraction = 0.01
+    """Of LeakyReLU below zero."""
     dropout: Fraction = 0.2
+    """Before the head."""
 
 
 def build(

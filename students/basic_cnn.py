@@ -11,11 +11,10 @@ from distill.models import IMAGENET_MEAN, IMAGENET_STD, Channels
 
 
 class Options(BaseOptions):
-    """Attributes:
-    dropout: Before the head.
-    """
+    """What a recipe may set."""
 
     dropout: Fraction = 0.5
+    """Before the head."""
 
 
 def build(

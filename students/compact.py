@@ -32,29 +32,28 @@ Kernel = Annotated[int, Field(ge=1, le=7), AfterValidator(_odd)]
 
 
 class Options(BaseOptions):
-    """Shape of the network.
-
-    Attributes:
-        width: Channels of each stage; the first is the stem.
-        depth: Blocks of each stage.
-        stride: Factor by which the first block of each stage lowers the resolution; one value is
-            for all stages. Above 2, the block's convolution is as wide as its stride, whatever
-            `kernel` says; if that is even, there is no padding, and a first layer then takes the
-            pixels of the shipped file as they are.
-        kernel: Pixels across of the convolutions of each stage, odd; one value is for all stages.
-        branches: Train each block as three branches; False trains the plain convolution that is
-            deployed either way, in two thirds of the time.
-        head_width: Channels of a 1x1 convolution before pooling; 0 for none.
-        dropout: Before the linear head.
-    """
+    """Shape of the network."""
 
     width: tuple[Count, ...] = (16, 32, 64, 128)
+    """Channels of each stage; the first is the stem."""
     depth: tuple[Count, ...] = (1, 2, 2, 3)
+    """Blocks of each stage."""
     stride: tuple[Stride, ...] = (2,)
+    """Factor by which the first block of each stage lowers the resolution; one value is for all
+    stages. Above 2, the block's convolution is as wide as its stride, whatever `kernel` says; if
+    that is even, there is no padding, and a first layer then takes the pixels of the shipped file
+    as they are.
+    """
     kernel: tuple[Kernel, ...] = (3,)
+    """Pixels across of the convolutions of each stage, odd; one value is for all stages."""
     branches: bool = True
+    """Train each block as three branches; False trains the plain convolution that is deployed
+    either way, in two thirds of the time.
+    """
     head_width: Annotated[int, Field(ge=0)] = 256
+    """Channels of a 1x1 convolution before pooling; 0 for none."""
     dropout: Fraction = 0.1
+    """Before the linear head."""
 
 
 class RepBlock(nn.Module):

@@ -11,11 +11,10 @@ from distill.models import IMAGENET_MEAN, IMAGENET_STD, Channels
 
 
 class Options(BaseOptions):
-    """Attributes:
-    dropout: After each of the three blocks.
-    """
+    """What a recipe may set."""
 
     dropout: tuple[Fraction, Fraction, Fraction] = (0.25, 0.25, 0.5)
+    """After each of the three blocks."""
 
 
 def build(

@@ -22,15 +22,14 @@ ENDS = (4, 5, 7, 8, 10, 11, 12, 13)  # how many of them end with fire module 1, 
 
 
 class Options(BaseOptions):
-    """Attributes:
-    shrink: Factor of an average pooling of the image; 2 makes the network four times as fast.
-    fires: Fire modules kept, of eight: 7 are 0.53 million parameters, 6 are 0.34.
-    dropout: Before the linear head.
-    """
+    """Which part of SqueezeNet it is."""
 
     shrink: Count = 1
+    """Factor of an average pooling of the image; 2 makes the network four times as fast."""
     fires: Annotated[int, Field(ge=1, le=8)] = 7
+    """Fire modules kept, of eight: 7 are 0.53 million parameters, 6 are 0.34."""
     dropout: Fraction = 0.1
+    """Before the linear head."""
 
 
 class Squeeze(nn.Module):

@@ -13,13 +13,12 @@ from distill.models.weights import download
 
 
 class Options(BaseOptions):
-    """Attributes:
-    drop_rate: Dropout before the head.
-    drop_path_rate: Stochastic depth, where the network has it.
-    """
+    """What a recipe may set."""
 
     drop_rate: Fraction = 0.0
+    """Dropout before the head."""
     drop_path_rate: Fraction | None = None
+    """Stochastic depth, where the network has it."""
 
 
 def build(

@@ -15,11 +15,10 @@ AUX_MODELS = ("inception_v3", "googlenet")
 
 
 class Options(BaseOptions):
-    """Attributes:
-    dropout: Dropout before the head, where the network has one; None for its default.
-    """
+    """What a recipe may set."""
 
     dropout: float | None = None
+    """Dropout before the head, where the network has one; None for its default."""
 
 
 def build(

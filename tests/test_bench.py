@@ -325,7 +325,7 @@ def test_onnx_files_are_timed_without_torch_and_onnx(tiny_onnx: Path) -> None:
         "sys.modules['matplotlib'] = None; "
         "sys.argv = ['distill', 'bench', *sys.argv[1:]]; from distill.cli import main; main()"
     )
-    options = ("--seconds", "0.02", "--rounds", "1", "--scenario", "single_stream", "--json")
+    options = ("bench.seconds=0.02", "bench.rounds=1", "bench.scenarios=single_stream", "--json")
     command = [sys.executable, "-c", script, str(tiny_onnx), *options]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -337,17 +337,17 @@ def test_onnx_files_are_timed_without_torch_and_onnx(tiny_onnx: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["--engine", "fast"], "'fast'"),
-        (["--engine", "torch"], "an ONNX file is nothing for torch"),
-        (["--scenario", "single"], "single_stream"),
+        (["bench.engines=fast"], "'fast'"),
+        (["bench.engines=torch"], "an ONNX file is nothing for torch"),
+        (["bench.scenarios=single"], "single_stream"),
         (["--device", "tpu"], "cuda"),
-        (["--batch-sizes", "1,x"], "--batch-sizes"),
-        (["--batch-sizes", "0"], "batch_sizes"),
-        (["--seconds", "0"], "seconds"),
-        (["--latency-bound-ms", "-1"], "latency_bound_ms"),
+        (["bench.batch_sizes=[1, 'x']"], "batch_sizes"),
+        (["bench.batch_sizes=[0]"], "batch_sizes"),
+        (["bench.seconds=0"], "seconds"),
+        (["bench.latency_bound_ms=-1"], "latency_bound_ms"),
         (["--out", "speed.txt"], "--out"),
         (["--data", "nowhere"], "nowhere"),
-        (["--engine", "tensorrt", "--device", "cpu"], "it is for cuda"),
+        (["bench.engines=tensorrt", "--device", "cpu"], "it is for cuda"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(
@@ -372,8 +372,8 @@ def test_a_model_that_is_none(name: str, tmp_path: Path, distill: Any) -> None:
 def test_the_command_writes_json_and_plots(tiny_onnx: Path, tmp_path: Path, distill: Any) -> None:
     pytest.importorskip("matplotlib")
     out = tmp_path / "new" / "speed.json"
-    options = ("--seconds", "0.02", "--rounds", "1", "--batch-sizes", "1,2", "--out", out)
-    status, text, _ = distill("bench", tiny_onnx, *options, "--scenario", "single_stream,offline")
+    options = ("bench.seconds=0.02", "bench.rounds=1", "bench.batch_sizes=[1,2]", "--out", out)
+    status, text, _ = distill("bench", tiny_onnx, *options, "bench.scenarios=single_stream,offline")
     assert status == 0
     assert {file.name for file in out.parent.iterdir()} == {
         "speed.json",

@@ -379,8 +379,8 @@ def test_the_command_writes_rows_with_exactly_the_promised_keys(
     "arguments",
     [
         ["bench", "nope.onnx"],
-        ["bench", "--seconds", "1", "nope.onnx"],
-        ["bench", "nope.onnx", "--rounds", "1"],
+        ["bench", "bench.seconds=1", "nope.onnx"],
+        ["bench", "nope.onnx", "bench.rounds=1"],
         ["bench", "inference", "nope.onnx"],
     ],
 )

@@ -255,7 +255,7 @@ def test_predict_prints_one_object_per_image(experiment, photos, distill):
 
 def test_bench_command_times_a_file_and_a_run(experiment, distill):
     file = experiment / "export" / "student.fp32.onnx"
-    arguments = ("--batch-sizes", "1", "--seconds", "0.02", "--rounds", "1", "--json")
+    arguments = ("bench.batch_sizes=[1]", "bench.seconds=0.02", "bench.rounds=1", "--json")
     status, out, _ = distill("bench", file, experiment / "students" / "first", *arguments)
     assert status == 0
     rows = json.loads(out.splitlines()[-1])["rows"]

@@ -113,7 +113,7 @@ def test_its_commands_work_there(environment, model, photos) -> None:
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["metadata"]["names"] == ["red", "green", "blue"]
     assert "graph" not in found  # the package onnx tells that
-    quick = ("--batch-sizes", "1", "--seconds", "0.02", "--rounds", "1", "--json")
+    quick = ("bench.batch_sizes=[1]", "bench.seconds=0.02", "bench.rounds=1", "--json")
     done = call(environment, "distill", "bench", model, *quick)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["rows"]

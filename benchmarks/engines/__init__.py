@@ -7,7 +7,7 @@ of them only, so that an engine whose library is missing can be listed and left 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -76,7 +76,17 @@ def engine_names() -> list[str]:
     return names_in(FOLDER)
 
 
-def find_engine(name: str, where: str = "--engine") -> EngineModule:
+def find_engines(names: Sequence[str]) -> dict[str, EngineModule]:
+    """The engines of `bench.engines` by name; `all` stands for the whole folder.
+
+    Raises:
+        UserError: There is none of such a name.
+    """
+    given = [other for name in names for other in (engine_names() if name == "all" else [name])]
+    return {name: find_engine(name) for name in given}
+
+
+def find_engine(name: str, where: str = "bench.engines") -> EngineModule:
     """The engine of a name or of a dotted module.
 
     Args:

@@ -19,27 +19,21 @@ from distill.cli.cache import cache_app
 from distill.cli.check import check_command
 from distill.cli.export import export_command, inspect_command
 from distill.cli.options import (
-    WORKERS,
     DataOpt,
-    DeviceOpt,
-    DryRunOpt,
     ExperimentArg,
     FindLrOpt,
     JsonOpt,
-    OutOpt,
     Overrides,
-    OverwriteOpt,
     RecipeArg,
-    SeedOpt,
-    SmokeOpt,
-    UnlabelledOpt,
-    WorkersOpt,
+    takes,
 )
+from distill.cli.reference import options_command
 from distill.cli.search import search_command
 from distill.environment import num_processes
 from distill.errors import DistillError, RunStopped, UserError
 from distill.files import NO_SPACE
 from distill.pipeline import stages
+from distill.pipeline.stages import Settings
 from distill.progress import Progress
 
 app = typer.Typer(
@@ -65,27 +59,19 @@ UsageProblem: Any = typer.BadParameter.__mro__[2]
 def stage_command(chosen: tuple[str, ...]) -> Callable[..., None]:
     """A command that takes a recipe and does some of the stages."""
 
+    @takes()
     def command(
         recipe: RecipeArg,
         data: DataOpt,
+        settings: Settings,
         overrides: Overrides = None,
-        out: OutOpt = None,
-        device: DeviceOpt = "auto",
-        seed: SeedOpt = None,
-        workers: WorkersOpt = WORKERS,
-        overwrite: OverwriteOpt = False,
-        smoke: SmokeOpt = False,
-        unlabelled: UnlabelledOpt = None,
         find_lr: FindLrOpt = False,
-        dry_run: DryRunOpt = False,
-        as_json: JsonOpt = False,
     ) -> None:
-        settings = stages.Settings(out, device, seed, workers, overwrite, smoke, unlabelled)
         experiment = stages.open_experiment(recipe, overrides, data, settings)
         if find_lr:
-            stages.find_learning_rates(experiment, chosen, as_json)
+            stages.find_learning_rates(experiment, chosen, settings.as_json)
         else:
-            stages.run_stages(experiment, chosen, dry_run, as_json)
+            stages.run_stages(experiment, chosen, settings.dry_run, settings.as_json)
 
     return command
 
@@ -101,20 +87,16 @@ app.command("student", help="Train the recipe's students, taught by the teachers
 
 app.command("check")(check_command)
 app.command("search")(search_command)
+app.command("options")(options_command)
 
 
+@takes("device", "workers", "dry_run", "as_json")
 def report_command(
-    experiment: ExperimentArg,
-    overrides: Overrides = None,
-    device: DeviceOpt = "auto",
-    workers: WorkersOpt = WORKERS,
-    dry_run: DryRunOpt = False,
-    as_json: JsonOpt = False,
+    experiment: ExperimentArg, settings: Settings, overrides: Overrides = None
 ) -> None:
     """Read the test split once and print the table."""
-    settings = stages.Settings(device=device, workers=workers)
     opened = stages.reopen_experiment(experiment, overrides, settings)
-    stages.run_stages(opened, ("report",), dry_run, as_json)
+    stages.run_stages(opened, ("report",), settings.dry_run, settings.as_json)
 
 
 app.command("report")(report_command)
@@ -125,24 +107,23 @@ app.add_typer(cache_app, name="cache")
 
 
 @app.command("evaluate")
+@takes("device", "workers", "as_json")
 def evaluate_command(
     model: Annotated[Path, typer.Argument(help="ONNX file or run directory.")],
     data: Annotated[str, typer.Argument(help="Folder of class folders, or demo.")],
+    settings: Settings,
     split: Annotated[str | None, typer.Option("--split", help="train, val or test.")] = None,
-    device: DeviceOpt = "auto",
-    workers: WorkersOpt = WORKERS,
-    as_json: JsonOpt = False,
 ) -> None:
     """Score a model on labelled images, with the thresholds that its file has."""
     from distill.pipeline.evaluate import evaluate
     from distill.report.table import confusion_table, label_table, scores_line, show
 
-    found = evaluate(model, data, split, device, workers, Progress())
+    found = evaluate(model, data, split, settings.device, settings.workers, Progress())
     show(confusion_table(found) if "confusion" in found else label_table(found))
     print(scores_line(found))
     for path, reason in found["unreadable"].items():
         print(f"left out, unreadable: {path}: {reason}", file=sys.stderr)
-    stages.emit(found, as_json)
+    stages.emit(found, settings.as_json)
 
 
 @app.command("predict")

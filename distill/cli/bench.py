@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from distill.cli.options import WORKERS, DeviceOpt, JsonOpt, WorkersOpt
-from distill.config import BenchConfig, Scenario
+from distill.cli.options import WORKERS, DeviceOpt, JsonOpt, WorkersOpt, takes
+from distill.config import BenchConfig
 from distill.errors import UserError
 from distill.pipeline import stages
+from distill.pipeline.stages import Settings
 from distill.progress import Progress
 
 
@@ -48,54 +49,59 @@ bench_app = typer.Typer(
 
 
 @bench_app.command("inference")
+@takes("device", "out", "as_json")
 def bench_command(
-    models: Annotated[list[Path], typer.Argument(help="ONNX files and run directories.")],
-    scenario: Annotated[
-        str, typer.Option("--scenario", help="Of single_stream,multi_stream,server,offline.")
-    ] = ",".join(get_args(Scenario)),
-    engine: Annotated[
-        str, typer.Option("--engine", help="Files in benchmarks/engines/, or all.")
-    ] = "onnxruntime,torch",
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL... [bench.KEY=VALUE]...",
+            help="ONNX files and run directories; options as `distill options bench` has them.",
+        ),
+    ],
+    settings: Settings,
     data: Annotated[
         Path | None, typer.Option("--data", help="Pictures for the clock that includes decoding.")
     ] = None,
-    batch_sizes: Annotated[str, typer.Option("--batch-sizes", help="Of offline.")] = "1,8,64",
-    seconds: Annotated[float, typer.Option("--seconds", help="Per row, over all rounds.")] = 1.0,
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Interleaved rounds.")] = 3,
-    threads: Annotated[int, typer.Option("--threads", min=0, help="0: physical cores.")] = 0,
-    streams: Annotated[int, typer.Option("--streams", min=1, help="Of multi_stream.")] = 4,
-    latency_bound_ms: Annotated[
-        float, typer.Option("--latency-bound-ms", help="Of server, on the 99th percentile.")
-    ] = 15.0,
-    device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
-    out: Annotated[
-        Path | None, typer.Option("--out", help="FILE.json; plots go beside it.")
-    ] = None,
-    as_json: JsonOpt = False,
 ) -> None:
-    """Time models side by side: latency percentiles and images per second."""
-    from distill.benchmarks.engines import engine_names
+    """Time models side by side: latency percentiles and images per second.
+
+    The results go to --out FILE.json, and plots beside it.
+    """
     from distill.benchmarks.speed import bench_speed
     from distill.benchmarks.subjects import open_models
-    from distill.recipe import check_table
 
+    out = settings.out
     if out and out.suffix != ".json":
         raise UserError(f"got {str(out)!r}", "--out", "a name that ends in .json")
-    try:
-        sizes = [int(size) for size in batch_sizes.split(",")]
-    except ValueError:
-        raise UserError(f"got {batch_sizes!r}", "--batch-sizes", "numbers such as 1,8,64") from None
-    table: dict[str, Any] = {"batch_sizes": sizes, "seconds": seconds, "rounds": rounds}
-    table |= {"threads": threads, "streams": streams, "latency_bound_ms": latency_bound_ms}
-    table |= {"scenarios": scenario.split(","), "device": device}
-    table["engines"] = engine_names() if engine == "all" else engine.split(",")
-    config = check_table(BenchConfig, table, "distill bench")
+    config = bench_options(models, settings.device)
+    paths = [Path(model) for model in models if not is_option(model)]
+    if not paths:
+        raise UserError("nothing to time", "distill bench", "name ONNX files or run directories")
     progress, pictures = Progress(), readable_pictures(data) if data else []
-    found = bench_speed(open_models(models), config, progress, pictures)
+    found = bench_speed(open_models(paths), config, progress, pictures)
     show_results(found)
     if out:
         write_results(found, out, progress)
-    stages.emit(found, as_json)
+    stages.emit(found, settings.as_json)
+
+
+def is_option(argument: str) -> bool:
+    """Whether an argument is `bench.KEY=VALUE`, and no file."""
+    return argument.startswith("bench.") and "=" in argument and not Path(argument).exists()
+
+
+def bench_options(arguments: list[str], device: str) -> BenchConfig:
+    """The options of a recipe's `[bench]`, with those that were given.
+
+    Args:
+        device: Of `--device`; `auto` leaves it to `bench.device`.
+    """
+    from distill.recipe import recipe_of
+
+    overrides = [argument for argument in arguments if is_option(argument)]
+    if device != "auto":
+        overrides.append(f"bench.device={device}")
+    return recipe_of(overrides).bench
 
 
 def show_results(found: dict[str, Any]) -> None:

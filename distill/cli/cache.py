@@ -7,22 +7,10 @@ from typing import Annotated
 
 import typer
 
-from distill.cli.options import (
-    WORKERS,
-    DataOpt,
-    DeviceOpt,
-    ExperimentArg,
-    JsonOpt,
-    OutOpt,
-    Overrides,
-    RecipeArg,
-    SeedOpt,
-    SmokeOpt,
-    UnlabelledOpt,
-    WorkersOpt,
-)
+from distill.cli.options import DataOpt, ExperimentArg, JsonOpt, Overrides, RecipeArg, takes
 from distill.errors import UserError
 from distill.pipeline import stages
+from distill.pipeline.stages import Settings
 
 cache_app = typer.Typer(
     help="Teacher logits, computed once and read by every student.", no_args_is_help=True
@@ -30,20 +18,15 @@ cache_app = typer.Typer(
 
 
 @cache_app.command("build")
+@takes("out", "device", "seed", "workers", "smoke", "unlabelled", "as_json")
 def build_command(
     recipe: RecipeArg,
     data: DataOpt,
+    settings: Settings,
     overrides: Overrides = None,
-    out: OutOpt = None,
-    device: DeviceOpt = "auto",
-    seed: SeedOpt = None,
-    workers: WorkersOpt = WORKERS,
-    smoke: SmokeOpt = False,
-    unlabelled: UnlabelledOpt = None,
     part: Annotated[
         str, typer.Option("--part", help="Such as 2/4: the second of four parts of the work.")
     ] = "1/1",
-    as_json: JsonOpt = False,
 ) -> None:
     """Compute the logits that the students of a recipe will read; the teachers must be trained.
 
@@ -56,25 +39,22 @@ def build_command(
         raise UserError(f"got {part!r}", "--part", "NUMBER/PARTS such as 1/4")
     from distill.pipeline.cache import build_experiment, list_caches
 
-    settings = stages.Settings(out, device, seed, workers, False, smoke, unlabelled)
     experiment = stages.open_experiment(recipe, overrides, data, settings)
     build_experiment(experiment, number - 1, parts)
-    stages.emit({"caches": list_caches(experiment.out)}, as_json)
+    stages.emit({"caches": list_caches(experiment.out)}, settings.as_json)
 
 
 @cache_app.command("verify")
+@takes("device", "workers", "as_json")
 def verify_command(
     experiment: ExperimentArg,
+    settings: Settings,
     overrides: Overrides = None,
-    device: DeviceOpt = "auto",
-    workers: WorkersOpt = WORKERS,
     samples: Annotated[int, typer.Option("--samples", min=1, help="Images per view.")] = 64,
-    as_json: JsonOpt = False,
 ) -> None:
     """Recompute a random sample of every view and compare it with what is stored."""
     from distill.pipeline.cache import verify_experiment
 
-    settings = stages.Settings(device=device, workers=workers)
     opened = stages.reopen_experiment(experiment, overrides, settings)
     rows = verify_experiment(opened, samples)
     for row in rows:
@@ -82,7 +62,7 @@ def verify_command(
             f"{row['folder']}: {row['teacher']}, {row['samples']:,} logits of {row['views']} views "
             f"agree, largest relative difference {row['max_difference']:.1e}"
         )
-    stages.emit({"caches": rows}, as_json)
+    stages.emit({"caches": rows}, settings.as_json)
 
 
 @cache_app.command("info")

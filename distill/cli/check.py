@@ -7,28 +7,18 @@ from typing import Annotated
 
 import typer
 
-from distill.cli.options import (
-    WORKERS,
-    DataArg,
-    DeviceOpt,
-    JsonOpt,
-    OutOpt,
-    Overrides,
-    SeedOpt,
-    WorkersOpt,
-)
+from distill.cli.options import DataArg, Overrides, takes
 from distill.errors import UserError
 from distill.pipeline import stages
+from distill.pipeline.stages import Settings
 from distill.progress import Progress
 
 
+@takes("out", "seed", "workers", "device", "as_json")
 def check_command(
     data: DataArg,
+    settings: Settings,
     overrides: Overrides = None,
-    out: OutOpt = None,
-    seed: SeedOpt = None,
-    workers: WorkersOpt = WORKERS,
-    device: DeviceOpt = "auto",
     split: Annotated[
         str | None, typer.Option("--split", help="given, grouped or random, as data.split.")
     ] = None,
@@ -49,7 +39,6 @@ def check_command(
     folds: Annotated[int, typer.Option("--folds", min=2, help="Teachers to train for that.")] = 4,
     show: Annotated[bool, typer.Option("--show", help="Draw training views as views.png.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace earlier files.")] = False,
-    as_json: JsonOpt = False,
 ) -> None:
     """Look at every image: what cannot be used, copies, leaks, splits, and what to do about it.
 
@@ -57,19 +46,21 @@ def check_command(
     """
     if repair and split not in (None, "given"):
         raise UserError("repairs the given splits", "--repair", f"leave out --split {split}")
-    if label_errors and out is None:
+    if label_errors and settings.out is None:
         raise UserError("trains teachers", "--label-errors", "say where to, with --out")
     if weights and backbone is None:
         raise UserError("weights of which network", "--weights", "name it with --backbone")
     from distill.pipeline.check import Wanted, check_data
     from distill.recipe import load_recipe, recipe_of
 
-    keys = stages.with_seed([*(overrides or []), *([f"data.split={split}"] if split else [])], seed)
+    keys = stages.with_seed(
+        [*(overrides or []), *([f"data.split={split}"] if split else [])], settings.seed
+    )
     recipe = load_recipe(label_errors, keys) if label_errors else recipe_of(keys)
     wanted = Wanted(
-        out=out,
-        device=device,
-        workers=workers,
+        out=settings.out,
+        device=settings.device,
+        workers=settings.workers,
         repair=repair,
         backbone=backbone,
         weights=weights,
@@ -77,4 +68,4 @@ def check_command(
         show=show,
         overwrite=overwrite,
     )
-    stages.emit(check_data(data, recipe, wanted, Progress()), as_json)
+    stages.emit(check_data(data, recipe, wanted, Progress()), settings.as_json)

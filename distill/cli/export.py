@@ -7,36 +7,26 @@ from typing import Annotated
 
 import typer
 
-from distill.cli.options import (
-    WORKERS,
-    DeviceOpt,
-    DryRunOpt,
-    ExperimentArg,
-    JsonOpt,
-    Overrides,
-    WorkersOpt,
-)
+from distill.cli.options import ExperimentArg, JsonOpt, Overrides, takes
 from distill.pipeline import stages
+from distill.pipeline.stages import Settings
 
 
+@takes("device", "workers", "dry_run", "as_json")
 def export_command(
     experiment: ExperimentArg,
+    settings: Settings,
     overrides: Overrides = None,
     target: Annotated[
         list[str] | None,
         typer.Option("--target", help="Another target, such as triton; may be repeated."),
     ] = None,
-    device: DeviceOpt = "auto",
-    workers: WorkersOpt = WORKERS,
-    dry_run: DryRunOpt = False,
-    as_json: JsonOpt = False,
 ) -> None:
     """Export the best student, verified; what is made already is kept."""
-    settings = stages.Settings(device=device, workers=workers)
     opened = stages.reopen_experiment(experiment, overrides, settings)
     if target:
         opened = stages.with_targets(opened, target)
-    stages.run_stages(opened, ("export",), dry_run, as_json)
+    stages.run_stages(opened, ("export",), settings.dry_run, settings.as_json)
 
 
 def inspect_command(

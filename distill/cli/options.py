@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_type_hints
 
 import typer
+
+from distill.pipeline.stages import Settings
 
 WORKERS = min(8, os.cpu_count() or 1)
 
@@ -30,3 +35,50 @@ UnlabelledOpt = Annotated[
 ]
 FindLrOpt = Annotated[bool, typer.Option("--find-lr", help="Range test instead of training.")]
 ExperimentArg = Annotated[Path, typer.Argument(help="Directory of distill run, --out of stages.")]
+
+# What a command may take by name, as fields of `Settings`, and what each is without being given.
+COMMON: dict[str, tuple[Any, Any]] = {
+    "out": (OutOpt, None),
+    "device": (DeviceOpt, "auto"),
+    "seed": (SeedOpt, None),
+    "workers": (WorkersOpt, WORKERS),
+    "overwrite": (OverwriteOpt, False),
+    "smoke": (SmokeOpt, False),
+    "unlabelled": (UnlabelledOpt, None),
+    "dry_run": (DryRunOpt, False),
+    "as_json": (JsonOpt, False),
+}
+
+
+def takes(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command common options, which it gets as one value, `settings`.
+
+    typer reads a command's options off its signature, so this writes them there.
+
+    Args:
+        names: Fields of `Settings`; none are all of them.
+    """
+    chosen = names or tuple(COMMON)
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        hints = get_type_hints(command, include_extras=True)
+        own = inspect.signature(command).parameters.values()
+        kept = [p.replace(annotation=hints[p.name]) for p in own if p.name != "settings"]
+        kind = inspect.Parameter.KEYWORD_ONLY
+        added = [
+            inspect.Parameter(name, kind, default=COMMON[name][1], annotation=COMMON[name][0])
+            for name in chosen
+        ]
+
+        @functools.wraps(command)
+        def with_settings(**given: Any) -> None:
+            common = {name: given.pop(name) for name in chosen}
+            command(**given, settings=Settings(**common))
+
+        del with_settings.__wrapped__  # or typer would read the signature behind it
+        parameters = [*kept, *added]
+        with_settings.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        with_settings.__annotations__ = {p.name: p.annotation for p in parameters}
+        return with_settings
+
+    return decorate

@@ -9,30 +9,19 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from distill.cli.options import (
-    WORKERS,
-    DataOpt,
-    DeviceOpt,
-    DryRunOpt,
-    JsonOpt,
-    OutOpt,
-    Overrides,
-    OverwriteOpt,
-    RecipeArg,
-    SeedOpt,
-    SmokeOpt,
-    UnlabelledOpt,
-    WorkersOpt,
-)
+from distill.cli.options import DataOpt, Overrides, RecipeArg, takes
 from distill.pipeline import stages
+from distill.pipeline.stages import Settings
 
 SHOWN = 12  # rows of each outcome in the terminal's table; all are in search.json
 ORDER = ("winner", "promising", "not promising", "dominated", "too slow", "too large")
 
 
+@takes()
 def search_command(
     recipe: RecipeArg,
     data: DataOpt,
+    settings: Settings,
     overrides: Overrides = None,
     max_latency_ms: Annotated[
         float | None, typer.Option("--max-latency-ms", help="Of one image, in the shipped file.")
@@ -40,15 +29,6 @@ def search_command(
     max_size_kb: Annotated[
         float | None, typer.Option("--max-size-kb", help="Of the shipped file; 1 kB = 1,000 bytes.")
     ] = None,
-    out: OutOpt = None,
-    device: DeviceOpt = "auto",
-    seed: SeedOpt = None,
-    workers: WorkersOpt = WORKERS,
-    overwrite: OverwriteOpt = False,
-    smoke: SmokeOpt = False,
-    unlabelled: UnlabelledOpt = None,
-    dry_run: DryRunOpt = False,
-    as_json: JsonOpt = False,
 ) -> None:
     """Find the shape of the compact student that is best within limits, and train it.
 
@@ -62,18 +42,17 @@ def search_command(
     given = {"max_latency_ms": max_latency_ms}
     given["max_size_bytes"] = None if max_size_kb is None else 1000 * max_size_kb
     limits = check_table(Limits, given, "distill search")
-    settings = stages.Settings(out, device, seed, workers, overwrite, smoke, unlabelled)
     search = Search(stages.open_experiment(recipe, overrides, data, settings), limits)
     check_search(search)
-    if dry_run:
+    if settings.dry_run:
         lines = plan(search)
         print("\n".join(lines))
-        stages.emit({"plan": lines}, as_json)
+        stages.emit({"plan": lines}, settings.as_json)
         return
     found = find_student(search)
     show(search_table(found))
     print(f"{found['winner']['name']}: its experiment directory is {found['experiment']}")
-    stages.emit(found, as_json)
+    stages.emit(found, settings.as_json)
 
 
 def search_table(found: dict[str, Any]) -> Table:

@@ -28,22 +28,18 @@ TYPES = {"tensor(uint8)": "TYPE_UINT8", "tensor(float)": "TYPE_FP32"}
 
 
 class Target(Base):
-    """`triton/`, to be given as `--model-repository`.
-
-    Attributes:
-        model: What requests call it.
-        precision: Which of the files it serves.
-        max_batch_size: Most images that the server runs at once.
-        max_queue_delay_us: How long a request may wait for others to share its batch,
-            microseconds.
-    """
+    """`triton/`, to be given as `--model-repository`."""
 
     packs: ClassVar[bool] = True
 
     model: Name = "student"
+    """What requests call it."""
     precision: Literal["fp32", "fp16", "int8"] = "fp32"
+    """Which of the files it serves."""
     max_batch_size: Count = 64
+    """Most images that the server runs at once."""
     max_queue_delay_us: Annotated[int, Field(ge=0)] = 100
+    """How long a request may wait for others to share its batch, microseconds."""
 
     def make(self, shipment: Shipment, folder: Path) -> Record:
         """Copies the file of that precision and describes its inputs and outputs."""

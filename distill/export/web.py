@@ -34,16 +34,14 @@ SHOWN = ("names", "task", "input_spec", "thresholds", "metrics", "precision", "l
 
 
 class Target(Base):
-    """`web/`: the int8 file if it was published, else the fp32 file, with its page.
-
-    Attributes:
-        runtime: Where the page loads onnxruntime-web from: the URL of its `dist/`, or a path
-            relative to the page; with a slash at the end.
-    """
+    """`web/`: the int8 file if it was published, else the fp32 file, with its page."""
 
     packs: ClassVar[bool] = True
 
     runtime: str = "https://cdn.jsdelivr.net/npm/onnxruntime-web@1.30.0/dist/"
+    """Where the page loads onnxruntime-web from: the URL of its `dist/`, or a path relative to the
+    page; with a slash at the end.
+    """
 
     def make(self, shipment: Shipment, folder: Path) -> Record:
         """Copies file and page, and writes what the page has to know."""

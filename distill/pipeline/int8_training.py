@@ -34,11 +34,10 @@ MOVING = 0.5  # share of the batches in which ranges still move
 
 
 class Options(BaseOptions):
-    """Attributes:
-    student: Name of the run that it is made of.
-    """
+    """What a recipe may set."""
 
     student: str
+    """Name of the run that it is made of."""
 
 
 def build(

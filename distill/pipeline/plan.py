@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from distill.benchmarks.engines import find_engine
+from distill.benchmarks.engines import find_engines
 from distill.config import Recipe
 from distill.data.prepare import input_spec
 from distill.errors import UserError
@@ -39,8 +39,7 @@ def check_plugins(recipe: Recipe) -> None:
         if isinstance(config.model.pretrained, str):
             check_weights_file(config.model.pretrained)
     make_targets(recipe.export)
-    for engine in recipe.bench.engines:
-        find_engine(engine, "bench.engines")
+    find_engines(recipe.bench.engines)
 
 
 def plan(experiment: Experiment, stages: tuple[str, ...]) -> list[str]:

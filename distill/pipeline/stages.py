@@ -29,6 +29,8 @@ class Settings:
         out: Experiment directory; None for `runs/` and the recipe's name.
         seed: Instead of the recipe's.
         unlabelled: Images for the teachers' term alone.
+        dry_run: Say what would be done, and stop.
+        as_json: End stdout with one JSON document.
     """
 
     out: Path | None = None
@@ -38,6 +40,8 @@ class Settings:
     overwrite: bool = False
     smoke: bool = False
     unlabelled: str | None = None
+    dry_run: bool = False
+    as_json: bool = False
 
 
 def open_experiment(

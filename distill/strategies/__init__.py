@@ -21,8 +21,8 @@ class Strategy(Options):
     """Base of all strategies.
 
     Attributes:
-        taught_by: `nobody`; `teachers`, the ones the recipe names; or `self`, an earlier
-            supervised run of the same student.
+        taught_by: `nobody`; `teachers`, the ones the recipe names; or `self`, an earlier supervised
+            run of the same student.
         tasks: The tasks that it makes sense for.
         needs_all_logits: It looks at the logits themselves, so that a cache may not leave any out.
     """

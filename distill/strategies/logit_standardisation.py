@@ -19,17 +19,14 @@ SMALLEST_STD = 1e-7
 
 
 class Strategy(Vanilla):
-    """The loss of `vanilla` between standardised logits; the labels see the student's own.
-
-    Attributes:
-        temperature: Softens both standardised distributions; the paper's base temperature.
-        kd_weight: Share of the teacher's term.
-    """
+    """The loss of `vanilla` between standardised logits; the labels see the student's own."""
 
     tasks: ClassVar[tuple[Literal["single", "multi"], ...]] = ("single",)
     needs_all_logits: ClassVar[bool] = True
     temperature: Positive = 2.0
+    """Softens both standardised distributions; the paper's base temperature."""
     kd_weight: Fraction = 0.9
+    """Share of the teacher's term."""
 
     def distance(
         self, student_logits: Tensor, teacher_logits: Tensor, objective: Objective

@@ -14,15 +14,14 @@ from distill.strategies.vanilla import Strategy as Vanilla
 
 
 class Strategy(Vanilla):
-    """The loss of `vanilla` with noise on the labels.
-
-    Attributes:
-        label_noise: Probability that a sample's label is replaced by another class, drawn anew
-            for every sample and epoch; where labels are many, that each of them is turned round.
-    """
+    """The loss of `vanilla` with noise on the labels."""
 
     kd_weight: Fraction = 0.5
+    """Share of the teacher's term; the labels get the rest."""
     label_noise: Fraction = 0.1
+    """Probability that a sample's label is replaced by another class, drawn anew for every sample
+    and epoch; where labels are many, that each of them is turned round.
+    """
 
     def __call__(self, lesson: Lesson) -> dict[str, Tensor]:
         """The terms of `vanilla` with corrupted labels."""

@@ -20,16 +20,14 @@ from distill.strategies.vanilla import Strategy as Vanilla
 
 
 class Strategy(Vanilla):
-    """Distillation from perturbed teacher logits.
-
-    Attributes:
-        noise_std: Standard deviation σ of the relative noise: a logit z becomes (1 + ξ) z with
-            ξ ~ N(0, σ²), drawn for each logit; z is taken without the mean over the classes.
-        noise_share: Probability that a sample's teacher is perturbed (α in the paper).
-    """
+    """Distillation from perturbed teacher logits."""
 
     noise_std: Fraction = 0.3
+    """Standard deviation σ of the relative noise: a logit z becomes (1 + ξ) z with ξ ~ N(0, σ²),
+    drawn for each logit; z is taken without the mean over the classes.
+    """
     noise_share: Fraction = 0.5
+    """Probability that a sample's teacher is perturbed (α in the paper)."""
 
     def __call__(self, lesson: Lesson) -> dict[str, Tensor]:
         """The terms of `vanilla` with the perturbed teacher."""

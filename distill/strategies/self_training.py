@@ -12,13 +12,10 @@ from distill.strategies.vanilla import Strategy as Vanilla
 
 
 class Strategy(Vanilla):
-    """The loss of `vanilla`, the teacher being the student itself (Tf-KD_self in the paper).
-
-    Attributes:
-        temperature: Softens both distributions.
-        kd_weight: Share of the self-teacher's term.
-    """
+    """The loss of `vanilla`, the teacher being the student itself (Tf-KD_self in the paper)."""
 
     taught_by: ClassVar[Literal["nobody", "teachers", "self"]] = "self"
     temperature: Positive = 4.0
+    """Softens both distributions."""
     kd_weight: Fraction = 0.5
+    """Share of the self-teacher's term."""

@@ -12,15 +12,13 @@ from distill.strategies.lesson import Lesson, corrupted
 
 
 class Strategy(Base):
-    """Supervised training.
-
-    Attributes:
-        label_noise: Probability that a label is wrong in an epoch; on a teacher, the corrupted
-            teacher of Arani et al., 2019, arXiv:1910.05057, section 4.3.
-    """
+    """Supervised training."""
 
     taught_by: ClassVar[Literal["nobody", "teachers", "self"]] = "nobody"
     label_noise: Fraction = 0.0
+    """Probability that a label is wrong in an epoch; on a teacher, the corrupted teacher of Arani
+    et al., 2019, arXiv:1910.05057, section 4.3.
+    """
 
     def __call__(self, lesson: Lesson) -> dict[str, Tensor]:
         """Cross-entropy; what a teacher says is not looked at."""

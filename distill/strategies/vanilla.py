@@ -12,15 +12,12 @@ from distill.strategies.objective import Objective
 
 
 class Strategy(Base):
-    """Softened teacher probabilities beside the labels.
-
-    Attributes:
-        temperature: Softens both distributions.
-        kd_weight: Share of the teacher's term; the labels get the rest.
-    """
+    """Softened teacher probabilities beside the labels."""
 
     temperature: Positive = 4.0
+    """Softens both distributions."""
     kd_weight: Fraction = 0.9
+    """Share of the teacher's term; the labels get the rest."""
 
     def __call__(self, lesson: Lesson) -> dict[str, Tensor]:
         """`kd_weight * T² * KL(teacher || student) + (1 - kd_weight) * CE`."""
