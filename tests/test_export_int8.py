@@ -24,6 +24,7 @@ from distill.export.int8.quantiser import Quantiser, widen_constants
 from distill.export.int8.steps import escalate, summary
 from distill.export.onnx_file import describe, probs_of_file
 from distill.export.onnx_graph import inner_nodes, order_layers
+from distill.runtime import latency
 from distill.runtime.predict import Predictor
 from distill.scoring.metrics import agreement, score
 from distill.scoring.thresholds import tune
@@ -565,8 +566,8 @@ def test_times_are_of_the_calls_that_nothing_disturbed(monkeypatch):
             assert feeds["image"].shape == (1, 4, 4, 3)
             now[0] += units[self.path] + (0 if next(clock) % 3 == 0 else 1000)
 
-    monkeypatch.setattr(gate_module, "open_session", Session)
-    monkeypatch.setattr(gate_module, "perf_counter_ns", lambda: now[0])
+    monkeypatch.setattr(latency, "open_session", Session)
+    monkeypatch.setattr(latency, "perf_counter_ns", lambda: now[0])
     pixels = np.zeros((3, 4, 4, 3), np.uint8)
     assert time_ratio(Path("int8"), Path("fp32"), pixels) == 0.25
 

@@ -1,6 +1,8 @@
 """The search for a student within limits: what there is to choose from, and who is chosen."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from distill.models.classifier import Classifier, Contract, build_classifier
 from distill.pipeline.experiment import Experiment
 from distill.progress import Progress
 from distill.recipe import check_table, load_recipe
-from distill.search import timing as search_timing
+from distill.runtime import latency
 from distill.search.find import Search
 from distill.search.space import Limits, candidates, image_sizes, judge
 from distill.search.timing import count_macs, time_files
@@ -135,14 +137,24 @@ def test_multiplications_are_counted_by_hand():
     assert count_macs(classifier) == 9 * 6 * 64
 
 
-def test_a_busy_moment_spoils_no_figure(monkeypatch, tmp_path):
+def test_a_busy_moment_spoils_no_figure(monkeypatch, tiny_onnx, tmp_path):
     """Files are timed in turns; the second turn is five times as slow, and does not count."""
-    turns = iter([1.0, 2.0, 5.0, 10.0, 1.1, 2.1, 0.9, 1.9, 1.0, 2.0])
-    monkeypatch.setattr(search_timing, "Predictor", lambda file, threads: file)
-    monkeypatch.setattr(search_timing, "_median_ms", lambda predictor, random: next(turns))
-    files = [tmp_path / "a", tmp_path / "b"]
+    now, loaded = [0], []
+
+    class Session:
+        def __init__(self, file: Path, threads: int) -> None:
+            loaded.append(file)
+            self.ms = 1 if file.name == "a.onnx" else 2
+
+        def run(self, outputs, feeds):
+            assert feeds["image"].shape == (1, 24, 32, 3)
+            now[0] += self.ms * 1_000_000 * (5 if len(loaded) in (3, 4) else 1)
+
+    files = [shutil.copy(tiny_onnx, tmp_path / name) for name in ("a.onnx", "b.onnx")]
+    monkeypatch.setattr(latency, "open_session", Session)
+    monkeypatch.setattr(latency, "perf_counter_ns", lambda: now[0])
     assert time_files(files, 1, Progress(quiet=True)) == [1.0, 2.0]
-    assert next(turns, None) is None
+    assert [file.name[0] for file in loaded[:4]] == ["b", "a", "a", "b"]  # first in turn
 
 
 @pytest.fixture(scope="module")

@@ -6,24 +6,26 @@ import statistics
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from time import perf_counter_ns
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from distill.config import ModelConfig, Recipe
+from distill.data.decode import InputSpec
 from distill.data.prepare import input_spec
 from distill.export.int8.quantiser import Quantiser
 from distill.export.onnx_fp32 import export_onnx
 from distill.models.classifier import Classifier, build_classifier, deployed
 from distill.progress import Progress
+from distill.runtime.latency import turns_ns
 from distill.runtime.predict import Predictor
 from distill.search.space import Candidate, Row
 
 NAMES = ("first", "second")  # classes of what is timed: how many there are hardly matters
 CALIBRATION_IMAGES = 8  # of noise: ranges do not change what an integer kernel costs
-TURNS, CALLS, WARM_UP = 5, 60, 10  # of each file while it is timed
+TURNS, CALLS, IMAGES = 5, 60, 10  # of each file while it is timed
 
 
 def time_candidates(recipe: Recipe, shapes: Iterable[Candidate], progress: Progress) -> list[Row]:
@@ -55,30 +57,17 @@ def time_candidates(recipe: Recipe, shapes: Iterable[Candidate], progress: Progr
 
 
 def time_files(files: Sequence[Path], threads: int, progress: Progress) -> list[float]:
-    """Latency of one image in ms for each file: the median of the medians of several turns.
-
-    In a turn each file is loaded, warmed up and called; a busy moment so spoils a turn of all.
-    """
+    """Latency of one image in ms for each file: the median of the medians of several turns."""
     random = np.random.default_rng(0)
-    turns: dict[Path, list[float]] = {file: [] for file in files}
+    images = {file: noise(Predictor(file).spec, random) for file in files}
     with progress.task("timing", TURNS * len(files), "turns") as task:
-        for _ in range(TURNS):
-            for file in files:
-                turns[file].append(_median_ms(Predictor(file, threads), random))
-                task.advance()
-    return [statistics.median(turns[file]) for file in files]
+        spent = turns_ns(images, TURNS, CALLS, threads, task.advance)
+    return [statistics.median(map(statistics.median, spent[file])) / 1e6 for file in files]
 
 
-def _median_ms(predictor: Predictor, random: np.random.Generator) -> float:
-    shape = (WARM_UP, 1, predictor.spec.height, predictor.spec.width, 3)
-    images = random.integers(0, 256, shape, dtype=np.uint8)
-    spent = []
-    for call in range(WARM_UP + CALLS):
-        image = images[call % WARM_UP]
-        start = perf_counter_ns()
-        predictor.probs(image)
-        spent.append(perf_counter_ns() - start)
-    return statistics.median(spent[WARM_UP:]) / 1e6
+def noise(spec: InputSpec, random: np.random.Generator) -> NDArray[np.uint8]:
+    """A few images that show nothing, uint8 `(n, height, width, 3)`."""
+    return random.integers(0, 256, (IMAGES, spec.height, spec.width, 3), dtype=np.uint8)
 
 
 def count_macs(classifier: Classifier) -> int:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from time import perf_counter_ns
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,7 +22,8 @@ from distill.export.int8.quantiser import Distil, Quantiser
 from distill.export.int8.steps import Record, escalate, gains
 from distill.export.onnx_file import describe, probs_of_file
 from distill.files import atomic
-from distill.runtime.predict import Predictor, open_session
+from distill.runtime.latency import turns_ns
+from distill.runtime.predict import Predictor
 from distill.scoring.metrics import main_score, score
 from distill.scoring.thresholds import tune
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     pass
 
 
-TURNS, CALLS = 16, 8  # of each file while it is timed
+TURNS, CALLS = 16, 8  # of each file while it is timed, one image a call
 
 
 @dataclass(frozen=True)
@@ -163,20 +163,10 @@ def export_int8(
 def time_ratio(file: Path, reference: Path, pixels: Pixels, threads: int = 0) -> float:
     """Median latency of one image as a share of the reference's, over short turns about.
 
-    So a machine that is busy for a while slows both. The fastest call of a turn stands for it, as
-    the others tell of whatever else runs: where two trainings ran beside it, the median of all
-    calls was between 0.1 and 2.7 where this was within 0.05. The first turn only warms up.
+    The fastest call of a turn stands for it, as the others tell of whatever else runs: where two
+    trainings ran beside it, the median of all calls was between 0.1 and 2.7 where this was within
+    0.05.
     """
-    sessions = {one: open_session(one, threads) for one in (file, reference)}
-    fastest: dict[Path, list[int]] = {one: [] for one in sessions}
-    for turn in range(1 + TURNS):
-        for one in (file, reference) if turn % 2 else (reference, file):
-            spent = []
-            for call in range(CALLS):
-                image = pixels[(turn * CALLS + call) % len(pixels)][None]
-                start = perf_counter_ns()
-                sessions[one].run(["prob"], {"image": image})
-                spent.append(perf_counter_ns() - start)
-            if turn:
-                fastest[one].append(min(spent))
-    return statistics.median(fastest[file]) / statistics.median(fastest[reference])
+    spent = turns_ns(dict.fromkeys((file, reference), pixels), TURNS, CALLS, threads)
+    typical = {one: statistics.median(min(turn) for turn in turns) for one, turns in spent.items()}
+    return typical[file] / typical[reference]
