@@ -14,7 +14,7 @@ from distill.benchmarks.engines import Run, find_engines
 from distill.benchmarks.scenarios import Query
 from distill.data.decode import InputSpec, Pixels, to_pixels
 from distill.runtime.predict import Predictor
-from distill.scoring.metrics import main_score
+from distill.scoring.tasks import task_of
 
 SEED = 0
 INPUTS = 16  # different inputs per series
@@ -59,7 +59,7 @@ def onnx_model(path: Path, name: str = "") -> Model:
         UserError: No such file, or not one that `distill export` wrote.
     """
     opened = Predictor(path)
-    metadata, score = opened.metadata, main_score(opened.task)
+    metadata, score = opened.metadata, task_of(opened.task).main_score
     metrics = metadata.get("metrics") or {}
     return Model(
         name or path.stem,
@@ -87,7 +87,7 @@ def run_model(folder: Path, name: str = "") -> Model:
         "run",
         opened.contract.input_spec,
         size_bytes=(folder / BEST).stat().st_size,
-        val=(main_score(opened.contract.task), opened.best_score),
+        val=(task_of(opened.contract.task).main_score, opened.best_score),
     )
 
 

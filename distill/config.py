@@ -26,6 +26,7 @@ Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Jitter = Annotated[float, Field(ge=0.0, lt=1.0)]
 Hue = Annotated[float, Field(ge=0.0, le=0.5)]
+TaskName = Literal["single", "multi"]  # labels of an image: one, or any number
 Scenario = Literal["single_stream", "multi_stream", "server", "offline"]
 
 
@@ -77,7 +78,7 @@ class DataConfig(Options):
     """Share of `train` that becomes the validation split where the source gives none."""
     test_fraction: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.15
     """The same of the test split."""
-    task: Literal["single", "multi"] = "single"
+    task: TaskName = "single"
     """`single`, one label per image, or `multi`, any number of them."""
     split: Literal["given", "grouped", "random"] = "given"
     """Who decides on the splits. `given`: the source; a split that it does not give is taken out of
@@ -383,7 +384,7 @@ class ExportConfig(Options):
             raise ValueError(f"{min(twice)!r} is there twice")
         return targets
 
-    def rule(self, task: Literal["single", "multi"]) -> Literal["none", "f1", "fpr", "accuracy"]:
+    def rule(self, task: TaskName) -> Literal["none", "f1", "fpr", "accuracy"]:
         """The rule that `thresholds` stands for.
 
         Raises:

@@ -159,7 +159,8 @@ def keep_as_trained(experiment: Experiment, config: RunConfig, seed: int) -> Non
     from distill.files import append_line, files_below, write_json, write_manifest
     from distill.models.classifier import build_classifier
     from distill.models.inference import predict_logits
-    from distill.scoring.metrics import probabilities, score
+    from distill.scoring.metrics import score
+    from distill.scoring.tasks import task_of
     from distill.training.run_directory import save_weights
     from distill.training.selection import validation_row
 
@@ -171,7 +172,9 @@ def keep_as_trained(experiment: Experiment, config: RunConfig, seed: int) -> Non
     write_json(folder / "config.json", {"run": config.model_dump(mode="json")})
     write_json(folder / "contract.json", classifier.contract.model_dump(mode="json"))
     save_weights(classifier, folder / "best.safetensors")
-    probs = probabilities(predict_logits(classifier, data.val, experiment.device), data.task)
+    probs = task_of(data.task).probabilities(
+        predict_logits(classifier, data.val, experiment.device)
+    )
     found = score(probs, data.val.labels, data.classes)
     append_line(folder / "metrics.jsonl", validation_row(found, data.task))
     write_manifest(folder, files_below(folder))

@@ -26,7 +26,8 @@ from distill.export.onnx_file import describe, probs_of_file
 from distill.export.onnx_graph import inner_nodes, order_layers
 from distill.runtime import latency
 from distill.runtime.predict import Predictor
-from distill.scoring.metrics import agreement, score
+from distill.scoring.metrics import score
+from distill.scoring.tasks import task_of
 from distill.scoring.thresholds import tune
 
 NUM_CONVOLUTIONS = 4  # three blocks and the head's; the one of the activation maps is not counted
@@ -88,7 +89,7 @@ def test_the_int8_file_agrees_with_the_fp32_file(shipped, tmp_path):
         probs_of_file(shipped.file, pixels),
         probs_of_file(tmp_path / "m.onnx", pixels),
     )
-    assert agreement(found, expected, task) >= 90.0
+    assert task_of(task).agreement(found, expected) >= 90.0
     assert 0.0 < np.abs(found - expected).mean() < 0.02
 
 
@@ -231,7 +232,7 @@ def test_every_way_of_calibration_and_layers_in_float(multi, tmp_path):
     expected = probs_of_file(multi.file, multi.pixels)
     for method in METHODS:
         found = probs_of_file(quantiser.quantise(method), multi.pixels)
-        assert agreement(found, expected, "multi") >= 70.0
+        assert task_of("multi").agreement(found, expected) >= 70.0
     order = quantiser.by_sensitivity("minmax")
     assert sorted(order) == sorted(quantiser.layers)
     moved = []

@@ -36,6 +36,7 @@ from distill.pipeline.experiment import Experiment
 from distill.pipeline.export import export_student
 from distill.registry import find_module, names_in
 from distill.runtime.predict import Predictor
+from distill.scoring.tasks import task_of
 
 NAMES = names_in("export", "Target")
 WIDE = ModelConfig(name="compact", options={"width": [32, 64], "depth": [1, 1], "head_width": 0})
@@ -519,12 +520,11 @@ def test_the_hub_folder_is_what_a_pipeline_of_theirs_reads(exported) -> None:
     values = np.ascontiguousarray(values.transpose(0, 3, 1, 2), dtype=np.float32)
     for name, ours in (("model", "fp32"), ("model_quantized", "int8")):
         from distill.runtime.predict import open_session
-        from distill.scoring.metrics import probabilities
 
         session = open_session(hub / "onnx" / f"{name}.onnx")
         (logits,) = session.run(["logits"], {"pixel_values": values})
         expected = Predictor(hub / f"student.{ours}.onnx").probs(pixels)
-        np.testing.assert_allclose(probabilities(logits, data.task), expected, atol=1e-3)
+        np.testing.assert_allclose(task_of(data.task).probabilities(logits), expected, atol=1e-3)
         with pytest.raises(UserError, match="input_spec"):  # it does not pass for one of ours
             Predictor(hub / "onnx" / f"{name}.onnx")
     student = exported.folder("student") / "best.safetensors"

@@ -28,6 +28,7 @@ from distill.device import to_device
 from distill.models.classifier import build_classifier
 from distill.progress import Progress
 from distill.registry import names_in
+from distill.strategies.objective import SOFTMAX
 from distill.teaching.teachers import CachedTeachers, LiveTeachers
 from distill.training.job import Job
 from distill.training.teachers import build_caches
@@ -96,7 +97,7 @@ def test_a_step_waits_for_nothing(data, tmp_path, strategy, train):
         job, unlabelled=replace(extra, labels=np.full(20, -1)), teacher_adjustments=(1.0,)
     )
     teachers = CachedTeachers(
-        build_caches(job, World(CPU), QUIET), META, "single", job.teacher_offsets
+        build_caches(job, World(CPU), QUIET), META, SOFTMAX, job.teacher_offsets
     )
     assert blocking_copies(job, teachers) == 0
 

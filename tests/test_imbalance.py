@@ -15,6 +15,7 @@ from distill.data.views.images import UNLABELLED
 from distill.errors import UserError
 from distill.models.classifier import Classifier, build_classifier
 from distill.progress import Progress
+from distill.strategies.objective import make_objective
 from distill.teaching.teachers import CachedTeachers, LiveTeachers
 from distill.training.imbalance import (
     Sampling,
@@ -489,7 +490,10 @@ def test_cached_and_adjusted_teachers_are_mixed_after_they_are_adjusted(uneven, 
     trainer = trainer_of(uneven, tmp_path, None, (classifier(uneven),), (1.0,))
     job = replace(trainer.job, cache=tmp_path / "cache")
     teachers = CachedTeachers(
-        build_caches(job, World(CPU), Progress(quiet=True)), CPU, uneven.task, job.teacher_offsets
+        build_caches(job, World(CPU), Progress(quiet=True)),
+        CPU,
+        make_objective(uneven.task),
+        job.teacher_offsets,
     )
     (batch, *_) = trainer.batches(0)
     apart, mixed = teachers(batch), teachers(batch._replace(share=0.3))

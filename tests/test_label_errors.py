@@ -22,6 +22,7 @@ from distill.pipeline.label_errors import (
     suspicious,
 )
 from distill.progress import Progress
+from distill.scoring.tasks import task_of
 from distill.training.run_directory import open_run
 
 TINY = {"width": [4], "depth": [1], "branches": False, "head_width": 0}
@@ -134,7 +135,7 @@ def test_a_teacher_is_asked_only_about_what_it_has_not_seen(
     logits = predict_logits(
         open_run(folder).classifier, label_errors.subset(data.train, rows), experiment.device
     )
-    assert probs[rows] == pytest.approx(label_errors.probabilities(logits, "single"))
+    assert probs[rows] == pytest.approx(task_of("single").probabilities(logits))
 
 
 def test_findings_name_the_image_and_what_it_looks_like(

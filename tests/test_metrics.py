@@ -7,13 +7,8 @@ import pytest
 from sklearn.metrics import confusion_matrix as their_confusion_matrix
 from sklearn.metrics import f1_score, log_loss, recall_score
 
-from distill.scoring.metrics import (
-    agreement,
-    confusion_matrix,
-    expected_calibration_error,
-    score,
-    softmax,
-)
+from distill.scoring.metrics import confusion_matrix, expected_calibration_error, score, softmax
+from distill.scoring.tasks import task_of
 
 # Five samples, three classes: predicted 0 0 1 2 1, of which the second and the last are wrong.
 LABELS = np.array([0, 2, 1, 2, 0])
@@ -160,8 +155,8 @@ def test_calibration_error_bin_by_bin(seed: int) -> None:
 
 def test_agreement() -> None:
     other = PROBS[:, ::-1]  # top classes 2 2 1 0 1 against 0 0 1 2 1
-    assert agreement(PROBS, other) == pytest.approx(40.0)
-    assert agreement(PROBS, PROBS**3) == 100.0
+    assert task_of("single").agreement(PROBS, other) == pytest.approx(40.0)
+    assert task_of("single").agreement(PROBS, PROBS**3) == 100.0
 
 
 def test_softmax() -> None:

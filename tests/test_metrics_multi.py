@@ -13,8 +13,9 @@ from sklearn.metrics import (
     recall_score,
 )
 
-from distill.scoring.metrics import agreement, main_score, probabilities, score, sigmoid
+from distill.scoring.metrics import score, sigmoid
 from distill.scoring.metrics_multi import average_precision, calibration_error_of_cells
+from distill.scoring.tasks import task_of
 
 # Four images, three labels; nobody has the third. At 0.5 the images are given a b, a c, b, none.
 NAMES = ("a", "b", "c")
@@ -132,17 +133,17 @@ def test_two_models_agree_where_all_labels_do() -> None:
     other = PROBS.copy()
     other[0, 0] = 0.4  # takes a from the first image
     other[1] = [0.99, 0.01, 0.99]  # far off, but the same labels
-    assert agreement(PROBS, other, "multi") == pytest.approx(75.0)
+    assert task_of("multi").agreement(PROBS, other) == pytest.approx(75.0)
     # With a lower threshold for a the first image has its label again.
-    assert agreement(PROBS, other, "multi", [0.4, 0.5, 0.5]) == pytest.approx(100.0)
+    assert task_of("multi").agreement(PROBS, other, [0.4, 0.5, 0.5]) == pytest.approx(100.0)
 
 
 def test_each_task_has_its_probabilities_and_main_score() -> None:
     logits = np.array([[0.0, math.log(3.0)]], dtype=np.float32)
     # e^0 : e^ln3 = 1 : 3, and 1 / (1 + 1), 3 / (1 + 3)
-    assert probabilities(logits, "single") == pytest.approx(np.array([[0.25, 0.75]]))
-    assert probabilities(logits, "multi") == pytest.approx(np.array([[0.5, 0.75]]))
-    assert (main_score("single"), main_score("multi")) == ("top1", "map")
+    assert task_of("single").probabilities(logits) == pytest.approx(np.array([[0.25, 0.75]]))
+    assert task_of("multi").probabilities(logits) == pytest.approx(np.array([[0.5, 0.75]]))
+    assert (task_of("single").main_score, task_of("multi").main_score) == ("top1", "map")
 
 
 def test_the_sigmoid_is_finite_and_symmetric_everywhere() -> None:

@@ -15,7 +15,6 @@ from distill.registry import names_in
 from distill.strategies import Lesson, Strategy, make_strategy
 from distill.strategies.logit_standardisation import standardised
 from distill.strategies.objective import SOFTMAX, Sigmoid, Softmax
-from distill.teaching.teachers import mix_logits
 
 BATCH, CLASSES = 12, 5
 NAMES = names_in("strategies", "Strategy")
@@ -363,7 +362,7 @@ def test_a_constant_on_the_teachers_logits_means_nothing(name: str) -> None:
 def test_a_cached_noisy_teacher_is_the_live_one() -> None:
     """With nothing mixed, their top classes agreed on 42 %."""
     teacher = logits(1, BATCH, CLASSES, seed=1)
-    cached = mix_logits(teacher, 1.0)  # MixUp that mixes nothing
+    cached = SOFTMAX.mixed(teacher, 1.0)  # MixUp that mixes nothing
     strategy = make("noisy_teacher", noise_share=1.0, noise_std=0.5)
     given = (logits(BATCH, CLASSES), labels_of(), None, draws())
     live, stored = (

@@ -9,8 +9,9 @@ from distill.config import CacheConfig, ModelConfig, RunConfig, StrategyConfig, 
 from distill.data.decode import InputSpec
 from distill.errors import UserError
 from distill.models import Contract
+from distill.scoring.tasks import task_of
 from distill.training.run_directory import open_run
-from distill.training.selection import SCORES, check_task, chosen_score, validation_row, worth
+from distill.training.selection import check_task, chosen_score, validation_row, worth
 
 SINGLE = {"top1": 90.0, "macro_f1": 80.0, "macro_recall": 70.0, "worst_recall": 60.0, "nll": 0.5}
 MULTI = {"map": 90.0, "macro_f1": 80.0, "micro_f1": 70.0, "exact_match": 60.0, "nll": 0.5}
@@ -32,7 +33,7 @@ def test_a_row_has_every_score_of_its_task(task, scores) -> None:
 @pytest.mark.parametrize(("task", "scores"), TASKS)
 def test_every_score_can_choose(task, scores) -> None:
     row = validation_row(scores, task)
-    for name in SCORES[task]:
+    for name in task_of(task).scores:
         assert chosen_score(name, task) == name
         assert worth(row, name, task) == scores[name]
     assert worth(row, "auto", task) == 90.0
@@ -73,7 +74,7 @@ def test_a_strategy_that_compares_all_logits_refuses_a_cache_of_some() -> None:
     check_task(config("vanilla", cache=few), "single")
 
 
-@pytest.mark.parametrize("select", ["auto", *SCORES["single"], "loss"])
+@pytest.mark.parametrize("select", ["auto", *task_of("single").scores, "loss"])
 def test_a_runs_main_score_is_that_of_the_kept_epoch(select, tmp_path: Path) -> None:
     """Every score prefers an epoch of its own; `best` of equals is the first."""
     names = ["top1", "macro_f1", "macro_recall", "worst_recall", "loss"]

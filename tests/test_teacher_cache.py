@@ -27,9 +27,10 @@ from distill.data.views.pixels import make_views
 from distill.errors import RunStopped, UserError
 from distill.models.classifier import build_classifier, frozen
 from distill.progress import Progress
+from distill.strategies.objective import SOFTMAX, Sigmoid, make_objective
 from distill.teaching.cache import CacheReader, Shard, complete_views, open_cache
 from distill.teaching.cache_build import build_shard, teacher_logits, verify_cache
-from distill.teaching.teachers import CachedTeachers, LiveTeachers, mix_logits
+from distill.teaching.teachers import CachedTeachers, LiveTeachers
 from distill.training.fit import fit
 from distill.training.job import Job
 from distill.training.teachers import build_caches, open_caches
@@ -504,7 +505,7 @@ def test_logits_beyond_float16_stay_finite(data, tmp_path):
 
 def test_mixed_logits_are_mixed_probabilities():
     logits = torch.randn(2, 5, 3, dtype=torch.float64)
-    found = mix_logits(logits, 0.3).softmax(dim=-1)
+    found = SOFTMAX.mixed(logits, 0.3).softmax(dim=-1)
     probs = logits.softmax(dim=-1)
     expected = 0.3 * probs + 0.7 * probs[:, [4, 0, 1, 2, 3]]
     torch.testing.assert_close(found, expected)
@@ -512,19 +513,19 @@ def test_mixed_logits_are_mixed_probabilities():
 
 def test_mixed_logits_of_several_labels_are_mixed_probabilities_of_each():
     logits = torch.randn(2, 5, 3, dtype=torch.float64)
-    found = mix_logits(logits, 0.3, "multi").sigmoid()
+    found = Sigmoid().mixed(logits, 0.3).sigmoid()
     probs = logits.sigmoid()
     torch.testing.assert_close(found, 0.3 * probs + 0.7 * probs[:, [4, 0, 1, 2, 3]])
     # 3/4 and 1/4 in equal parts are 1/2, whose logit is 0.
     pair = torch.tensor([[[math.log(3)], [-math.log(3)]]])
-    torch.testing.assert_close(mix_logits(pair, 0.5, "multi"), torch.zeros(1, 2, 1))
+    torch.testing.assert_close(Sigmoid().mixed(pair, 0.5), torch.zeros(1, 2, 1))
 
 
 @pytest.mark.parametrize("task", ["single", "multi"])
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_mixtures_of_extreme_logits_stay_finite(task, share):
     sure = torch.tensor([[[1e4, -1e4, 0.0], [-1e4, 1e4, 0.0]]])
-    assert torch.isfinite(mix_logits(sure, share, task)).all()
+    assert torch.isfinite(make_objective(task).mixed(sure, share)).all()
 
 
 def test_a_mixed_batch_gets_the_mixture_of_what_was_said_of_each(data, tmp_path):

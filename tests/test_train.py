@@ -29,7 +29,8 @@ from distill.files import is_complete, sha256_of, verify_manifest
 from distill.models.classifier import Classifier, build_classifier
 from distill.models.inference import predict_logits
 from distill.progress import Progress
-from distill.scoring.metrics import probabilities, score
+from distill.scoring.metrics import score
+from distill.scoring.tasks import task_of
 from distill.teaching.teachers import LiveTeachers
 from distill.training.fit import fit
 from distill.training.imbalance import class_weights
@@ -297,7 +298,7 @@ def test_what_is_kept_is_what_was_validated(data, tmp_path, ema_decay):
     train(data, tmp_path, precision="bf16", ema_decay=ema_decay, epochs=2)
     run = open_run(tmp_path)
     logits = predict_logits(run.classifier, data.val, CPU)
-    found = score(probabilities(logits, "single"), data.val.labels, data.classes)
+    found = score(task_of("single").probabilities(logits), data.val.labels, data.classes)
     assert found["nll"] in [pytest.approx(row["val/loss"], rel=1e-5) for row in run.rows]
 
 
@@ -386,7 +387,7 @@ def test_the_recipes_score_chooses_the_best_epoch(request, tmp_path, name, selec
     weights = train(data, tmp_path, epochs=5, lr=2e-2, select=select)
     classifier = tiny(data)
     classifier.network.load_state_dict(weights)
-    probs = probabilities(predict_logits(classifier, data.val, CPU), data.task)
+    probs = task_of(data.task).probabilities(predict_logits(classifier, data.val, CPU))
     scores = score(probs, data.val.labels, data.classes)
     kept = max(rows(tmp_path), key=lambda row: worth(row, select, data.task))
     assert kept["val/loss"] == pytest.approx(scores["nll"])
@@ -419,7 +420,7 @@ def test_plain_logits_are_validated(skewed, tmp_path):
     weights = train(skewed, tmp_path, epochs=2, logit_adjustment=2.0)
     classifier = tiny(skewed)
     classifier.network.load_state_dict(weights)
-    probs = probabilities(predict_logits(classifier, skewed.val, CPU), "single")
+    probs = task_of("single").probabilities(predict_logits(classifier, skewed.val, CPU))
     found = score(probs, skewed.val.labels, skewed.classes)
     assert found["nll"] in [pytest.approx(row["val/loss"]) for row in rows(tmp_path)]
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from distill.config import DataConfig, ViewsConfig
+from distill.config import DataConfig, TaskName, ViewsConfig
 from distill.data.audit.listing import Listing, list_data
 from distill.data.audit.splits import check_no_class_is_empty
 from distill.data.decode import InputSpec
-from distill.data.sources import SPLITS, Item, Source, Task, open_source
+from distill.data.sources import SPLITS, Item, Source, open_source
 from distill.data.store import Split, Store, open_store
 from distill.data.views.parameters import check_views
 from distill.progress import Progress
@@ -34,7 +34,7 @@ class ImageData:
     splits: dict[str, Split]
     findings: tuple[dict[str, Any], ...]
     sha256: str
-    task: Task = "single"
+    task: TaskName = "single"
 
     @property
     def train(self) -> Split:

@@ -17,7 +17,7 @@ from distill.export.parity import FLOAT32, Limits, in_words
 from distill.export.pixel_values import normalise, to_pixel_values
 from distill.files import read_json, write_json
 from distill.runtime.predict import open_session
-from distill.scoring.metrics import probabilities
+from distill.scoring.tasks import task_of
 
 if TYPE_CHECKING:
     from distill.export.shipment import Shipment
@@ -77,7 +77,7 @@ def probs_of_logits(file: Path, pixels: Pixels, metadata: Record) -> Probs:
 
     def run_batch(batch: Pixels) -> Any:
         logits = session.run(["logits"], {"pixel_values": normalise(batch, metadata)})[0]
-        return probabilities(logits, metadata["task"])
+        return task_of(metadata["task"]).probabilities(logits)
 
     return in_batches(run_batch, pixels)
 
@@ -85,7 +85,7 @@ def probs_of_logits(file: Path, pixels: Pixels, metadata: Record) -> Probs:
 def model_config(shipment: Shipment) -> Record:
     """`config.json`: labels as transformers has them, and how `distill` builds the network."""
     names = shipment.data.classes
-    kind = "multi" if shipment.data.task == "multi" else "single"
+    kind = shipment.data.task
     smallest = [dtype for precision, dtype, _ in FILES.values() if shipment.onnx(precision)][-1]
     source = shipment.source / "config.json"
     network = read_json(source)["run"]["model"]

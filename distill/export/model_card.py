@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from distill.runtime.predict import Predictor
-from distill.scoring.metrics import main_score
+from distill.scoring.tasks import task_of
 
 if TYPE_CHECKING:
     from distill.export.shipment import Shipment
@@ -97,7 +97,7 @@ def scores_table(shipment: Shipment) -> list[str]:
 def head(shipment: Shipment) -> list[tuple[str, Any]]:
     """The Hub's metadata; JSON values are YAML."""
     metadata = shipment.metadata
-    scores, main = metadata["metrics"], main_score(shipment.data.task)
+    scores, main = metadata["metrics"], task_of(shipment.data.task).main_score
     data = f"unpublished, SHA-256 {metadata['data_sha256'][:12]}"
     result = {
         "task": {"type": "image-classification"},

@@ -17,6 +17,7 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
+from distill.config import TaskName
 from distill.errors import RunStopped
 from distill.export import Record
 from distill.export import Target as Base
@@ -26,7 +27,6 @@ from distill.export.parity import FLOAT32, Parity, answer_rule, compare_probs
 from distill.export.shipped_graph import ShippedGraph
 from distill.files import atomic
 from distill.models.classifier import Classifier
-from distill.scoring.metrics import Task
 
 if TYPE_CHECKING:
     from distill.export.shipment import Shipment
@@ -112,7 +112,7 @@ def compare(
     file: Path,
     expected: NDArray[np.float32],
     pixels: NDArray[np.uint8],
-    task: Task = "single",
+    task: TaskName = "single",
     thresholds: list[float] | None = None,
 ) -> Parity:
     """Runs a file in onnxruntime on all images, in batches of differing sizes."""

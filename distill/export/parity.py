@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distill.scoring.metrics import Task, agreement
+from distill.config import TaskName
 from distill.scoring.metrics_multi import THRESHOLD
+from distill.scoring.tasks import task_of
 
 Probs = NDArray[np.floating[Any]]
 
@@ -52,7 +53,7 @@ class Parity:
     max_prob_difference: float
 
 
-def answer_rule(metadata: dict[str, Any]) -> tuple[Task, list[float] | None]:
+def answer_rule(metadata: dict[str, Any]) -> tuple[TaskName, list[float] | None]:
     """The task of a file, and where labels are many the threshold of each."""
     if metadata.get("task") != "multi":
         return "single", None
@@ -62,7 +63,7 @@ def answer_rule(metadata: dict[str, Any]) -> tuple[Task, list[float] | None]:
 def compare_probs(
     found: Probs,
     expected: Probs,
-    task: Task = "single",
+    task: TaskName = "single",
     thresholds: list[float] | None = None,
     limits: Limits = FLOAT32,
 ) -> Parity:
@@ -70,7 +71,7 @@ def compare_probs(
     found = np.nan_to_num(found, nan=-1.0)
     difference = np.abs(found - expected)
     settled = np.where(difference <= limits.rounding, expected, found)
-    same = agreement(settled, expected, task, thresholds)
+    same = task_of(task).agreement(settled, expected, thresholds)
     return Parity(len(found), same, float(difference.max()))
 
 

@@ -21,7 +21,8 @@ from distill.export.onnx_file import probs_of_file
 from distill.export.parity import FLOAT32, Limits, answer_rule, compare_probs
 from distill.models.classifier import Classifier
 from distill.progress import Progress
-from distill.scoring.metrics import main_score, score
+from distill.scoring.metrics import score
+from distill.scoring.tasks import task_of
 
 CALIBRATION_IMAGES = 256  # training images that int8 takes its ranges from
 
@@ -80,7 +81,7 @@ class Shipment:
             reference: What it was made from; None for the reference file.
         """
         expected = self.reference if reference is None else reference
-        main = main_score(self.data.task)
+        main = task_of(self.data.task).main_score
         scored = [
             score(np.nan_to_num(one), self.data.val.labels, self.data.classes)[main]
             for one in (probs, expected)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill.models.classifier import Classifier, deployed
+from distill.models.inference import activate
 
 
 class ShippedGraph(nn.Module):
@@ -54,8 +55,7 @@ class ShippedGraph(nn.Module):
         return self._probs(logits), F.conv2d(features, head.weight[:, :, None, None])
 
     def _probs(self, logits: Tensor) -> Tensor:
-        multi = self.classifier.contract.task == "multi"
-        return logits.sigmoid() if multi else logits.softmax(dim=1)
+        return activate(logits, self.classifier.contract.task)
 
 
 def has_cam(classifier: Classifier) -> bool:

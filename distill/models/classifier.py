@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from distill.config import ModelConfig
+from distill.config import ModelConfig, TaskName
 from distill.data.decode import InputSpec
 from distill.errors import UserError
 from distill.models.layers import head_prefixes
@@ -36,7 +36,7 @@ class Contract(BaseModel):
     mean: Channels = IMAGENET_MEAN
     std: Channels = IMAGENET_STD
     names: tuple[str, ...]
-    task: Literal["single", "multi"] = "single"
+    task: TaskName = "single"
 
 
 class Outputs(NamedTuple):
@@ -105,7 +105,7 @@ def build_classifier(
     names: tuple[str, ...],
     spec: InputSpec,
     load: bool = True,
-    task: Literal["single", "multi"] = "single",
+    task: TaskName = "single",
 ) -> Classifier:
     """Builds a network with its contract.
 

@@ -6,12 +6,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from distill.config import TaskName
 from distill.data.store import Split
 from distill.data.views.pixels import to_unit
 from distill.models.classifier import Classifier
 
 EVAL_BATCH = 256
+
+
+def activate(logits: Tensor, task: TaskName) -> Tensor:
+    """Probabilities of logits `(batch, num_classes)`: a softmax, or a sigmoid of each."""
+    return logits.sigmoid() if task == "multi" else logits.softmax(dim=1)
 
 
 def predict_logits(

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from distill.config import TaskName
 from distill.data.decode import InputSpec, Pixels, UnreadableImageError, to_pixels
-from distill.data.sources import Item, Source, Task, open_source
+from distill.data.sources import Item, Source, open_source
 from distill.errors import UserError
 from distill.progress import Progress
 from distill.runtime.predict import Predictor
@@ -32,7 +33,7 @@ class Model:
     """
 
     names: tuple[str, ...]
-    task: Task
+    task: TaskName
     spec: InputSpec
     probabilities: Probabilities
     thresholds: NDArray[np.float32] | None = None
@@ -134,6 +135,7 @@ def _open_run(folder: Path, device: str) -> Model:
 
     from distill.data.views.pixels import to_unit
     from distill.device import resolve_device
+    from distill.models.inference import activate
     from distill.training.run_directory import open_run
 
     chosen = resolve_device(device)
@@ -143,8 +145,7 @@ def _open_run(folder: Path, device: str) -> Model:
     def probabilities(pixels: Pixels) -> NDArray[np.float32]:
         with torch.no_grad():
             logits = classifier(to_unit(pixels, chosen)).logits.float()
-        probs = logits.sigmoid() if contract.task == "multi" else logits.softmax(dim=1)
-        result: NDArray[np.float32] = probs.cpu().numpy()
+        result: NDArray[np.float32] = activate(logits, contract.task).cpu().numpy()
         return result
 
     return Model(contract.names, contract.task, contract.input_spec, probabilities)

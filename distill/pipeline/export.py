@@ -34,7 +34,8 @@ from distill.pipeline.experiment import Experiment
 from distill.pipeline.int8_training import int8_distillation
 from distill.pipeline.runs import chosen_student
 from distill.report.threshold_plots import draw_thresholds
-from distill.scoring.metrics import probabilities, score
+from distill.scoring.metrics import score
+from distill.scoring.tasks import task_of
 from distill.scoring.thresholds import Tuned, tune
 
 RECORD = "export.json"
@@ -167,7 +168,7 @@ def tune_on_validation(
     val, classes = experiment.data.val, experiment.data.classes
     logits = predict_logits(classifier.to(experiment.device), val, experiment.device)
     # In the precision of the shipped file, whose probabilities are to meet these thresholds.
-    probs = probabilities(logits, experiment.data.task).astype(np.float32)
+    probs = task_of(experiment.data.task).probabilities(logits).astype(np.float32)
     tuned = tune(probs, val.labels, classes, experiment.recipe.export)
     if tuned.rule != "none":
         place = experiment.out / "plots" / "thresholds.png"

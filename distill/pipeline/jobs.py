@@ -18,7 +18,8 @@ from distill.models.classifier import Classifier, build_classifier
 from distill.models.inference import predict_logits
 from distill.pipeline.experiment import Experiment
 from distill.pipeline.runs import taught_by
-from distill.scoring.metrics import main_score, probabilities, score
+from distill.scoring.metrics import score
+from distill.scoring.tasks import task_of
 from distill.strategies import make_strategy
 from distill.training.job import Job
 from distill.training.run_directory import BEST, load_weights
@@ -140,8 +141,8 @@ def load_teacher(experiment: Experiment, name: str) -> Classifier:
     if finished.weights_sha256 not in experiment.checked:
         device = experiment.device
         logits = predict_logits(finished.classifier.to(device), data.val, device)
-        scores = score(probabilities(logits, data.task), data.val.labels, data.classes)
-        now, before = scores[main_score(data.task)], finished.best_score
+        scores = score(task_of(data.task).probabilities(logits), data.val.labels, data.classes)
+        now, before = scores[task_of(data.task).main_score], finished.best_score
         if abs(now - before) > tolerance(len(data.val.labels)):
             what = f"the teacher scores {now:.2f} % on validation, but {before:.2f} % when trained"
             raise UserError(what, where, "its files or the data changed: train it again")

@@ -26,7 +26,7 @@ from distill.models.classifier import Classifier, build_classifier
 from distill.models.inference import predict_logits
 from distill.pipeline.experiment import Experiment
 from distill.pipeline.jobs import is_done
-from distill.scoring.metrics import probabilities
+from distill.scoring.tasks import task_of
 from distill.training.fit import fit
 from distill.training.job import Job
 from distill.training.run_directory import open_run
@@ -121,9 +121,9 @@ def out_of_fold_probs(experiment: Experiment, folds: int) -> Probs:
         teacher = _fold_teacher(experiment, fold, folds, fold_of).to(device)
         mine = np.flatnonzero(fold_of == fold)
         held_out = subset(data.train, mine)
-        train[mine] = probabilities(predict_logits(teacher, held_out, device), data.task)
+        train[mine] = task_of(data.task).probabilities(predict_logits(teacher, held_out, device))
         logits = [predict_logits(teacher, data.splits[split], device) for split in ("val", "test")]
-        others.append(probabilities(np.concatenate(logits), data.task))
+        others.append(task_of(data.task).probabilities(np.concatenate(logits)))
     return np.concatenate([train, np.mean(others, axis=0)])
 
 

@@ -18,7 +18,8 @@ from distill.pipeline.experiment import Experiment
 from distill.pipeline.runs import all_runs, best_run
 from distill.runtime.predict import Predictor
 from distill.scoring.baselines import random_forest_probs
-from distill.scoring.metrics import agreement, main_score, probabilities, score
+from distill.scoring.metrics import score
+from distill.scoring.tasks import task_of
 
 Row = dict[str, Any]
 LATENCY = ("latency_p50_ms", "latency_p99_ms", "images_per_s", "batch_size")
@@ -36,7 +37,7 @@ def build_results(experiment: Experiment) -> dict[str, Any]:
         folder = experiment.folder(config.name)
         classifier = experiment.finished(config.name).classifier.to(experiment.device)
         logits = predict_logits(classifier, data.test, experiment.device)
-        probs[config.name] = probabilities(logits, data.task)
+        probs[config.name] = task_of(data.task).probabilities(logits)
         rows.append(
             {
                 "name": config.name,
@@ -53,11 +54,11 @@ def build_results(experiment: Experiment) -> dict[str, Any]:
         rows.append(_forest_row(experiment))
     rows += _onnx_rows(experiment, speeds, probs)
     if reference is not None:
-        key = "agreement_labels" if data.task == "multi" else "agreement_top1"
+        key = task_of(data.task).agreement_key
         for row in rows:
             if row["name"] in probs:
-                row[key] = agreement(probs[row["name"]], probs[reference], data.task)
-    verdict = build_verdict(rows, reference, main_score(data.task))
+                row[key] = task_of(data.task).agreement(probs[row["name"]], probs[reference])
+    verdict = build_verdict(rows, reference, task_of(data.task).main_score)
     return {"rows": rows, "verdict": verdict, "env": environment()}
 
 

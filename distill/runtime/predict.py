@@ -6,16 +6,17 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ValidationError
 
+from distill.config import TaskName
 from distill.data.decode import EXTENSIONS, InputSpec, UnreadableImageError, to_pixels
 from distill.errors import UserError
-from distill.scoring.metrics_multi import THRESHOLD
+from distill.scoring.tasks import task_of
 
 Probs = NDArray[np.float32]
 REQUIRED = ("names", "task", "input_spec", "thresholds")
@@ -69,9 +70,9 @@ class Predictor:
         self.session = open_session(self.path, threads)
         self.metadata = read_metadata(self.session, self.path)
         self.names = tuple(self.metadata["names"])
-        self.task: Literal["single", "multi"] = self.metadata["task"]
+        self.task: TaskName = self.metadata["task"]
         self.spec = read_spec(self.session, self.metadata, self.path)
-        given, default = self.metadata["thresholds"], THRESHOLD if self.task == "multi" else 0.0
+        given, default = self.metadata["thresholds"], task_of(self.task).threshold
         self.thresholds = np.asarray([given.get(name, default) for name in self.names], np.float32)
 
     @property

@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from distill.scoring.metrics_multi import label_sets, score_multi
+from distill.scoring.metrics_multi import score_multi
 
-Task = Literal["single", "multi"]
 Probs = NDArray[np.floating[Any]]
 Labels = NDArray[np.int64]
-
-
-def main_score(task: Task) -> str:
-    """The score that a table leads with: mean average precision where labels are many."""
-    return "map" if task == "multi" else "top1"
-
-
-def probabilities(logits: NDArray[np.floating[Any]], task: Task) -> NDArray[np.float64]:
-    """Probabilities of logits `(n, num_classes)`: softmax, or a sigmoid each in `multi`."""
-    return sigmoid(logits) if task == "multi" else softmax(logits)
 
 
 def confusion_matrix(predicted: Labels, labels: Labels, num_classes: int) -> NDArray[np.int64]:
@@ -93,20 +82,6 @@ def expected_calibration_error(probs: Probs, labels: Labels, bins: int = 15) -> 
     index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     gap = np.bincount(index, confidence - correct, minlength=bins)
     return 100.0 * float(np.abs(gap).sum() / len(labels))
-
-
-def agreement(
-    probs: Probs, other: Probs, task: Task = "single", thresholds: ArrayLike | None = None
-) -> float:
-    """Share of samples on which two models agree, in percent.
-
-    They agree where their top class is the same or, in `multi`, all their labels are.
-    """
-    if task == "multi":
-        same = (label_sets(probs, thresholds) == label_sets(other, thresholds)).all(axis=1)
-    else:
-        same = probs.argmax(axis=1) == other.argmax(axis=1)
-    return 100.0 * float(same.mean())
 
 
 def softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:

@@ -20,7 +20,7 @@ from distill.files import read_json, write_json
 from distill.pipeline import stages
 from distill.pipeline.experiment import Experiment
 from distill.pipeline.plan import check_plugins
-from distill.scoring.metrics import main_score
+from distill.scoring.tasks import task_of
 from distill.search.space import Candidate, Limits, Row, candidates, image_sizes, judge
 from distill.search.timing import random_student, time_candidates, time_files
 
@@ -122,7 +122,7 @@ def find_student(search: Search) -> dict[str, Any]:
     if not promising:
         raise UserError(nearest(rows), "limits", "raise them, or add narrower search.widths")
     shapes = {shape.name: shape for shape in candidates(recipe)}
-    score = f"val_{main_score(recipe.data.task)}"
+    score = f"val_{task_of(recipe.data.task).main_score}"
     try_briefly(search, promising, shapes, score)
     winner = max(promising, key=lambda row: row[f"brief_{score}"])
     winner["outcome"] = "winner"

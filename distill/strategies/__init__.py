@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from distill.config import Options, StrategyConfig
+from distill.config import Options, StrategyConfig, TaskName
 from distill.registry import check_options, find_module
 from distill.strategies.lesson import Lesson
 
@@ -28,7 +28,7 @@ class Strategy(Options):
     """
 
     taught_by: ClassVar[Literal["nobody", "teachers", "self"]] = "teachers"
-    tasks: ClassVar[tuple[Literal["single", "multi"], ...]] = ("single", "multi")
+    tasks: ClassVar[tuple[TaskName, ...]] = ("single", "multi")
     needs_all_logits: ClassVar[bool] = False
 
     def __call__(self, lesson: Lesson) -> dict[str, Tensor]:

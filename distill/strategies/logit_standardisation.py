@@ -6,11 +6,11 @@ each other: both sides are shifted to mean 0 and scaled to standard deviation 1 
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from torch import Tensor
 
-from distill.config import Fraction, Positive
+from distill.config import Fraction, Positive, TaskName
 from distill.errors import UserError
 from distill.strategies.objective import Objective, Sigmoid
 from distill.strategies.vanilla import Strategy as Vanilla
@@ -21,7 +21,7 @@ SMALLEST_STD = 1e-7
 class Strategy(Vanilla):
     """The loss of `vanilla` between standardised logits; the labels see the student's own."""
 
-    tasks: ClassVar[tuple[Literal["single", "multi"], ...]] = ("single",)
+    tasks: ClassVar[tuple[TaskName, ...]] = ("single",)
     needs_all_logits: ClassVar[bool] = True
     temperature: Positive = 2.0
     """Softens both standardised distributions; the paper's base temperature."""

@@ -136,6 +136,16 @@ def mix(values: Tensor, partner: Tensor, share: Tensor | float) -> Tensor:
     return values * share + partner * (1.0 - share)
 
 
+def log_mixture(log_probs: Tensor, share: float) -> Tensor:
+    """Logarithms of `share` of each sample's probabilities and the rest of those before it.
+
+    Args:
+        log_probs: `(teachers, batch, num_classes)`.
+    """
+    own, others = (math.log(part) if part > 0 else -math.inf for part in (share, 1.0 - share))
+    return torch.logaddexp(log_probs + own, log_probs.roll(1, 1) + others)
+
+
 def mix_labels(
     labels: Tensor, weights: Tensor | None, share: float
 ) -> tuple[Tensor, Tensor | None]:

@@ -6,12 +6,13 @@ A strategy is written in these terms once, and then serves both kinds of task.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from distill.config import TaskName
 from distill.data.views.draws import Draws
 from distill.strategies.losses import (
     bernoulli_kl,
@@ -20,6 +21,7 @@ from distill.strategies.losses import (
     corrupt_labels,
     cross_entropy,
     distillation_kl,
+    log_mixture,
 )
 
 
@@ -47,6 +49,15 @@ class Objective(Protocol):
 
     def centred(self, logits: Tensor) -> Tensor:
         """Logits `(..., num_classes)` without what the answers do not depend on."""
+
+    def mixed(self, logits: Tensor, share: float) -> Tensor:
+        """Logits of `share` of each sample's probabilities and the rest of its neighbour's.
+
+        The neighbour is the sample before, as in MixUp of the images. All in logarithms.
+
+        Args:
+            logits: `(teachers, batch, num_classes)`.
+        """
 
     def corrupt(self, labels: Tensor, num_classes: int, rate: float, draws: Draws) -> Tensor:
         """Labels of which each is wrong with probability `rate`."""
@@ -86,6 +97,10 @@ class Softmax:
     def centred(self, logits: Tensor) -> Tensor:
         """Without their mean: a constant that is added to all changes no probability."""
         return logits - logits.mean(dim=-1, keepdim=True)
+
+    def mixed(self, logits: Tensor, share: float) -> Tensor:
+        """Known up to a constant: the logarithms of the mixture."""
+        return log_mixture(F.log_softmax(logits, dim=-1), share)
 
     def corrupt(self, labels: Tensor, num_classes: int, rate: float, draws: Draws) -> Tensor:
         """Another class, drawn uniformly."""
@@ -127,6 +142,11 @@ class Sigmoid:
         """As they are: each label's probability follows from its own logit."""
         return logits
 
+    def mixed(self, logits: Tensor, share: float) -> Tensor:
+        """The log-odds of the mixture, label by label."""
+        present, absent = F.logsigmoid(logits), F.logsigmoid(-logits)
+        return log_mixture(present, share) - log_mixture(absent, share)
+
     def corrupt(self, labels: Tensor, num_classes: int, rate: float, draws: Draws) -> Tensor:
         """The complement, drawn for each label of each image."""
         return corrupt_cells(labels, rate, draws)
@@ -143,6 +163,6 @@ class Sigmoid:
 SOFTMAX = Softmax()
 
 
-def make_objective(task: Literal["single", "multi"], focal_gamma: float = 0.0) -> Objective:
+def make_objective(task: TaskName, focal_gamma: float = 0.0) -> Objective:
     """The objective of a task."""
     return Sigmoid(focal_gamma) if task == "multi" else Softmax(focal_gamma)

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from distill.data.views.images import Batch
 from distill.device import to_device
 from distill.models.classifier import Classifier, frozen
+from distill.strategies.objective import SOFTMAX, Objective
 from distill.teaching.cache import CacheReader, TeacherCache
-
-Task = Literal["single", "multi"]
 
 
 class Teachers(Protocol):
@@ -58,7 +55,7 @@ class CachedTeachers:
 
     Args:
         caches: One per teacher, complete in the views that batches are of.
-        task: What the logits mean.
+        objective: What the logits mean.
         offsets: As for `LiveTeachers`.
     """
 
@@ -66,11 +63,11 @@ class CachedTeachers:
         self,
         caches: Sequence[TeacherCache],
         device: torch.device,
-        task: Task = "single",
+        objective: Objective = SOFTMAX,
         offsets: NDArray[np.float32] | None = None,
     ) -> None:
         self.readers = [CacheReader(cache) for cache in caches]
-        self.device, self.task = device, task
+        self.device, self.objective = device, objective
         self._offsets = on_device(offsets, device)
 
     def __call__(self, batch: Batch) -> Tensor:
@@ -85,25 +82,7 @@ class CachedTeachers:
             logits = logits + self._offsets
         if batch.share is None:
             return logits
-        return mix_logits(logits, batch.share, self.task)
-
-
-def mix_logits(logits: Tensor, share: float, task: Task = "single") -> Tensor:
-    """Logits of `share` of each sample's probabilities and the rest of its neighbour's.
-
-    The neighbour is the sample before, as in MixUp of the images. All in logarithms.
-
-    Args:
-        logits: `(teachers, batch, num_classes)`.
-    """
-    mine, others = (math.log(part) if part > 0 else -math.inf for part in (share, 1.0 - share))
-
-    def mixed(own: Tensor) -> Tensor:
-        return torch.logaddexp(own + mine, own.roll(1, 1) + others)
-
-    if task == "multi":
-        return mixed(F.logsigmoid(logits)) - mixed(F.logsigmoid(-logits))
-    return mixed(F.log_softmax(logits, dim=-1))
+        return self.objective.mixed(logits, batch.share)
 
 
 def on_device(array: NDArray[np.float32] | None, device: torch.device) -> Tensor | None:

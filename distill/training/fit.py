@@ -26,7 +26,8 @@ from distill.files import append_line, atomic, write_json
 from distill.models.classifier import Classifier
 from distill.models.inference import predict_logits
 from distill.progress import Progress, Task
-from distill.scoring.metrics import main_score, probabilities, score
+from distill.scoring.metrics import score
+from distill.scoring.tasks import task_of
 from distill.training.job import Job
 from distill.training.optim import set_lr
 from distill.training.run_directory import BEST, finish_run, save_weights
@@ -104,7 +105,7 @@ def fit(
             standing = standing.after(epoch, value)
             if world.is_main:
                 _keep(trainer, row, standing)
-            bar.note(_summary(row, f"val/{main_score(job.data.task)}", config.epochs))
+            bar.note(_summary(row, f"val/{task_of(job.data.task).main_score}", config.epochs))
     if world.is_main:
         finish_run(job.folder)
     world.wait()
@@ -200,7 +201,9 @@ def _validate(trainer: Trainer) -> dict[str, float]:
     """Scores on the validation split of what would be kept, as the main process found them."""
     data, world, row = trainer.job.data, trainer.world, None
     if world.is_main:
-        probs = probabilities(predict_logits(trainer.evaluated, data.val, world.device), data.task)
+        probs = task_of(data.task).probabilities(
+            predict_logits(trainer.evaluated, data.val, world.device)
+        )
         row = validation_row(score(probs, data.val.labels, data.classes), data.task)
     found = world.from_main(row)
     assert found is not None

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distill.config import RunConfig, TrainConfig, TransferConfig
+from distill.config import RunConfig, TaskName, TrainConfig, TransferConfig
 from distill.data.views.images import num_batches
 from distill.environment import environment, num_processes
 from distill.errors import DistillError, RunStopped, UserError
@@ -32,7 +32,8 @@ from distill.models.classifier import Classifier
 from distill.models.inference import predict_logits
 from distill.progress import Progress
 from distill.progress import Task as Bar
-from distill.scoring.metrics import Task, probabilities, score
+from distill.scoring.metrics import score
+from distill.scoring.tasks import task_of
 from distill.strategies import make_strategy
 from distill.training.job import Job
 from distill.training.kd_lib_loaders import Logits, TrainViews, ValImages
@@ -75,7 +76,7 @@ def import_kd_lib() -> Any:
         raise UserError(what, 'engine = "kd_lib"', "make kd-lib") from None
 
 
-def check_kd_lib(config: RunConfig, task: Task = "single") -> None:
+def check_kd_lib(config: RunConfig, task: TaskName = "single") -> None:
     """Checks that KD_Lib has the means for a run, before any training starts.
 
     Raises:
@@ -147,7 +148,9 @@ class Journal:
         seen = len(self._losses) * min(config.batch_size, len(data.train.labels))
         self._losses = []
         self._check_finite(loss)
-        probs = probabilities(predict_logits(self._classifier, data.val, self._device), data.task)
+        probs = task_of(data.task).probabilities(
+            predict_logits(self._classifier, data.val, self._device)
+        )
         scores = validation_row(score(probs, data.val.labels, data.classes), data.task)
         self._check_finite(scores["val/loss"])
         value = worth(scores, config.select, data.task)

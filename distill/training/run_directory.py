@@ -22,7 +22,7 @@ from distill.files import (
     write_manifest,
 )
 from distill.models.classifier import Classifier, Contract, build_classifier
-from distill.scoring.metrics import main_score
+from distill.scoring.tasks import task_of
 from distill.training.selection import worth
 
 BEST = "best.safetensors"
@@ -63,7 +63,7 @@ class FinishedRun:
         select, task = self.config["run"]["train"]["select"], self.contract.task
         validated = [row for row in self.rows if "val/loss" in row]
         kept = max(validated, key=lambda row: worth(row, select, task))
-        return float(kept[f"val/{main_score(task)}"])
+        return float(kept[f"val/{task_of(task).main_score}"])
 
     @property
     def weights_sha256(self) -> str:

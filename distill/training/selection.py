@@ -5,19 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from distill.config import RunConfig
+from distill.config import RunConfig, TaskName
 from distill.errors import UserError
-from distill.scoring.metrics import Task, main_score
+from distill.scoring.tasks import task_of
 from distill.strategies import make_strategy
 from distill.teaching.cache import check_top_k
 
-SCORES: dict[Task, tuple[str, ...]] = {
-    "single": ("top1", "macro_f1", "macro_recall", "worst_recall"),
-    "multi": ("map", "macro_f1", "micro_f1", "exact_match"),
-}
 
-
-def check_task(config: RunConfig, task: Task) -> None:
+def check_task(config: RunConfig, task: TaskName) -> None:
     """Checks that a run can be had where images have one label, or any number of them.
 
     Raises:
@@ -34,35 +29,35 @@ def check_task(config: RunConfig, task: Task) -> None:
         raise UserError(what, f"{config.name}.cache.top_k", "leave it at 0, which keeps all")
 
 
-def chosen_score(select: str, task: Task, where: str = "train.select") -> str:
+def chosen_score(select: str, task: TaskName, where: str = "train.select") -> str:
     """The score by which `best` is chosen: one of the task's, or `loss`.
 
     Raises:
         UserError: The task has no such score.
     """
     if select == "auto":
-        return main_score(task)
-    if select != "loss" and select not in SCORES[task]:
+        return task_of(task).main_score
+    if select != "loss" and select not in task_of(task).scores:
         what = f"data.task={task!r} has no {select}"
-        raise UserError(what, where, f"auto, loss, {', '.join(SCORES[task])}")
+        raise UserError(what, where, f"auto, loss, {', '.join(task_of(task).scores)}")
     return select
 
 
-def validation_row(scores: Mapping[str, Any], task: Task) -> dict[str, float]:
+def validation_row(scores: Mapping[str, Any], task: TaskName) -> dict[str, float]:
     """What a row of `metrics.jsonl` says of the validation split.
 
     Raises:
         UserError: A score cannot be had, as no image of the split has a label.
     """
-    absent = [name for name in SCORES[task] if name not in scores]
+    absent = [name for name in task_of(task).scores if name not in scores]
     if absent:
         what = f"no image has a label, so there is no {absent[0]}"
         raise UserError(what, "the validation split", "add some, or split by another seed")
-    row = {f"val/{name}": scores[name] for name in SCORES[task]}
+    row = {f"val/{name}": scores[name] for name in task_of(task).scores}
     return {**row, "val/loss": scores["nll"]}
 
 
-def worth(row: Mapping[str, float], select: str, task: Task) -> float:
+def worth(row: Mapping[str, float], select: str, task: TaskName) -> float:
     """How good an epoch is by its row; higher is better."""
     name = chosen_score(select, task)
     return -row["val/loss"] if name == "loss" else row[f"val/{name}"]

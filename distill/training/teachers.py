@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from distill.progress import Progress
+from distill.strategies.objective import make_objective
 from distill.teaching.cache import TeacherCache, open_cache
 from distill.teaching.cache_build import build_missing
 from distill.teaching.teachers import CachedTeachers, LiveTeachers, Teachers
@@ -54,4 +55,4 @@ def open_teachers(job: Job, world: World, progress: Progress) -> Teachers | None
         return live_teachers(job, world.device)
     caches = build_caches(job, world, progress)
     world.wait()
-    return CachedTeachers(caches, world.device, job.data.task, job.teacher_offsets)
+    return CachedTeachers(caches, world.device, make_objective(job.data.task), job.teacher_offsets)

@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from distill.config import TaskName
 from distill.data.audit.duplicates import join_groups
 from distill.data.audit.fingerprints import Fingerprints
-from distill.data.sources import SPLITS, Item, Label, Source, Task
+from distill.data.sources import SPLITS, Item, Label, Source
 
 Finding = dict[str, Any]
 Ids = list[int]
@@ -80,7 +81,7 @@ def audit(
 
 
 def advice(
-    findings: Sequence[Finding], location: str, files: bool = True, task: Task = "single"
+    findings: Sequence[Finding], location: str, files: bool = True, task: TaskName = "single"
 ) -> list[str]:
     """What to do about findings, one line each: which files, which command.
 

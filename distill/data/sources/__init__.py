@@ -11,10 +11,11 @@ from __future__ import annotations
 import importlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from PIL import Image
 
+from distill.config import TaskName
 from distill.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -30,7 +31,6 @@ SPLIT_NAMES = {
 }
 
 
-Task = Literal["single", "multi"]
 Label = int | tuple[int, ...]
 
 
@@ -77,12 +77,12 @@ class Source:
     read: Reader
     fingerprint: str
     ignored: tuple[str, ...] = field(default=())
-    task: Task = "single"
+    task: TaskName = "single"
     distinct: bool = False
     root: Path | None = None
 
 
-def open_source(location: str, task: Task = "single") -> Source:
+def open_source(location: str, task: TaskName = "single") -> Source:
     """Lists a data source.
 
     Args:

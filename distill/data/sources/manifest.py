@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from distill.data.sources import Item, Source, Task
+from distill.config import TaskName
+from distill.data.sources import Item, Source
 from distill.data.sources._manifest import Entry, Table, parse
 from distill.data.sources._tables import PARQUET, lists_paths, read_table
 from distill.errors import UserError
@@ -64,7 +65,7 @@ def _open(location: str, labelled: bool) -> Source:
     _check_splits(table, entries)
     classes = _classes(table, entries) if labelled else ()
     multi = labelled and any(len(entry.labels) != 1 for entry in entries)
-    task: Task = "multi" if multi else "single"
+    task: TaskName = "multi" if multi else "single"
     index = {name: position for position, name in enumerate(classes)}
     items, digest = [], hashlib.sha256(repr(classes).encode())
     for entry, name, found in zip(entries, names, stats, strict=True):

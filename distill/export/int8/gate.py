@@ -24,7 +24,8 @@ from distill.export.onnx_file import describe, probs_of_file
 from distill.files import atomic
 from distill.runtime.latency import turns_ns
 from distill.runtime.predict import Predictor
-from distill.scoring.metrics import main_score, score
+from distill.scoring.metrics import score
+from distill.scoring.tasks import task_of
 from distill.scoring.thresholds import tune
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class Gate:
     @property
     def main(self) -> str:
         """The score that decides."""
-        return main_score(self.predictor.task)
+        return task_of(self.predictor.task).main_score
 
     @cached_property
     def reference(self) -> float:

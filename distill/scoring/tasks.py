@@ -1,0 +1,73 @@
+"""What the labels of an image are, and so what a model's answers mean; numpy only.
+
+The name of a task travels with data, contracts and files; what follows from it is here, once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from distill.config import TaskName
+from distill.scoring.metrics import Probs, sigmoid, softmax
+from distill.scoring.metrics_multi import THRESHOLD, label_sets
+
+
+@dataclass(frozen=True)
+class Task:
+    """One class per image, or any number of labels.
+
+    Attributes:
+        scores: Of validation, the one that a table leads with first.
+        threshold: What a probability has to reach to be an answer, where nothing was tuned.
+        agreement_key: Name of the share of images on which two models agree, in `results.json`.
+    """
+
+    name: TaskName
+    scores: tuple[str, ...]
+    threshold: float
+    agreement_key: str
+
+    @property
+    def main_score(self) -> str:
+        """The score that a table leads with."""
+        return self.scores[0]
+
+    def probabilities(self, logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+        """Of logits `(n, num_classes)`: adding up to 1, or each on its own."""
+        return softmax(logits) if self is SINGLE else sigmoid(logits)
+
+    def agreement(self, probs: Probs, other: Probs, thresholds: ArrayLike | None = None) -> float:
+        """Share of images with the same top class, or the same set of labels, in percent.
+
+        Args:
+            probs, other: `(n, num_classes)`.
+            thresholds: Of the labels, `(num_classes,)`; None for 0.5 throughout.
+        """
+        if self is SINGLE:
+            same = probs.argmax(axis=1) == other.argmax(axis=1)
+        else:
+            same = (label_sets(probs, thresholds) == label_sets(other, thresholds)).all(axis=1)
+        return 100.0 * float(same.mean())
+
+
+SINGLE = Task(
+    name="single",
+    scores=("top1", "macro_f1", "macro_recall", "worst_recall"),
+    threshold=0.0,
+    agreement_key="agreement_top1",
+)
+MULTI = Task(
+    name="multi",
+    scores=("map", "macro_f1", "micro_f1", "exact_match"),
+    threshold=THRESHOLD,
+    agreement_key="agreement_labels",
+)
+
+
+def task_of(name: TaskName) -> Task:
+    """The task of a name."""
+    return MULTI if name == "multi" else SINGLE
