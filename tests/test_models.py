@@ -19,7 +19,7 @@ from distill.config import ModelConfig
 from distill.data.decode import InputSpec
 from distill.errors import UserError
 from distill.models.classifier import Classifier, Contract, build_classifier, deployed
-from distill.models.layers import head_prefixes, parameter_stages, stages
+from distill.models.layers import head_prefixes, layer_group_of, layer_groups
 from distill.models.weights import read_weights, transfer_weights
 from distill.registry import names_in
 
@@ -248,7 +248,7 @@ def networks() -> dict[str, nn.Module]:
 @pytest.mark.parametrize("name", STAGES)
 def test_stages_go_from_the_input_to_the_head(name: str, networks: dict[str, nn.Module]) -> None:
     count, first, last = STAGES[name]
-    found = stages(networks[name])
+    found = layer_groups(networks[name])
     assert (len(found), found[0], found[-1]) == (count, first, last)
     assert head_prefixes(networks[name]) == last
 
@@ -256,8 +256,8 @@ def test_stages_go_from_the_input_to_the_head(name: str, networks: dict[str, nn.
 @pytest.mark.parametrize("name", STAGES)
 def test_every_parameter_is_in_one_stage(name: str, networks: dict[str, nn.Module]) -> None:
     network = networks[name]
-    owners = parameter_stages(network)
-    groups = stages(network)
+    owners = layer_group_of(network)
+    groups = layer_groups(network)
     assert list(owners) == [parameter for parameter, _ in network.named_parameters()]
     assert set(owners.values()) == set(range(len(groups)))
     for parameter, stage in owners.items():
@@ -284,9 +284,9 @@ def test_only_the_head_depends_on_the_classes(name: str, networks: dict[str, nn.
 
 def test_parameters_of_no_module_belong_to_the_input() -> None:
     network = timm.create_model("vit_tiny_patch16_224", num_classes=3, img_size=32, depth=2)
-    owners = parameter_stages(network)
+    owners = layer_group_of(network)
     assert owners["cls_token"] == owners["pos_embed"] == owners["patch_embed.proj.weight"] == 0
-    assert [s[0] for s in stages(network)] == [
+    assert [s[0] for s in layer_groups(network)] == [
         "patch_embed",
         "blocks.0",
         "blocks.1",
@@ -298,7 +298,7 @@ def test_a_container_of_more_than_ten_is_not_confused_by_prefixes() -> None:
     network = nn.Sequential()
     network.blocks = nn.Sequential(*(nn.Linear(1, 1) for _ in range(12)))
     network.head = nn.Linear(1, 1)
-    owners = parameter_stages(network)
+    owners = layer_group_of(network)
     assert owners["blocks.1.weight"] == 1
     assert owners["blocks.11.weight"] == 11
     assert owners["head.bias"] == 12

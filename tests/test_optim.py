@@ -10,10 +10,10 @@ from torch import nn
 from distill.config import TrainConfig, TransferConfig
 from distill.data.decode import InputSpec
 from distill.models.classifier import Classifier, Contract
-from distill.models.layers import parameter_stages
+from distill.models.layers import layer_group_of
 from distill.training.optim import (
     Schedule,
-    first_trained_stage,
+    first_trained_group,
     make_optimizer,
     parameter_groups,
     set_lr,
@@ -50,7 +50,7 @@ def classifier() -> Classifier:
 
 def trainable(classifier: Classifier) -> set[int]:
     """Stages whose parameters have gradients; none is mixed."""
-    owners = parameter_stages(classifier.network)
+    owners = layer_group_of(classifier.network)
     stages: dict[int, set[bool]] = {}
     for name, parameter in classifier.network.named_parameters():
         stages.setdefault(owners[name], set()).add(parameter.requires_grad)
@@ -180,7 +180,7 @@ def test_a_schedule_resumes_from_its_state() -> None:
 def test_the_first_stage_that_learns(
     classifier: Classifier, transfer: dict[str, Any], epoch: int, first: int
 ) -> None:
-    assert first_trained_stage(classifier, TransferConfig(**transfer), epoch) == first
+    assert first_trained_group(classifier, TransferConfig(**transfer), epoch) == first
     set_trainable(classifier, first)
     assert trainable(classifier) == set(range(first, 4))
 
@@ -216,11 +216,11 @@ def test_what_was_frozen_thaws(classifier: Classifier) -> None:
 def test_a_step_changes_what_is_trained_and_nothing_else(classifier: Classifier) -> None:
     transfer = TransferConfig(mode="partial", stages=1)
     optimizer = make_optimizer(classifier, TrainConfig(weight_decay=0.1), transfer)
-    set_trainable(classifier, first_trained_stage(classifier, transfer, 0))
+    set_trainable(classifier, first_trained_group(classifier, transfer, 0))
     before = {name: p.detach().clone() for name, p in classifier.network.named_parameters()}
     classifier(torch.rand(8, 3, 4, 4)).logits.square().sum().backward()
     optimizer.step()
-    owners = parameter_stages(classifier.network)
+    owners = layer_group_of(classifier.network)
     for name, parameter in classifier.network.named_parameters():
         # The bias of a convolution before BatchNorm gets next to no gradient; Adam moves it anyway.
         assert torch.equal(parameter, before[name]) == (owners[name] < 2), name

@@ -10,8 +10,8 @@ NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
 CONTAINERS = ("features", "blocks", "stages", "layers")
 
 
-def stages(network: nn.Module) -> list[list[str]]:
-    """Parameter-name prefixes from input to output; the last stage is the head.
+def layer_groups(network: nn.Module) -> list[list[str]]:
+    """Parameter-name prefixes from input to output; the last group is the head.
 
     Containers that the field calls features, blocks, stages or layers are opened; auxiliary heads
     belong to the head.
@@ -40,15 +40,15 @@ def stages(network: nn.Module) -> list[list[str]]:
 
 def head_prefixes(network: nn.Module) -> list[str]:
     """Names of the modules that depend on the classes."""
-    return stages(network)[-1]
+    return layer_groups(network)[-1]
 
 
-def parameter_stages(network: nn.Module) -> dict[str, int]:
-    """The stage of each parameter, 0 being the input's; parameters of no module are in stage 0."""
-    owners = {prefix: i for i, group in enumerate(stages(network)) for prefix in group}
+def layer_group_of(network: nn.Module) -> dict[str, int]:
+    """The group of each parameter, 0 being the input's; those of no module are in group 0."""
+    owners = {prefix: i for i, group in enumerate(layer_groups(network)) for prefix in group}
 
-    def stage_of(name: str) -> int:
+    def group_of(name: str) -> int:
         hits = [i for prefix, i in owners.items() if name.startswith(prefix + ".")]
         return max(hits, default=0)
 
-    return {name: stage_of(name) for name, _ in network.named_parameters()}
+    return {name: group_of(name) for name, _ in network.named_parameters()}

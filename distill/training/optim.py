@@ -12,12 +12,12 @@ from torch import nn
 
 from distill.config import TrainConfig, TransferConfig
 from distill.models.classifier import Classifier
-from distill.models.layers import parameter_stages, stages
+from distill.models.layers import layer_group_of, layer_groups
 
 
-def first_trained_stage(classifier: Classifier, transfer: TransferConfig, epoch: int) -> int:
-    """Index of the first stage that learns in this epoch; those before it are frozen."""
-    count = len(stages(classifier.network))
+def first_trained_group(classifier: Classifier, transfer: TransferConfig, epoch: int) -> int:
+    """Index of the first group of layers that learns in this epoch; those before it are frozen."""
+    count = len(layer_groups(classifier.network))
     if transfer.mode == "head" or epoch < transfer.freeze_epochs:
         return count - 1
     if transfer.mode == "partial":
@@ -26,16 +26,16 @@ def first_trained_stage(classifier: Classifier, transfer: TransferConfig, epoch:
 
 
 def set_trainable(classifier: Classifier, first: int) -> None:
-    """Training mode and gradients from stage `first` on.
+    """Training mode and gradients from group `first` of the layers on.
 
-    Frozen stages are in evaluation mode, so that their BatchNorm statistics stay as they are and
+    Frozen layers are in evaluation mode, so that their BatchNorm statistics stay as they are and
     their dropout is off.
     """
     classifier.train()
-    owners = parameter_stages(classifier.network)
+    owners = layer_group_of(classifier.network)
     for name, parameter in classifier.network.named_parameters():
         parameter.requires_grad_(owners[name] >= first)
-    for group in stages(classifier.network)[:first]:
+    for group in layer_groups(classifier.network)[:first]:
         for prefix in group:
             classifier.network.get_submodule(prefix).eval()
 
@@ -43,14 +43,14 @@ def set_trainable(classifier: Classifier, first: int) -> None:
 def parameter_groups(
     classifier: Classifier, train: TrainConfig, transfer: TransferConfig
 ) -> list[dict[str, Any]]:
-    """Groups by stage and weight decay; each knows its `lr_scale`.
+    """Groups by layer group and weight decay; each knows its `lr_scale`.
 
     Biases, norms and other one-dimensional parameters do not decay (He et al., 2018,
-    arXiv:1812.01187, section 3.1). Stages that are never trained are in no group.
+    arXiv:1812.01187, section 3.1). Layers that are never trained are in no group.
     """
-    owners = parameter_stages(classifier.network)
-    last = len(stages(classifier.network)) - 1
-    first = first_trained_stage(classifier, transfer, transfer.freeze_epochs)
+    owners = layer_group_of(classifier.network)
+    last = len(layer_groups(classifier.network)) - 1
+    first = first_trained_group(classifier, transfer, transfer.freeze_epochs)
     grouped: dict[tuple[int, bool], list[nn.Parameter]] = defaultdict(list)
     for name, parameter in classifier.network.named_parameters():
         if owners[name] >= first:
@@ -59,9 +59,9 @@ def parameter_groups(
         {
             "params": parameters,
             "weight_decay": train.weight_decay if decays else 0.0,
-            "lr_scale": transfer.layer_lr_decay ** (last - stage),
+            "lr_scale": transfer.layer_lr_decay ** (last - group),
         }
-        for (stage, decays), parameters in sorted(grouped.items(), key=lambda item: item[0])
+        for (group, decays), parameters in sorted(grouped.items(), key=lambda item: item[0])
     ]
 
 

@@ -24,7 +24,7 @@ from distill.strategies.objective import make_objective
 from distill.teaching.teachers import Teachers, on_device
 from distill.training.imbalance import balanced_sampling, class_weights, draw_epoch, log_prior
 from distill.training.job import Job
-from distill.training.optim import Schedule, first_trained_stage, make_optimizer, set_trainable
+from distill.training.optim import Schedule, first_trained_group, make_optimizer, set_trainable
 from distill.training.world import World
 
 Picked = tuple[Ids, Ids | None]  # image numbers, and how often each was drawn before
@@ -86,7 +86,7 @@ class Trainer:
         is_balanced = self.train.sampling == "balanced"
         self.sampling = balanced_sampling(labels, is_labelled) if is_balanced else None
         self._all_labelled = bool(is_labelled.all())
-        self._first_stage: int | None = None
+        self._first_group: int | None = None
         self._model: nn.Module = classifier
 
     @property
@@ -97,16 +97,16 @@ class Trainer:
         return cast(Classifier, self.averaged.module)
 
     def begin_epoch(self, epoch: int) -> None:
-        """Training mode, the right stages frozen, generators seeded for this epoch."""
+        """Training mode, the right layers frozen, generators seeded for this epoch."""
         torch.manual_seed(self.job.seed + 1_000_003 * (epoch + 1) + self.world.rank)
-        first = first_trained_stage(self.classifier, self.job.config.transfer, epoch)
+        first = first_trained_group(self.classifier, self.job.config.transfer, epoch)
         set_trainable(self.classifier, first)
-        if first != self._first_stage:
+        if first != self._first_group:
             # DDP fixes the set of trained parameters when it wraps a model.
             self._model = self.world.wrap(self.classifier)
             if self.train.compile:
                 self._model = cast(nn.Module, torch.compile(self._model))
-            self._first_stage = first
+            self._first_group = first
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """The batches of an epoch, on this rank."""
