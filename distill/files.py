@@ -12,9 +12,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
 from distill.errors import RunStopped, UserError
 
 MANIFEST = "manifest.json"
+
+
+class Record(BaseModel):
+    """Something that is written as JSON: immutable; what is None is absent there."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as JSON has it."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+
 NO_SPACE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 

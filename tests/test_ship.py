@@ -30,6 +30,7 @@ from distill.pipeline.export import export_student
 from distill.pipeline.int8_training import distil_quantised, qad_config
 from distill.pipeline.report import build_results, build_verdict
 from distill.progress import Progress
+from distill.report.results import ResultRow
 from distill.report.table import results_table
 from distill.report.threshold_plots import draw_thresholds, shown_labels
 from distill.runtime.predict import Predictor
@@ -146,7 +147,7 @@ def test_an_image_may_have_several_labels_or_no_confident_one(multi):
 
 def test_results_of_many_labels(multi):
     results = build_results(multi)
-    rows = {row["name"]: row for row in results["rows"]}
+    rows = {row["name"]: row for row in results.to_json()["rows"]}
     assert set(rows) == {"teacher", "student", "random_forest", "student.fp32.onnx"}
     assert all("map" in row["test"] and "top1" not in row["test"] for row in rows.values())
     student, file = rows["student"], rows["student.fp32.onnx"]
@@ -160,7 +161,7 @@ def test_results_of_many_labels(multi):
     assert rows["teacher"]["agreement_labels"] == 100.0
     assert student["agreement_labels"] == file["agreement_labels"] < 100.0
     assert not any("agreement_top1" in row for row in rows.values())
-    verdict = results["verdict"]
+    verdict = results.verdict
     assert verdict["map"] == file["test"]["map"]
     difference = file["test"]["map"] - rows["teacher"]["test"]["map"]
     assert verdict["map_minus_teacher"] == pytest.approx(difference)
@@ -207,7 +208,7 @@ def test_an_int8_file_is_shipped_beside_the_fp32_file(task, tmp_path, make_exper
     assert (described["size_bytes"], made["steps"][-1]["step"]) == (size_bytes, "minmax")
     assert made["thresholds"]["split"] == "val"
     results = build_results(experiment)
-    rows = {row["name"]: row for row in results["rows"]}
+    rows = {row["name"]: row for row in results.to_json()["rows"]}
     main = "map" if task == "multi" else "top1"
     test, predictor = experiment.data.test, Predictor(file)
     expected = score(predictor.probs(test.pixels), test.labels, NAMES, predictor.tuned)
@@ -216,7 +217,7 @@ def test_an_int8_file_is_shipped_beside_the_fp32_file(task, tmp_path, make_exper
     assert row["params"] == rows["student.fp32.onnx"]["params"] == record["params"]
     assert row["strategy"] == "supervised"
     assert row["size_bytes"] == size_bytes < rows["student.fp32.onnx"]["size_bytes"]
-    assert (results["verdict"]["shipped"], results["verdict"][main]) == (file.name, expected[main])
+    assert (results.verdict["shipped"], results.verdict[main]) == (file.name, expected[main])
     opened(source_of(test))
     found = evaluate(file, "made up", None, "cpu", 1, QUIET)
     assert found[main] == pytest.approx(expected[main])
@@ -248,7 +249,7 @@ def test_an_int8_file_that_loses_too_much_is_not_shipped_and_export_succeeds(
     assert steps[0]["drop"] > 0.5
     assert all("points of top1 are lost" in step["refused"] for step in steps)
     assert not (tmp_path / "export" / "student.int8.onnx").exists()
-    assert build_results(experiment)["verdict"]["shipped"] == "student.fp32.onnx"
+    assert build_results(experiment).verdict["shipped"] == "student.fp32.onnx"
     # The last thing that was tried is a run like any other, and is not repeated.
     assert steps[-1]["step"] == "quantisation-aware distillation"
     trained = tmp_path / "students" / "student-int8"
@@ -313,18 +314,16 @@ def test_calibration_images_are_views_drawn_by_the_seed(tmp_path, make_experimen
 
 @pytest.mark.parametrize("main", ["top1", "map"])
 def test_a_verdict_is_of_the_main_score(main):
-    rows = [
-        {"name": "t", "kind": "teacher", "params": 10, "test": {main: 90.0}},
-        {"name": "s.onnx", "kind": "onnx", "params": 4, "test": {main: 88.0}},
-    ]
+    def row(name: str, worth: float, kind: str = "onnx", **more) -> ResultRow:
+        return ResultRow(**{"name": name, "kind": kind, "params": 4, "test": {main: worth}, **more})
+
+    teacher, file = row("t", 90.0, "teacher", params=10), row("s.onnx", 88.0)
     expected = {"shipped": "s.onnx", main: 88.0, "teacher": "t", "params_share": 0.4}
-    assert build_verdict(rows, "t", main) == expected | {f"{main}_minus_teacher": -2.0}
-    fp16 = {"name": "s.fp16.onnx", "kind": "onnx", "params": 4, "test": {main: 87.5}}
-    fp32 = {**rows[1], "name": "s.fp32.onnx"}
-    assert build_verdict([rows[0], fp16, fp32], "t", main)["shipped"] == "s.fp32.onnx"
-    int8 = {"name": "s.int8.onnx", "kind": "onnx", "params": 4, "test": {main: 87.0}}
-    timed = [row | {"images_per_s": speed} for row, speed in ((rows[1], 50.0), (int8, 75.0))]
-    verdict = build_verdict([rows[0], *timed], "t", main)
+    assert build_verdict([teacher, file], "t", main) == expected | {f"{main}_minus_teacher": -2.0}
+    halves, floats = row("s.fp16.onnx", 87.5), row("s.fp32.onnx", 88.0)
+    assert build_verdict([teacher, halves, floats], "t", main)["shipped"] == "s.fp32.onnx"
+    timed = [row("s.onnx", 88.0, images_per_s=50.0), row("s.int8.onnx", 87.0, images_per_s=75.0)]
+    verdict = build_verdict([teacher, *timed], "t", main)
     assert (verdict["shipped"], verdict[main]) == ("s.int8.onnx", 87.0)
     assert verdict["times_as_fast_as"] == {"s.onnx": 1.5}
 

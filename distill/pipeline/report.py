@@ -5,6 +5,7 @@ This is where the test split is read, once, after everything was chosen.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,68 +17,72 @@ from distill.files import files_below, read_json, write_json, write_manifest
 from distill.models.inference import predict_logits
 from distill.pipeline.experiment import Experiment
 from distill.pipeline.runs import all_runs, best_run
+from distill.report.results import ResultRow, Results
 from distill.runtime.predict import Predictor
 from distill.scoring.baselines import random_forest_probs
 from distill.scoring.metrics import score
-from distill.scoring.tasks import task_of
+from distill.scoring.tasks import Task, task_of
+from distill.training.run_directory import BEST
 
-Row = dict[str, Any]
+Speed = dict[str, Any]  # figures of one image after the other, as `ResultRow` names them
 LATENCY = ("latency_p50_ms", "latency_p99_ms", "images_per_s", "batch_size")
 
 
-def build_results(experiment: Experiment) -> dict[str, Any]:
+def build_results(experiment: Experiment) -> Results:
     """Rows, verdict and environment of a finished experiment."""
-    data = experiment.data
+    data, recipe = experiment.data, experiment.recipe
     speeds = _speeds(experiment.out / "bench.json")
-    teacher_names = [config.name for config in experiment.recipe.teachers]
-    reference = best_run(experiment, teacher_names) if teacher_names else None
+    teachers = [config.name for config in recipe.teachers]
+    reference = best_run(experiment, teachers) if teachers else None
     probs: dict[str, NDArray[Any]] = {}
-    rows: list[Row] = []
-    for config in all_runs(experiment.recipe):
-        folder = experiment.folder(config.name)
-        classifier = experiment.finished(config.name).classifier.to(experiment.device)
+    rows: list[ResultRow] = []
+    for config in all_runs(recipe):
+        run = experiment.finished(config.name)
+        classifier = run.classifier.to(experiment.device)
         logits = predict_logits(classifier, data.test, experiment.device)
         probs[config.name] = task_of(data.task).probabilities(logits)
+        speed = speeds.pop((config.name, "torch"), {})
         rows.append(
-            {
-                "name": config.name,
-                "kind": "teacher" if config.name in teacher_names else "student",
-                "strategy": config.strategy.name,
-                "seed": experiment.recipe.seed,
-                "params": classifier.num_parameters,
-                "size_bytes": (folder / "best.safetensors").stat().st_size,
-                "test": score(probs[config.name], data.test.labels, data.classes),
-                **speeds.pop((config.name, "torch"), {}),
-            }
+            ResultRow(
+                name=config.name,
+                kind="teacher" if config.name in teachers else "student",
+                strategy=config.strategy.name,
+                seed=recipe.seed,
+                params=classifier.num_parameters,
+                test=score(probs[config.name], data.test.labels, data.classes),
+                **{"size_bytes": (run.folder / BEST).stat().st_size, **speed},
+            )
         )
-    if experiment.recipe.random_forest.trees:
+    if recipe.random_forest.trees:
         rows.append(_forest_row(experiment))
     rows += _onnx_rows(experiment, speeds, probs)
     if reference is not None:
-        key = task_of(data.task).agreement_key
-        for row in rows:
-            if row["name"] in probs:
-                row[key] = task_of(data.task).agreement(probs[row["name"]], probs[reference])
+        rows = [_with_agreement(row, probs, reference, task_of(data.task)) for row in rows]
     verdict = build_verdict(rows, reference, task_of(data.task).main_score)
-    return {"rows": rows, "verdict": verdict, "env": environment()}
+    return Results(rows=tuple(rows), verdict=verdict, env=environment())
 
 
-def _forest_row(experiment: Experiment) -> Row:
+def _with_agreement(
+    row: ResultRow, probs: dict[str, NDArray[Any]], reference: str, task: Task
+) -> ResultRow:
+    if row.name not in probs:
+        return row
+    found = task.agreement(probs[row.name], probs[reference])
+    return row.model_copy(update={task.agreement_key: found})
+
+
+def _forest_row(experiment: Experiment) -> ResultRow:
     data, recipe = experiment.data, experiment.recipe
     probs = random_forest_probs(data, recipe.random_forest, recipe.seed)
-    return {
-        "name": "random_forest",
-        "kind": "control",
-        "seed": recipe.seed,
-        "test": score(probs, data.test.labels, data.classes),
-    }
+    test = score(probs, data.test.labels, data.classes)
+    return ResultRow(name="random_forest", kind="control", seed=recipe.seed, test=test)
 
 
 def _onnx_rows(
     experiment: Experiment,
-    speeds: dict[tuple[str, str], Row],
+    speeds: dict[tuple[str, str], Speed],
     probs: dict[str, NDArray[Any]],
-) -> list[Row]:
+) -> list[ResultRow]:
     """Exported files, scored through the shipped runtime with the thresholds they carry.
 
     Then come opponents that were only timed.
@@ -85,24 +90,22 @@ def _onnx_rows(
     data, rows = experiment.data, []
     for file in sorted((experiment.out / "export").glob("*.onnx")):
         predictor = Predictor(file)
-        found = run_on_pixels(predictor, data.test.pixels)
-        probs[file.name] = found
+        probs[file.name] = run_on_pixels(predictor, data.test.pixels)
         export = read_json(file.parent / "export.json")
+        known = {"params": export["params"], "size_bytes": file.stat().st_size}
         rows.append(
-            {
-                "name": file.name,
-                "kind": "onnx",
-                "strategy": export["strategy"],
-                "seed": experiment.recipe.seed,
-                "params": export["params"],
-                "size_bytes": file.stat().st_size,
-                "test": score(found, data.test.labels, data.classes, predictor.tuned),
-                **speeds.pop((file.name, "onnxruntime"), {}),
-            }
+            ResultRow(
+                name=file.name,
+                kind="onnx",
+                strategy=export["strategy"],
+                seed=experiment.recipe.seed,
+                test=score(probs[file.name], data.test.labels, data.classes, predictor.tuned),
+                **{**known, **speeds.pop((file.name, "onnxruntime"), {})},
+            )
         )
     for (name, engine), speed in speeds.items():
         if engine == "onnxruntime":
-            rows.append({"name": name, "kind": "onnx", **speed})
+            rows.append(ResultRow(name=name, kind="onnx", **speed))
     return rows
 
 
@@ -114,7 +117,7 @@ def run_on_pixels(predictor: Predictor, pixels: NDArray[np.uint8]) -> NDArray[np
     return np.concatenate(parts)
 
 
-def _speeds(file: Path) -> dict[tuple[str, str], Row]:
+def _speeds(file: Path) -> dict[tuple[str, str], Speed]:
     """Figures of one image after the other by (name, engine), and the file size if it was timed."""
     if not file.is_file():
         return {}
@@ -128,7 +131,7 @@ def _speeds(file: Path) -> dict[tuple[str, str], Row]:
     }
 
 
-def build_verdict(rows: list[Row], teacher: str | None, main: str) -> dict[str, Any]:
+def build_verdict(rows: Sequence[ResultRow], teacher: str | None, main: str) -> dict[str, Any]:
     """The shipped file against the best teacher, and against every file timed beside it.
 
     Of several files the int8 one is it: it was only published because it is worth it. Without one
@@ -137,30 +140,32 @@ def build_verdict(rows: list[Row], teacher: str | None, main: str) -> dict[str, 
     Args:
         main: The score that they are compared by, `top1` or `map`.
     """
-    by_name = {row["name"]: row for row in rows}
-    exported = [row for row in rows if row["kind"] == "onnx" and "test" in row]
+    tests = {row.name: row.test for row in rows if row.test is not None}
+    exported = [row for row in rows if row.kind == "onnx" and row.name in tests]
     if not exported:
         return {}
     ends = ("int8.onnx", "fp32.onnx", ".onnx")
-    shipped = next(row for end in ends for row in exported if row["name"].endswith(end))
-    verdict: dict[str, Any] = {"shipped": shipped["name"], main: shipped["test"][main]}
+    shipped = next(row for end in ends for row in exported if row.name.endswith(end))
+    verdict: dict[str, Any] = {"shipped": shipped.name, main: tests[shipped.name][main]}
     if teacher is not None:
+        params = next(row.params for row in rows if row.name == teacher)
         verdict["teacher"] = teacher
-        verdict[f"{main}_minus_teacher"] = verdict[main] - by_name[teacher]["test"][main]
-        verdict["params_share"] = shipped["params"] / by_name[teacher]["params"]
-    if "images_per_s" in shipped:
+        verdict[f"{main}_minus_teacher"] = verdict[main] - tests[teacher][main]
+        if shipped.params and params:
+            verdict["params_share"] = shipped.params / params
+    if shipped.images_per_s is not None:
         verdict["times_as_fast_as"] = {
-            row["name"]: shipped["images_per_s"] / row["images_per_s"]
+            row.name: shipped.images_per_s / row.images_per_s
             for row in rows
-            if row["kind"] == "onnx" and row is not shipped and "images_per_s" in row
+            if row.kind == "onnx" and row is not shipped and row.images_per_s is not None
         }
     return verdict
 
 
-def report_experiment(experiment: Experiment) -> dict[str, Any]:
+def report_experiment(experiment: Experiment) -> Results:
     """Writes `results.json` and the manifest of the whole experiment; returns the results."""
     results = build_results(experiment)
-    write_json(experiment.out / "results.json", results)
+    write_json(experiment.out / "results.json", results.to_json())
     kept = [name for name in files_below(experiment.out) if not name.startswith("cache/")]
     write_manifest(experiment.out, kept)
     return results

@@ -141,9 +141,10 @@ def ship(experiment: Experiment, stages: tuple[str, ...], as_json: bool) -> None
     if "bench" in stages:
         bench_experiment(experiment)
     if "report" in stages:
-        found |= report_experiment(experiment)
-        show(results_table(found))
-        print(verdict_line(found["verdict"]))
+        results = report_experiment(experiment)
+        show(results_table(results))
+        print(verdict_line(results.verdict))
+        found |= results.to_json()
     emit(found, as_json)
 
 

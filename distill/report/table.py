@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from distill.data.sources import SPLITS
+from distill.report.results import Results
 from distill.scoring.metrics_multi import THRESHOLD
 
 BLANK = ""
@@ -22,29 +23,29 @@ def show(table: Table) -> None:
     Console(width=None if console.is_terminal else WIDTH).print(table)
 
 
-def results_table(results: dict[str, Any]) -> Table:
+def results_table(results: Results) -> Table:
     """One line per row of `results.json`; what was not measured is blank."""
-    multi = any("map" in row.get("test", {}) for row in results["rows"])
-    main, shown, agreement = ("map", "mAP %", "labels") if multi else ("top1", "top1 %", "top1")
+    multi = any("map" in (row.test or {}) for row in results.rows)
+    main, shown = ("map", "mAP %") if multi else ("top1", "top1 %")
     note = "; F1 of files with their thresholds, else at 0.5" if multi else ""
     table = Table(title=f"test split; latency of one image{note}", box=box.SIMPLE)
     for name in ("name", "kind", "strategy"):
         table.add_column(name, overflow="fold")
     for name in ("params", "MB", shown, "F1 %", "agree %", "p50 ms", "images/s"):
         table.add_column(name, justify="right", no_wrap=True)
-    for row in results["rows"]:
-        test = row.get("test", {})
+    for row in results.rows:
+        test = row.test or {}
         table.add_row(
-            row["name"],
-            row["kind"],
-            row.get("strategy", BLANK),
-            _number(row.get("params"), "{:,}"),
-            _number(row.get("size_bytes"), "{:.2f}", 1e-6),
+            row.name,
+            row.kind,
+            row.strategy or BLANK,
+            _number(row.params, "{:,}"),
+            _number(row.size_bytes, "{:.2f}", 1e-6),
             _number(test.get(main), "{:.2f}"),
             _number(test.get("macro_f1"), "{:.2f}"),
-            _number(row.get(f"agreement_{agreement}"), "{:.2f}"),
-            _number(row.get("latency_p50_ms"), "{:.3f}"),
-            _number(row.get("images_per_s"), "{:,.0f}"),
+            _number(row.agreement_labels if multi else row.agreement_top1, "{:.2f}"),
+            _number(row.latency_p50_ms, "{:.3f}"),
+            _number(row.images_per_s, "{:,.0f}"),
         )
     return table
 

@@ -1,0 +1,41 @@
+"""What `results.json` holds: a row per trained model, control and exported file."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from distill.files import Record
+
+Scores = dict[str, Any]  # what `scoring.metrics.score` returns
+
+
+class ResultRow(Record):
+    """One model. None is for what was not measured, and is absent from the file.
+
+    Attributes:
+        test: Scores on the test split.
+        agreement_top1, agreement_labels: Share of test images on which it agrees with the best
+            teacher, in percent; of the top class, or of all labels.
+    """
+
+    name: str
+    kind: Literal["teacher", "student", "control", "onnx"]
+    strategy: str | None = None
+    seed: int | None = None
+    params: int | None = None
+    size_bytes: int | None = None
+    test: Scores | None = None
+    latency_p50_ms: float | None = None
+    latency_p99_ms: float | None = None
+    images_per_s: float | None = None
+    batch_size: int | None = None
+    agreement_top1: float | None = None
+    agreement_labels: float | None = None
+
+
+class Results(Record):
+    """The rows, what follows from them, and what they were measured with."""
+
+    rows: tuple[ResultRow, ...]
+    verdict: dict[str, Any]
+    env: dict[str, Any]
