@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pytest
 
 from distill.data.audit.findings import KINDS, advice, audit
 from distill.data.audit.fingerprints import Fingerprints
@@ -65,10 +64,6 @@ def plain(count: int = 4, split: str = "train") -> Set:
     return data
 
 
-def test_nothing_odd() -> None:
-    assert plain().add("e", 0, "val").add("f", 1, "test").audit() == []
-
-
 def test_unreadable_and_ignored_files_are_named() -> None:
     data = plain()
     data.ignored = ("notes.txt", "a.zip")
@@ -86,23 +81,16 @@ def test_unreadable_files_take_part_in_nothing_else() -> None:
     bad = {"reason": "no", "sha256": "s", "width": 0, "height": 0, "brightness": 0, "sharpness": 0}
     data = plain().add("x", 0, "train", **bad).add("y", 1, "test", **bad)
     assert [kind for kind, _ in data.kinds()] == ["unreadable", "unreadable"]
-
-
-def test_only_unreadable_files() -> None:
     assert Set().add("x", reason="no").kinds() == [("unreadable", ["x"])]
-
-
-def test_equal_files_of_one_label_and_split() -> None:
-    data = plain().add("z", sha256="s").add("y", sha256="s").add("x", sha256="s")
-    (found,) = data.audit()
-    assert (found["kind"], found["severity"]) == ("exact_duplicate", "warning")
-    assert found["paths"] == ["x", "y", "z"]
 
 
 def test_near_duplicates_are_found_beside_equal_ones() -> None:
     data = plain().add("z", sha256="s", copies="g").add("y", sha256="s", copies="g")
-    data.add("x", copies="g")
-    assert data.kinds() == [("exact_duplicate", ["y", "z"]), ("near_duplicate", ["x", "y", "z"])]
+    data.add("w", sha256="s", copies="g").add("x", copies="g")
+    exact, near = data.audit()
+    assert (exact["kind"], exact["severity"]) == ("exact_duplicate", "warning")
+    assert exact["paths"] == ["w", "y", "z"]
+    assert (near["kind"], near["paths"]) == ("near_duplicate", ["w", "x", "y", "z"])
 
 
 def test_a_picture_under_two_labels() -> None:
@@ -141,9 +129,8 @@ def test_the_share_of_leaked_images() -> None:
     data.add("e6", 0, "test", sha256="s").add("e7", 0, "test", copies="g")
     (leak,) = [f for f in data.audit() if f["kind"] == "leak"]
     assert (leak["severity"], leak["paths"]) == ("error", ["e6", "e7"])
-    assert leak["detail"] == (
-        "25.0 % of the test images, 2 of 8, have a copy in train: 1 equal, 1 near"
-    )
+    for part in ("25.0 %", "2 of 8", "train", "1 equal", "1 near"):
+        assert part in leak["detail"]
 
 
 def test_every_pair_of_splits_may_leak() -> None:
@@ -157,29 +144,27 @@ def test_every_pair_of_splits_may_leak() -> None:
 
 
 def test_given_groups_leak_but_are_no_copies() -> None:
-    """Two photographs of a patient are not near-duplicates, and belong into one split even so."""
+    """Two photographs of a patient are not near-duplicates, and belong into one split even so.
+
+    Copies in one split do not leak.
+    """
     data = plain().add("t", 0, group="patient 7").add("e", 0, "test", group="patient 7")
     assert data.kinds() == [("leak", ["e"])]
-
-
-def test_copies_in_one_split_do_not_leak() -> None:
     data = plain().add("e", 0, "test", copies="g").add("f", 0, "test", copies="g")
     assert data.kinds() == [("near_duplicate", ["e", "f"])]
 
 
-@pytest.mark.parametrize(("fewest", "odd"), [(3, False), (2, True), (0, True)])
-def test_imbalance_begins_at_three_times(fewest: int, odd: bool) -> None:
-    data = Set()
-    for number in range(8):
-        data.add(f"c{number}", 0)
-    for number in range(fewest):
-        data.add(f"d{number}", 1)
-    for number in range(20):  # other splits do not count
-        data.add(f"e{number}", 1, "test")
-    found = [f for f in data.audit() if f["kind"] == "imbalance"]
-    assert len(found) == odd
-    if odd:
-        assert f"cat 8, dog {fewest}" in found[0]["detail"]
+def test_imbalance_begins_at_three_times() -> None:
+    for fewest, odd in ((3, False), (2, True), (0, True)):
+        data = Set()
+        for number in range(8):
+            data.add(f"c{number}", 0)
+        for number in range(fewest):
+            data.add(f"d{number}", 1)
+        for number in range(20):  # other splits do not count
+            data.add(f"e{number}", 1, "test")
+        found = [f for f in data.audit() if f["kind"] == "imbalance"]
+        assert [f"cat 8, dog {fewest}" in f["detail"] for f in found] == [True] * odd
 
 
 def test_imbalance_of_labels_that_come_together() -> None:
@@ -203,9 +188,9 @@ def test_imbalance_of_many_classes_names_the_ends() -> None:
     assert len(named) == 13
 
 
-@pytest.mark.parametrize(
-    ("known", "kinds"),
-    [
+def test_odd_images() -> None:
+    assert plain().add("e", 0, "val").add("f", 1, "test").audit() == []
+    cases: list[tuple[dict[str, float], list[str]]] = [
         ({"width": 24, "height": 30}, ["tiny"]),  # a quarter of 100 is 25
         ({"width": 25, "height": 25}, []),
         ({"width": 801, "height": 900}, ["huge"]),
@@ -219,11 +204,10 @@ def test_imbalance_of_many_classes_names_the_ends() -> None:
         ({"width": 100, "height": 301}, ["odd_shape"]),
         ({"width": 301, "height": 100}, ["odd_shape"]),
         ({"width": 100, "height": 300}, []),
-    ],
-)
-def test_odd_images(known: dict[str, float], kinds: list[str]) -> None:
-    data = plain().add("y", 0, **known).add("x", 1, **known)
-    assert data.kinds() == [(kind, ["x", "y"]) for kind in kinds]
+    ]
+    for known, kinds in cases:
+        data = plain().add("y", 0, **known).add("x", 1, **known)
+        assert data.kinds() == [(kind, ["x", "y"]) for kind in kinds], known
 
 
 def test_small_images_are_tiny_among_small_ones_only_below_what_networks_take() -> None:
@@ -288,12 +272,7 @@ def test_a_class_without_images_needs_images_and_not_weights() -> None:
     (finding,) = data.audit()
     assert (finding["kind"], finding["severity"]) == ("imbalance", "error")
     (line,) = advice([finding], "x")
-    assert line.startswith("add images")
-
-
-def test_advice_names_the_files_to_delete_of_equal_ones() -> None:
-    (line,) = advice(plain().add("x", sha256="s").add("y", sha256="s").audit(), "x")
-    assert line.endswith("(1): y")
+    assert "weight" not in line
 
 
 def test_there_is_advice_on_whatever_can_be_mended() -> None:
@@ -315,4 +294,6 @@ def test_nobody_is_told_to_delete_one_of_two_labels() -> None:
     same = {"kind": "exact_duplicate", "severity": "warning", "paths": ["a", "b"], "detail": ""}
     conflict = {**same, "kind": "label_conflict"}
     assert not [line for line in advice([same, conflict], "x") if line.startswith("delete")]
-    assert [line for line in advice([same], "x") if line == "delete copies of other files (1): b"]
+    (line,) = advice([same], "x")
+    assert line.startswith("delete")
+    assert line.endswith("(1): b")

@@ -35,14 +35,31 @@ def prepared(location: object, folder: Path, size: int = 32) -> ImageData:
 
 
 def test_show_draws_one_picture_and_says_where(check, tmp_path):
-    status, out, _ = check("demo:30", "data.size=32", "--show")
-    assert status == 0
-    assert out[-1] == "views.png"
-    with Image.open(tmp_path / "views.png") as sheet:
-        # 7 columns of 32 + 4; a line of text, then per class a line and 3 rows of 32 + 4
-        assert sheet.size == (7 * 36 + 4, 22 + 3 * (22 + 3 * 36) + 4)
-        assert sheet.format == "PNG"
-    assert [path.name for path in tmp_path.iterdir()] == ["views.png"]
+    """Not unless it is asked to, nor over an older one unless told so."""
+    command, picture = ("demo:30", "data.size=32"), tmp_path / "views.png"
+    assert check(*command)[0] == 0
+    assert list(tmp_path.iterdir()) == []
+    picture.write_bytes(b"mine")
+    status, _, err = check(*command, "--show")
+    assert status == 2
+    assert "views.png" in err
+    assert "--overwrite" in err
+    assert picture.read_bytes() == b"mine"
+    sheets = []
+    for options in ([], ["views.per_class.no_mask.brightness=0.9"]):
+        status, out, _ = check(*command, "--show", "--overwrite", *options)
+        assert status == 0
+        assert out[-1] == "views.png"
+        with Image.open(picture) as sheet:
+            # 7 columns of 32 + 4; a line of text, then per class a line and 3 rows of 32 + 4
+            assert sheet.size == (7 * 36 + 4, 22 + 3 * (22 + 3 * 36) + 4)
+            assert sheet.format == "PNG"
+            sheets.append(np.asarray(sheet))
+    assert list(tmp_path.iterdir()) == [picture]
+    changed = (sheets[0] != sheets[1]).any(axis=(1, 2))
+    block = LINE + 3 * (32 + GAP)
+    assert not changed[: LINE + 2 * block].any()  # mask_correct and mask_incorrect
+    assert changed[LINE + 2 * block :].any()
 
 
 def test_the_picture_lies_in_out_and_json_still_ends_stdout(check, tmp_path):
@@ -54,39 +71,11 @@ def test_the_picture_lies_in_out_and_json_still_ends_stdout(check, tmp_path):
     assert not (tmp_path / "views.png").exists()
 
 
-def test_without_show_there_is_no_picture(check, tmp_path):
-    assert check("demo:30", "data.size=32")[0] == 0
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_an_older_picture_is_kept_unless_told_otherwise(check, tmp_path):
-    picture = tmp_path / "views.png"
-    picture.write_bytes(b"mine")
-    status, _, err = check("demo:30", "data.size=32", "--show")
-    assert status == 2
-    assert "views.png" in err
-    assert "--overwrite" in err
-    assert picture.read_bytes() == b"mine"
-    assert check("demo:30", "data.size=32", "--show", "--overwrite")[0] == 0
-    with Image.open(picture) as sheet:
-        assert sheet.format == "PNG"
-
-
-def test_options_of_the_views_reach_the_picture(check, tmp_path):
-    pictures = []
-    for options in ([], ["views.per_class.no_mask.brightness=0.9"]):
-        assert check("demo:30", "data.size=32", "--show", "--overwrite", *options)[0] == 0
-        pictures.append(np.asarray(Image.open(tmp_path / "views.png")))
-    changed = (pictures[0] != pictures[1]).any(axis=(1, 2))
-    block = LINE + 3 * (32 + GAP)
-    assert not changed[: LINE + 2 * block].any()  # mask_correct and mask_incorrect
-    assert changed[LINE + 2 * block :].any()
-
-
 def test_a_class_that_does_not_exist_is_a_mistake_before_any_work(check, tmp_path):
     status, _, err = check("demo:30", "views.per_class.no_maks.blur=1.0", "--out", "here")
     assert status == 2
-    assert err.startswith("error: no class named 'no_maks'")
+    assert err.startswith("error: ")
+    assert "'no_maks'" in err
     assert not (tmp_path / "here").exists()
 
 
@@ -104,7 +93,7 @@ def test_the_picture_holds_the_views_of_training(tmp_path):
 
 
 def test_with_many_classes_every_class_has_a_row(tmp_path, write_images):
-    names = [f"{label:02}/{i}.jpg" for label in range(40) for i in range(4)]
+    names = [f"{label:02}/{i}.jpg" for label in range(40) for i in range(3)]
     data = prepared(write_images(tmp_path / "images", names), tmp_path, size=64)
     sheet = contact_sheet(data, ViewsConfig(), 0)
     assert sheet.size == (7 * (48 + 4) + 4, 22 + 40 * (22 + 48 + 4) + 4)

@@ -50,15 +50,16 @@ def weights_of(data: ImageData, scheme: Any, beta: float = 0.5) -> np.ndarray:
     return class_weights(TrainConfig(class_weights=scheme, effective_beta=beta), data)
 
 
-def test_no_weights_are_none() -> None:
+def test_balanced_and_given_weights_by_hand() -> None:
     assert class_weights(TrainConfig(), SINGLE) is None
-
-
-def test_balanced_weights_by_hand() -> None:
     # 10 / (3 classes * 6, 3 and 1 images)
     assert weights_of(SINGLE, "balanced") == pytest.approx([5 / 9, 10 / 9, 10 / 3])
     # Images without the label for each that has it: 5 / 5 and 8 / 2.
     assert weights_of(MULTI, "balanced") == pytest.approx([1.0, 4.0])
+    # Those that are given are taken by name.
+    given = {"c": 3.0, "a": 1.0, "b": 2.0}
+    assert weights_of(SINGLE, given).tolist() == [1.0, 2.0, 3.0]
+    assert weights_of(MULTI, {"b": 5.0, "a": 1.0}).tolist() == [1.0, 5.0]
 
 
 def test_effective_weights_by_hand() -> None:
@@ -70,68 +71,52 @@ def test_effective_weights_by_hand() -> None:
     assert weights_of(MULTI, "effective") == pytest.approx([1.0, 255 / 128 / 1.5])
 
 
-@pytest.mark.parametrize("data", [SINGLE, MULTI])
-def test_effective_weights_lie_between_none_and_balanced(data: ImageData) -> None:
-    assert weights_of(data, "effective", 0.0) == pytest.approx(np.ones(len(data.classes)))
-    nearly = weights_of(data, "effective", 1 - 1e-9)
-    assert nearly == pytest.approx(weights_of(data, "balanced"), rel=1e-4)
-    spread = [np.ptp(weights_of(data, "effective", beta)) for beta in (0.0, 0.5, 0.9, 0.99)]
-    assert spread == sorted(spread)
+def test_effective_weights_lie_between_none_and_balanced() -> None:
+    for data in (SINGLE, MULTI):
+        assert weights_of(data, "effective", 0.0) == pytest.approx(np.ones(len(data.classes)))
+        nearly = weights_of(data, "effective", 1 - 1e-9)
+        assert nearly == pytest.approx(weights_of(data, "balanced"), rel=1e-4)
+        spread = [np.ptp(weights_of(data, "effective", beta)) for beta in (0.0, 0.5, 0.9, 0.99)]
+        assert spread == sorted(spread)
+    for scheme in ("balanced", "effective"):  # the average image has weight one
+        weights = weights_of(SINGLE, scheme, 0.9)
+        assert weights[SINGLE.train.labels].mean() == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("scheme", ["balanced", "effective"])
-def test_the_average_image_has_weight_one(scheme: str) -> None:
-    weights = weights_of(SINGLE, scheme, 0.9)
-    assert weights[SINGLE.train.labels].mean() == pytest.approx(1.0)
-
-
-def test_given_weights_are_taken_by_name() -> None:
-    given = {"c": 3.0, "a": 1.0, "b": 2.0}
-    assert weights_of(SINGLE, given).tolist() == [1.0, 2.0, 3.0]
-    assert weights_of(MULTI, {"b": 5.0, "a": 1.0}).tolist() == [1.0, 5.0]
-
-
-@pytest.mark.parametrize(
-    ("given", "what"),
-    [
-        ({"a": 1.0, "b": 1.0}, "'c' is not in it"),
-        ({"a": 1.0, "b": 1.0, "c": 1.0, "d": 1.0}, "'d' is no class"),
-    ],
-)
-def test_other_names_are_refused(given: dict[str, float], what: str) -> None:
-    config = TrainConfig(class_weights=given)
-    with pytest.raises(UserError, match=what) as caught:
-        check_class_weights(config, SINGLE.classes, "student.train.class_weights")
-    assert caught.value.where == "student.train.class_weights"
-    with pytest.raises(UserError, match=what):
-        class_weights(config, SINGLE)
+def test_other_names_are_refused() -> None:
+    for given, named in (
+        ({"a": 1.0, "b": 1.0}, "'c'"),
+        ({"a": 1.0, "b": 1.0, "c": 1.0, "d": 1.0}, "'d'"),
+    ):
+        config = TrainConfig(class_weights=given)
+        with pytest.raises(UserError, match=named) as caught:
+            check_class_weights(config, SINGLE.classes, "student.train.class_weights")
+        assert caught.value.where == "student.train.class_weights"
+        with pytest.raises(UserError, match=named):
+            class_weights(config, SINGLE)
 
 
 def test_priors_are_the_shares_of_the_training_images() -> None:
+    """Those without labels are not counted."""
     prior = np.exp(log_prior(SINGLE))
     assert prior == pytest.approx([0.6, 0.3, 0.1])
     assert 1 / (1 + np.exp(-log_prior(MULTI))) == pytest.approx([0.5, 0.2])
-
-
-def test_images_without_labels_are_not_counted() -> None:
     labels = np.vstack([MULTI.train.labels, np.full((7, 2), UNLABELLED)])
     data = data_of(labels.tolist(), ("a", "b"), "multi")
     assert log_prior(data) == pytest.approx(log_prior(MULTI))
     assert weights_of(data, "balanced") == pytest.approx(weights_of(MULTI, "balanced"))
 
 
-@pytest.mark.parametrize(
-    ("data", "what"),
-    [
-        (data_of([0, 0, 1], ("a", "b", "c")), "no training image has the label 'c'"),
-        (data_of([[0, 1], [0, 0]], ("a", "b"), "multi"), "no training image has the label 'a'"),
-        (data_of([[1, 1], [1, 0]], ("a", "b"), "multi"), "every training image has the label 'a'"),
-    ],
-)
-def test_a_label_that_says_nothing_is_refused(data: ImageData, what: str) -> None:
-    for asked in (lambda: weights_of(data, "balanced"), lambda: log_prior(data)):
+def test_a_label_that_says_nothing_is_refused() -> None:
+    for data, what in (
+        (data_of([0, 0, 1], ("a", "b", "c")), "no .* 'c'"),
+        (data_of([[0, 1], [0, 0]], ("a", "b"), "multi"), "no .* 'a'"),
+        (data_of([[1, 1], [1, 0]], ("a", "b"), "multi"), "every .* 'a'"),
+    ):
         with pytest.raises(UserError, match=what):
-            asked()
+            weights_of(data, "balanced")
+        with pytest.raises(UserError, match=what):
+            log_prior(data)
 
 
 def all_labelled(labels: Any) -> np.ndarray:
@@ -147,9 +132,6 @@ def test_rates_by_hand() -> None:
     found = balanced_sampling(np.append(labels, UNLABELLED), np.array([1, 1, 1, 1, 0], dtype=bool))
     assert found.rates == pytest.approx([2 / 3, 2 / 3, 2 / 3, 2.0, 1.0])
     assert found.groups.tolist() == [0, 0, 0, 1, -1]
-
-
-def test_rates_of_several_labels_by_hand() -> None:
     # "a" is on three images, "b" on one. An image weighs 1/3 or, with "b", its rarest label, 1;
     # the one without labels as the commonest, 1/3: 2 in all, for four draws.
     labels = np.array([[1, 0], [1, 1], [0, 0], [1, 0]])
@@ -191,21 +173,15 @@ def test_every_image_is_drawn_as_often_as_expected() -> None:
 
 def test_an_epoch_is_a_pure_function_of_seed_and_epoch() -> None:
     _, sampling = random_sampling()
-    base = draw_epoch(sampling, 3, 5)
+    base = ids, repeats = draw_epoch(sampling, 3, 5)
     assert all(np.array_equal(a, b) for a, b in zip(base, draw_epoch(sampling, 3, 5), strict=True))
     for seed, epoch in ((4, 5), (3, 6)):
-        assert not np.array_equal(base[0], draw_epoch(sampling, seed, epoch)[0])
-
-
-def test_repeats_count_the_draws_of_an_image() -> None:
-    _, sampling = random_sampling()
-    ids, repeats = draw_epoch(sampling, 0, 0)
+        assert not np.array_equal(ids, draw_epoch(sampling, seed, epoch)[0])
+    # Repeats count the draws of an image.
     assert repeats.max() > 5
     for image in np.unique(ids):
         assert sorted(repeats[ids == image]) == list(range((ids == image).sum()))
-
-
-def test_equal_classes_are_drawn_once_each() -> None:
+    # Equal classes are drawn once each.
     labels = np.arange(60) % 3
     ids, repeats = draw_epoch(balanced_sampling(labels, all_labelled(labels)), 0, 0)
     assert sorted(ids) == list(range(60))
@@ -364,46 +340,40 @@ def kd_and_gradient(trainer: Trainer) -> tuple[float, float]:
 TEACHER_ALONE = StrategyConfig(name="vanilla", kd_weight=1.0, temperature=2.0)
 
 
-@pytest.mark.parametrize("tau", [0.5, 1.0])
-def test_a_student_adjusted_to_its_teacher_has_nothing_to_learn(uneven, tmp_path, tau) -> None:
+def test_a_student_adjusted_to_its_teacher_has_nothing_to_learn(uneven, tmp_path) -> None:
     """The teacher says how common classes are; the student leaves that to the adjustment."""
-    teacher = with_bias(classifier(uneven), tau * log_prior(uneven))
     common = {"strategy": TEACHER_ALONE, "lr": 1e-9}
-    adjusted = trainer_of(uneven, tmp_path, None, (teacher,), logit_adjustment=tau, **common)
-    kd, gradient = kd_and_gradient(adjusted)
-    assert kd == pytest.approx(0.0, abs=1e-6)
-    assert gradient < 1e-5
-    plain = trainer_of(uneven, tmp_path, None, (teacher,), **common)
-    kd, gradient = kd_and_gradient(plain)
-    assert kd > 1e-2
-    assert gradient > 1e-3
+    for tau in (0.5, 1.0):
+        teacher = with_bias(classifier(uneven), tau * log_prior(uneven))
+        adjusted = trainer_of(uneven, tmp_path, None, (teacher,), logit_adjustment=tau, **common)
+        kd, gradient = kd_and_gradient(adjusted)
+        assert kd == pytest.approx(0.0, abs=1e-6)
+        assert gradient < 1e-5
+        plain = trainer_of(uneven, tmp_path, None, (teacher,), **common)
+        kd, gradient = kd_and_gradient(plain)
+        assert kd > 1e-2
+        assert gradient > 1e-3
 
 
 def test_an_adjusted_teacher_is_adjusted_as_it_was_trained(uneven, tmp_path) -> None:
-    """Equal networks have nothing to learn from each other if both were trained adjusted."""
-    teacher = classifier(uneven)
-    common = {"strategy": TEACHER_ALONE, "lr": 1e-9}
-    both = trainer_of(uneven, tmp_path, None, (teacher,), (0.7,), logit_adjustment=0.7, **common)
-    kd, gradient = kd_and_gradient(both)
-    assert kd == pytest.approx(0.0, abs=1e-6)
-    assert gradient < 1e-5
+    """Equal networks have nothing to learn from each other if both were trained adjusted.
+
+    An unadjusted student of an adjusted teacher learns the training prior.
+    """
+    teacher, common = classifier(uneven), {"strategy": TEACHER_ALONE, "lr": 1e-9}
+    unadjusted = with_bias(classifier(uneven), 0.7 * log_prior(uneven))
+    for student, tau in ((None, 0.7), (unadjusted, 0.0)):
+        trainer = trainer_of(
+            uneven, tmp_path, student, (teacher,), (0.7,), logit_adjustment=tau, **common
+        )
+        kd, gradient = kd_and_gradient(trainer)
+        assert kd == pytest.approx(0.0, abs=1e-6)
+        assert gradient < 1e-5
     for adjustments, tau in (((0.7,), 0.0), ((0.0,), 0.7), ((), 0.7)):
         one = trainer_of(
             uneven, tmp_path, None, (teacher,), adjustments, logit_adjustment=tau, **common
         )
         assert kd_and_gradient(one)[0] > 1e-2
-
-
-def test_an_unadjusted_student_of_an_adjusted_teacher_learns_the_training_prior(
-    uneven, tmp_path
-) -> None:
-    student = with_bias(classifier(uneven), 0.7 * log_prior(uneven))
-    trainer = trainer_of(
-        uneven, tmp_path, student, (classifier(uneven),), (0.7,), strategy=TEACHER_ALONE
-    )
-    kd, gradient = kd_and_gradient(trainer)
-    assert kd == pytest.approx(0.0, abs=1e-6)
-    assert gradient < 1e-5
 
 
 def test_each_teacher_has_its_own_adjustment(uneven, tmp_path) -> None:
@@ -463,26 +433,24 @@ def test_an_auxiliary_head_is_adjusted_as_the_head_is(uneven, tmp_path) -> None:
         assert head.bias.grad.abs().max() < 1e-6
 
 
-@pytest.mark.parametrize(("tau", "of_teacher"), [(0.0, 1.0), (1.0, 0.0), (1.5, 0.5)])
-def test_labels_and_teacher_agree_on_what_an_adjusted_student_should_say(
-    uneven, tmp_path, tau, of_teacher
-) -> None:
+def test_labels_and_teacher_agree_on_what_an_adjusted_student_should_say(uneven, tmp_path) -> None:
     """At the optimum the adjusted logits are the prior's: the plain ones are `1 - tau` times it."""
     prior, contract = log_prior(uneven), classifier(uneven).contract
-    teacher = Classifier(Constant(len(prior), (1 - of_teacher) * prior), contract)
-    student = Classifier(Constant(len(prior)), contract)
-    options = {"logit_adjustment": tau, "optimizer": "sgd", "lr": 0.5, "batch_size": 99}
     half = StrategyConfig(name="vanilla", kd_weight=0.5)
-    given = (uneven, tmp_path, student, (teacher,), (of_teacher,), None, half)
-    trainer = trainer_of(*given, **options)
-    (batch,) = trainer.batches(0)  # all images, so that they are as common as the prior says
-    for _ in range(80):
-        terms = trainer.step(batch, 0)
-    assert float(terms["kd"]) < 1e-4
-    found, expected = student.network.head.bias.detach().numpy(), (1 - tau) * prior
-    if uneven.task == "single":
-        found, expected = found - found.mean(), expected - expected.mean()
-    assert found == pytest.approx(expected, abs=0.02)
+    for tau, of_teacher in ((0.0, 1.0), (1.0, 0.0), (1.5, 0.5)):
+        teacher = Classifier(Constant(len(prior), (1 - of_teacher) * prior), contract)
+        student = Classifier(Constant(len(prior)), contract)
+        options = {"logit_adjustment": tau, "optimizer": "sgd", "lr": 0.5, "batch_size": 99}
+        given = (uneven, tmp_path, student, (teacher,), (of_teacher,), None, half)
+        trainer = trainer_of(*given, **options)
+        (batch,) = trainer.batches(0)  # all images, so that they are as common as the prior says
+        for _ in range(80):
+            terms = trainer.step(batch, 0)
+        assert float(terms["kd"]) < 1e-4
+        found, expected = student.network.head.bias.detach().numpy(), (1 - tau) * prior
+        if uneven.task == "single":
+            found, expected = found - found.mean(), expected - expected.mean()
+        assert found == pytest.approx(expected, abs=0.02)
 
 
 def test_cached_and_adjusted_teachers_are_mixed_after_they_are_adjusted(uneven, tmp_path) -> None:

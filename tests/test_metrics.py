@@ -31,12 +31,6 @@ def random_case(seed: int, count: int = 400, classes: int = 6) -> tuple[np.ndarr
     return softmax(logits), labels
 
 
-def test_confusion_matrix_has_the_true_class_in_rows() -> None:
-    # Label 0: once 0, once 1. Label 1: once 1. Label 2: once 0, once 2.
-    matrix = confusion_matrix(PROBS.argmax(axis=1), LABELS, 3)
-    assert matrix.tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 1]]
-
-
 def test_score_by_hand() -> None:
     scores = score(PROBS, LABELS, NAMES)
     assert scores["n"] == 5
@@ -46,11 +40,10 @@ def test_score_by_hand() -> None:
     assert scores["macro_f1"] == pytest.approx(100 * (1 / 2 + 2 / 3 + 2 / 3) / 3)
     nll = -sum(math.log(p) for p in (0.8, 0.25, 0.7, 0.8, 0.25)) / 5
     assert scores["nll"] == pytest.approx(nll)
-
-
-def test_recall_over_classes_by_hand() -> None:
+    # Label 0: once 0, once 1. Label 1: once 1. Label 2: once 0, once 2.
+    matrix = confusion_matrix(PROBS.argmax(axis=1), LABELS, 3)
+    assert matrix.tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 1]]
     # Recalls 1/2, 1 and 1/2; in the second case the class that is never found is the worst.
-    scores = score(PROBS, LABELS, NAMES)
     assert scores["macro_recall"] == pytest.approx(100 * (1 / 2 + 1 + 1 / 2) / 3)
     assert scores["worst_recall"] == pytest.approx(50.0)
     scores = score(PROBS, np.array([0, 0, 1, 1, 1]), NAMES)
@@ -78,10 +71,8 @@ def test_calibration_error_by_hand() -> None:
     assert expected_calibration_error(PROBS, LABELS, bins=5) == pytest.approx(34.0)
     # One bin for all: |3.3 - 3| / 5 = 6 %.
     assert expected_calibration_error(PROBS, LABELS, bins=1) == pytest.approx(6.0)
-
-
-def test_a_bin_includes_its_upper_edge() -> None:
-    # 0.8 is wrong and 0.7 right, both in (0.6, 0.8]: |1.5 - 1| / 2; apart it would be 55 %.
+    # A bin includes its upper edge: 0.8 is wrong and 0.7 right, both in (0.6, 0.8]: |1.5 - 1| / 2;
+    # apart it would be 55 %.
     probs = np.array([[0.8, 0.2], [0.7, 0.3]])
     assert expected_calibration_error(probs, np.array([1, 0]), bins=5) == pytest.approx(25.0)
 
@@ -95,15 +86,12 @@ def test_a_calibrated_and_a_boastful_model() -> None:
     assert expected_calibration_error(sure, 1 - labels) == pytest.approx(75.0)
 
 
-def test_a_class_without_images_has_no_recall_and_takes_no_part() -> None:
+def test_a_class_without_images_takes_no_part_and_one_never_predicted_counts_as_zero() -> None:
     probs = np.array([[0.9, 0.1, 0.0], [0.2, 0.1, 0.7]])
     scores = score(probs, np.array([0, 0]), NAMES)
     assert scores["per_class_recall"] == {"cat": 50.0}
     assert scores["macro_f1"] == pytest.approx(100 * 2 / 3)  # 2 * 1 / (2 + 1)
     assert not any(math.isnan(scores[key]) for key in ("top1", "macro_f1", "nll", "ece"))
-
-
-def test_a_class_that_is_never_predicted_counts_as_zero() -> None:
     probs = np.array([[0.9, 0.1], [0.9, 0.1], [0.9, 0.1]])
     scores = score(probs, np.array([0, 0, 1]), ("cat", "dog"))
     assert scores["per_class_recall"] == {"cat": 100.0, "dog": 0.0}
@@ -124,7 +112,7 @@ def test_a_score_is_plain_json_numbers() -> None:
     assert {type(value) for value in scores["per_class_recall"].values()} == {float}
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(2))
 def test_parity_with_scikit_learn(seed: int) -> None:
     probs, labels = random_case(seed)
     predicted = probs.argmax(axis=1)
@@ -140,7 +128,7 @@ def test_parity_with_scikit_learn(seed: int) -> None:
     assert list(scores["per_class_recall"].values()) == pytest.approx(list(recalls))
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(2))
 def test_calibration_error_bin_by_bin(seed: int) -> None:
     """Guo et al., eq. 3, with a loop over bins that are open on the left."""
     probs, labels = random_case(seed)

@@ -87,9 +87,7 @@ def test_without_any_positive_there_is_nothing_to_average() -> None:
     assert not {"map", "macro_f1", "micro_f1"} & set(found)
     assert found["per_label_ap"] == found["per_class_recall"] == {}
     assert found["exact_match"] == pytest.approx(25.0)
-
-
-def test_certainties_that_are_wrong_are_a_finite_loss() -> None:
+    # Certainties that are wrong are a finite loss.
     found = score(np.array([[0.0, 1.0, 1.0]]), np.array([[1, 0, 1]]), NAMES)
     assert found["nll"] == pytest.approx(-2 * math.log(1e-12))
     assert found["ece"] == pytest.approx(100 * 2 / 3)
@@ -105,10 +103,9 @@ def test_a_score_is_plain_json_numbers() -> None:
     assert {type(value) for value in numbers} == {float}
 
 
-@pytest.mark.parametrize("decimals", [1, 2, 12])
-@pytest.mark.parametrize("seed", range(4))
-def test_parity_with_scikit_learn(seed: int, decimals: int) -> None:
-    probs, labels = random_case(seed, decimals)
+@pytest.mark.parametrize("decimals", [1, 12])  # many ties, none
+def test_parity_with_scikit_learn(decimals: int) -> None:
+    probs, labels = random_case(decimals, decimals)
     found = score(probs, labels, tuple("abcdef"))
     present = labels.any(axis=0)
     given = (probs >= 0.5).astype(np.int64)

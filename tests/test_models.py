@@ -62,6 +62,7 @@ def test_a_classifier_normalises() -> None:
     # (0.75 - 0.5) / 0.25 = 1, 0.75 / 1, 0.75 / 2
     logits = recorder(4)(torch.full((2, 3, 4, 4), 0.75)).logits
     assert logits.tolist() == [[1.0, 0.75, 0.375]] * 2
+    assert not recorder(4).state_dict()  # mean and std are no weights
 
 
 def test_a_classifier_resizes_for_itself() -> None:
@@ -77,39 +78,26 @@ def test_a_classifier_resizes_for_itself() -> None:
     assert torch.equal(classifier.network.seen, (own - classifier.mean) / classifier.std)
 
 
-def test_mean_and_std_are_no_weights() -> None:
-    assert not recorder(4).state_dict()
-
-
 @pytest.mark.parametrize("name", STUDENTS)
-@pytest.mark.parametrize("num_classes", [2, 3])
-def test_a_student_gives_logits_of_its_classes(name: str, num_classes: int) -> None:
-    classifier = build(name, names=NAMES[:num_classes])
-    assert classifier.training
-    for training in (True, False):
-        outputs = classifier.train(training)(images(4))
-        assert outputs.logits.shape == (4, num_classes)
-        assert outputs.aux is None
-    assert classifier.contract.names == NAMES[:num_classes]
-    assert classifier.contract.input_size == 32
-
-
-@pytest.mark.parametrize("name", STUDENTS)
-def test_every_parameter_of_a_student_learns(name: str) -> None:
+def test_a_student_learns_and_gives_logits_of_its_classes(name: str) -> None:
+    """With every parameter; in evaluation mode it is a function of each image alone."""
+    assert build(name, names=NAMES[:2])(images(4)).logits.shape == (4, 2)
     torch.manual_seed(0)
     classifier = build(name)
-    classifier(images(8)).logits.square().sum().backward()
+    assert classifier.contract.names == NAMES
+    assert classifier.contract.input_size == 32
+    assert classifier.training
+    outputs = classifier(images(8))
+    assert outputs.logits.shape == (8, 3)
+    assert outputs.aux is None
+    outputs.logits.square().sum().backward()
     idle = [n for n, p in classifier.named_parameters() if p.grad is None or not p.grad.any()]
     assert idle == []
-
-
-@pytest.mark.parametrize("name", STUDENTS)
-def test_a_student_in_evaluation_mode_is_a_function_of_each_image(name: str) -> None:
-    classifier = build(name).eval()
     x = images(4)
     with torch.no_grad():
-        together, alone = classifier(x).logits, classifier(x[2:3]).logits
-    torch.testing.assert_close(alone, together[2:3], atol=1e-5, rtol=1e-4)
+        together, alone = classifier.eval()(x), classifier(x[2:3])
+    assert together.aux is None
+    torch.testing.assert_close(alone.logits, together.logits[2:3], atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", STUDENTS)
@@ -139,20 +127,15 @@ def test_a_deployed_student_gives_the_same_probabilities(name: str) -> None:
     assert all(torch.equal(tensor, state[key]) for key, tensor in classifier.state_dict().items())
 
 
-@pytest.mark.parametrize("name", [name for name in STUDENTS if name != "squeeze"])
-def test_students_have_no_published_weights(name: str) -> None:
-    with pytest.raises(UserError, match="no published weights"):
-        build(name, pretrained=True)
+def test_students_have_no_published_weights() -> None:
+    for name in {*STUDENTS} - {"squeeze"}:
+        with pytest.raises(UserError, match="pretrained"):
+            build(name, pretrained=True)
 
 
-@pytest.mark.parametrize(
-    ("name", "size", "parameters"),
-    [("mask_cnn", 64, 18_430_659), ("basic_cnn", 256, 21_345_923)],
-)
-def test_the_networks_of_the_write_ups_have_their_size(
-    name: str, size: int, parameters: int
-) -> None:
-    assert build(name, size).num_parameters == parameters
+def test_the_networks_of_the_write_ups_have_their_size() -> None:
+    assert build("mask_cnn", 64).num_parameters == 18_430_659
+    assert build("basic_cnn", 256).num_parameters == 21_345_923
 
 
 def randomise(module: nn.Module) -> None:
@@ -174,27 +157,24 @@ def double() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("double")
-@pytest.mark.parametrize(
-    "options",
-    [
+def test_fused_blocks_are_the_same_function() -> None:
+    torch.manual_seed(0)
+    for options in (
         {},
         {"head_width": 0},
         {"width": [8], "depth": [4]},
         {"width": [6, 6, 12], "depth": [2, 1, 2], "dropout": 0.5},
-    ],
-)
-def test_fused_blocks_are_the_same_function(options: dict[str, Any]) -> None:
-    torch.manual_seed(0)
-    network = build("compact", options=options).network.eval()
-    randomise(network)
-    fused = network.fuse()
-    assert not any(isinstance(m, nn.BatchNorm2d) for m in fused.modules())
-    assert {m.p for m in fused.modules() if isinstance(m, nn.Dropout)} <= {0.0}
-    x = torch.randn(4, 3, 32, 32)
-    with torch.no_grad():
-        expected, found = network(x), fused(x)
-    assert float(expected.std()) > 1e-3
-    torch.testing.assert_close(found, expected, atol=1e-9, rtol=1e-9)
+    ):
+        network = build("compact", options=options).network.eval()
+        randomise(network)
+        fused = network.fuse()
+        assert not any(isinstance(m, nn.BatchNorm2d) for m in fused.modules())
+        assert {m.p for m in fused.modules() if isinstance(m, nn.Dropout)} <= {0.0}
+        x = torch.randn(4, 3, 32, 32)
+        with torch.no_grad():
+            expected, found = network(x), fused(x)
+        assert float(expected.std()) > 1e-3
+        torch.testing.assert_close(found, expected, atol=1e-9, rtol=1e-9)
 
 
 def test_the_deployed_student_is_small() -> None:
@@ -206,18 +186,17 @@ def test_the_deployed_student_is_small() -> None:
     assert shipped.num_parameters <= 600_000
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"width": [8, 16], "depth": [1]}, "length"),
-        ({"widht": [8]}, "'widht'"),
-        ({"width": [0], "depth": [1]}, "width"),
-        ({"dropout": 2.0}, "dropout"),
-    ],
-)
-def test_options_of_a_network_are_checked(options: dict[str, Any], words: str) -> None:
-    with pytest.raises(UserError, match=words):
-        build("compact", options=options)
+def test_options_of_a_network_are_checked() -> None:
+    for name, options, word in (
+        ("compact", {"width": [8, 16], "depth": [1]}, "length"),
+        ("compact", {"widht": [8]}, "'widht'"),
+        ("compact", {"width": [0], "depth": [1]}, "width"),
+        ("compact", {"dropout": 2.0}, "dropout"),
+        ("torchvision/resnet18", {"dropout": 0.5}, "dropout"),  # which it lacks
+        ("timm/resnet18", {"depth": 3}, "depth"),
+    ):
+        with pytest.raises(UserError, match=word):
+            build(name, options=options)
 
 
 STAGES = {
@@ -231,33 +210,26 @@ STAGES = {
 }
 
 
-@pytest.fixture(scope="module")
-def networks() -> dict[str, nn.Module]:
-    """Networks of both libraries, random; Inception's slow initialisation is left out."""
-    found: dict[str, nn.Module] = {}
-    for name in STAGES:
-        family, variant = name.split("/")
+def untrained(name: str, num_classes: int) -> nn.Module:
+    """A network of either library, of shapes without values."""
+    family, variant = name.split("/")
+    with torch.device("meta"):
         if family == "timm":
-            found[name] = timm.create_model(variant, num_classes=3)
-        else:
-            extra = {"init_weights": False} if variant == "inception_v3" else {}
-            found[name] = torchvision_models.get_model(variant, num_classes=3, **extra)
-    return found
+            return timm.create_model(variant, num_classes=num_classes)
+        extra = {"init_weights": False} if variant == "inception_v3" else {}
+        return torchvision_models.get_model(variant, num_classes=num_classes, **extra)
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_stages_go_from_the_input_to_the_head(name: str, networks: dict[str, nn.Module]) -> None:
+def test_stages_go_from_the_input_to_the_head(name: str) -> None:
+    """Every parameter is in one of them; only those of the head depend on the classes."""
     count, first, last = STAGES[name]
-    found = layer_groups(networks[name])
-    assert (len(found), found[0], found[-1]) == (count, first, last)
-    assert head_prefixes(networks[name]) == last
-
-
-@pytest.mark.parametrize("name", STAGES)
-def test_every_parameter_is_in_one_stage(name: str, networks: dict[str, nn.Module]) -> None:
-    network = networks[name]
-    owners = layer_group_of(network)
+    network, other = untrained(name, 3), untrained(name, 5)
     groups = layer_groups(network)
+    assert (len(groups), groups[0], groups[-1]) == (count, first, last)
+    assert head_prefixes(network) == last
+
+    owners = layer_group_of(network)
     assert list(owners) == [parameter for parameter, _ in network.named_parameters()]
     assert set(owners.values()) == set(range(len(groups)))
     for parameter, stage in owners.items():
@@ -265,21 +237,12 @@ def test_every_parameter_is_in_one_stage(name: str, networks: dict[str, nn.Modul
         assert len(prefixes) == 1
         assert prefixes[0] in groups[stage]
     in_head = {p for p, stage in owners.items() if stage == len(groups) - 1}
-    assert in_head == {p for p in owners if p.startswith(tuple(STAGES[name][2]))}
+    assert in_head == {p for p in owners if p.startswith(tuple(last))}
 
-
-@pytest.mark.parametrize("name", STAGES)
-def test_only_the_head_depends_on_the_classes(name: str, networks: dict[str, nn.Module]) -> None:
-    shapes = {key: tensor.shape for key, tensor in networks[name].state_dict().items()}
-    family, variant = name.split("/")
-    if family == "timm":
-        other = timm.create_model(variant, num_classes=5)
-    else:
-        extra = {"init_weights": False} if variant == "inception_v3" else {}
-        other = torchvision_models.get_model(variant, num_classes=5, **extra)
+    shapes = {key: tensor.shape for key, tensor in network.state_dict().items()}
     differing = [key for key, tensor in other.state_dict().items() if tensor.shape != shapes[key]]
     assert differing
-    assert all(key.startswith(tuple(head_prefixes(other))) for key in differing)
+    assert all(key.startswith(tuple(last)) for key in differing)
 
 
 def test_parameters_of_no_module_belong_to_the_input() -> None:
@@ -304,22 +267,24 @@ def test_a_container_of_more_than_ten_is_not_confused_by_prefixes() -> None:
     assert owners["head.bias"] == 12
 
 
-@pytest.mark.parametrize("variant", ["squeezenet1_0", "squeezenet1_1"])
-def test_squeezenet_can_say_no(variant: str) -> None:
+def test_squeezenet_can_say_no() -> None:
     """torchvision's ends in a ReLU: no label could have a probability below a half."""
-    network = build(f"torchvision/{variant}").network
-    with torch.no_grad():
-        network.classifier[1].weight.zero_()
-        network.classifier[1].bias.fill_(-3.0)
-        logits = network.eval()(torch.rand(1, 3, 64, 64))
-    assert logits.flatten().tolist() == pytest.approx([-3.0] * logits.shape[1])
+    for variant in ("squeezenet1_0", "squeezenet1_1"):
+        network = build(f"torchvision/{variant}").network
+        with torch.no_grad():
+            network.classifier[1].weight.zero_()
+            network.classifier[1].bias.fill_(-3.0)
+            logits = network.eval()(torch.rand(1, 3, 64, 64))
+        assert logits.flatten().tolist() == pytest.approx([-3.0] * logits.shape[1])
 
 
-@pytest.mark.parametrize("name", ["torchvision/squeezenet1_1", "timm/resnet18"])
-def test_library_networks_give_logits_of_our_classes(name: str) -> None:
-    classifier = build(name)
-    assert classifier(images(2)).logits.shape == (2, 3)
-    assert classifier.contract.mean == (0.485, 0.456, 0.406)
+def test_library_networks_give_logits_of_our_classes() -> None:
+    """In training, as googlenet could not."""
+    for name in ("torchvision/squeezenet1_1", "timm/resnet18", "torchvision/googlenet"):
+        classifier = build(name)
+        assert classifier.train()(images(2)).logits.shape == (2, 3)
+        if name != "torchvision/googlenet":
+            assert classifier.contract.mean == (0.485, 0.456, 0.406)
 
 
 def test_the_normalisation_is_that_of_the_weights() -> None:
@@ -338,46 +303,27 @@ def test_inception_gives_its_auxiliary_logits_in_training() -> None:
     assert classifier.contract.mean == (0.5, 0.5, 0.5)
 
 
-def test_a_size_that_only_training_cannot_take() -> None:
+def test_a_size_that_the_network_cannot_take() -> None:
     """Inception's auxiliary head needs about 299 px; without it, in evaluation, 75 px will do."""
-    with pytest.raises(UserError, match="does not run at 128 x 128"):
-        build("torchvision/inception_v3", 128)
+    for size in (32, 128):
+        with pytest.raises(UserError, match=f"{size} x {size}") as caught:
+            build("torchvision/inception_v3", size)
+        assert "model.input_size" in str(caught.value)
+        assert "\n" not in str(caught.value)
 
 
-def test_googlenet_can_be_trained() -> None:
-    outputs = build("torchvision/googlenet").train()(images(2))
-    assert outputs.logits.shape == (2, 3)
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
+def test_an_unknown_network() -> None:
+    for name, word in (
         ("torchvision/resnet19", "resnet19"),
         ("torchvision/fasterrcnn_resnet50_fpn", "fasterrcnn"),
-        ("torchvision/", "no classifier"),
+        ("torchvision/", "torchvision"),
         ("timm/resnet19", "resnet19"),
         ("keras/resnet18", "'keras'"),
         ("resnet18", "'resnet18'"),
-    ],
-)
-def test_an_unknown_network(name: str, words: str) -> None:
-    with pytest.raises(UserError, match=words) as caught:
-        build(name)
-    assert "\n" not in str(caught.value)
-
-
-def test_an_option_that_the_network_lacks() -> None:
-    with pytest.raises(UserError, match="no dropout"):
-        build("torchvision/resnet18", options={"dropout": 0.5})
-    with pytest.raises(UserError, match="depth"):
-        build("timm/resnet18", options={"depth": 3})
-
-
-def test_a_size_that_the_network_cannot_take() -> None:
-    with pytest.raises(UserError, match=r"does not run at 32 x 32") as caught:
-        build("torchvision/inception_v3", 32)
-    assert "model.input_size" in str(caught.value)
-    assert "\n" not in str(caught.value)
+    ):
+        with pytest.raises(UserError, match=word) as caught:
+            build(name)
+        assert "\n" not in str(caught.value)
 
 
 @pytest.fixture(scope="module")
@@ -397,24 +343,23 @@ def assert_loaded(classifier: Classifier, published: dict[str, Tensor]) -> None:
             assert key.startswith("classifier.1.")
 
 
-@pytest.mark.parametrize("wrap", ["safetensors", "plain", "state_dict", "model", "module."])
 def test_local_weights_go_into_a_network_of_other_classes(
-    tmp_path: Path, published: dict[str, Tensor], wrap: str
+    tmp_path: Path, published: dict[str, Tensor]
 ) -> None:
-    file = tmp_path / ("w.safetensors" if wrap == "safetensors" else "w.pth")
-    if wrap == "safetensors":
-        save_file(published, file)
-    elif wrap == "module.":
-        torch.save({f"module.{key}": tensor for key, tensor in published.items()}, file)
-    else:
-        torch.save(published if wrap == "plain" else {wrap: published, "epoch": 3}, file)
+    """However they are wrapped; the head stays as it started."""
+    parallel = {f"module.{key}": tensor for key, tensor in published.items()}
+    wrapped = {"state_dict": published, "epoch": 3}, {"model": published, "epoch": 3}
     torch.manual_seed(0)
-    classifier = build("torchvision/squeezenet1_1", pretrained=str(file))
-    assert_loaded(classifier, published)
-    torch.manual_seed(0)
-    fresh = build("torchvision/squeezenet1_1")
-    head = classifier.network.classifier[1].weight
-    assert torch.equal(head, fresh.network.classifier[1].weight)
+    fresh = build("torchvision/squeezenet1_1").network.classifier[1].weight
+    for number, content in enumerate((None, published, parallel, *wrapped)):
+        if content is None:
+            save_file(published, file := tmp_path / "w.safetensors")
+        else:
+            torch.save(content, file := tmp_path / f"{number}.pth")
+        torch.manual_seed(0)
+        classifier = build("torchvision/squeezenet1_1", pretrained=str(file))
+        assert_loaded(classifier, published)
+        assert torch.equal(classifier.network.classifier[1].weight, fresh)
 
 
 def test_a_head_that_fits_is_loaded_too(tmp_path: Path, published: dict[str, Tensor]) -> None:
@@ -442,38 +387,28 @@ def test_weights_are_not_asked_for_where_a_checkpoint_follows(tmp_path: Path) ->
     build_classifier(config, NAMES, InputSpec(height=32, width=32), load=False)
 
 
-def test_transfer_returns_what_was_left_of_the_head(published: dict[str, Tensor]) -> None:
+def test_weights_of_another_network_are_refused(published: dict[str, Tensor]) -> None:
     network = torchvision_models.squeezenet1_1(num_classes=3)
+    before, key = copy.deepcopy(network.state_dict()), "features.3.squeeze.weight"
+    for state, named in (
+        ({k: tensor for k, tensor in published.items() if k != key}, key),
+        (published | {"features.99.weight": torch.zeros(1)}, "features.99.weight"),
+        (published | {key: published[key][:, :1]}, key),
+        (torchvision_models.resnet18(num_classes=3).state_dict(), "features.0.weight"),
+    ):
+        with pytest.raises(UserError, match="another network") as caught:
+            transfer_weights(network, state, head_prefixes(network))
+        assert repr(named) in str(caught.value)
+        assert "model.pretrained" in str(caught.value)
+    # Nothing was loaded by halves.
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
     left = transfer_weights(network, published, head_prefixes(network))
     assert left == ["classifier.1.weight", "classifier.1.bias"]
 
 
-@pytest.mark.parametrize("change", ["missing", "extra", "shape", "other"])
-def test_weights_of_another_network_are_refused(published: dict[str, Tensor], change: str) -> None:
-    network = torchvision_models.squeezenet1_1(num_classes=3)
-    before = copy.deepcopy(network.state_dict())
-    state, key = dict(published), "features.3.squeeze.weight"
-    if change == "missing":
-        del state[key]
-    elif change == "extra":
-        key = "features.99.weight"
-        state[key] = torch.zeros(1)
-    elif change == "shape":
-        state[key] = state[key][:, :1]
-    else:
-        state = torchvision_models.resnet18(num_classes=3).state_dict()
-        key = "features.0.weight"
-    with pytest.raises(UserError, match="another network") as caught:
-        transfer_weights(network, state, head_prefixes(network))
-    assert repr(key) in str(caught.value)
-    assert "model.pretrained" in str(caught.value)
-    # Nothing was loaded by halves.
-    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
-
-
 def test_a_missing_file_of_weights(tmp_path: Path) -> None:
     for path in (tmp_path / "gone.safetensors", tmp_path):
-        with pytest.raises(UserError, match="no such weights file") as caught:
+        with pytest.raises(UserError, match="weights") as caught:
             build("torchvision/squeezenet1_1", pretrained=str(path))
         assert str(path) in str(caught.value)
         assert "model.pretrained" in str(caught.value)
@@ -495,7 +430,7 @@ def test_a_checkpoint_that_holds_code_is_refused_and_not_run(tmp_path: Path) -> 
     for save in (torch.save, lambda value, file: file.write_bytes(pickle.dumps(value))):
         file = tmp_path / "w.pth"
         save({"weight": torch.zeros(1), "x": Intruder(marker)}, file)
-        with pytest.raises(UserError, match="not a weights file") as caught:
+        with pytest.raises(UserError, match="weights") as caught:
             read_weights(file)
         assert str(file) in str(caught.value)
         assert not marker.exists()
@@ -508,35 +443,20 @@ NOISE = [b"\0" * 50, b"PK\x03\x04 cut short", b"<html>404</html>\n", b"\x80\x02}
 CHOKES = [b"", b"hello"]
 
 
-def refuse_content(file: Path, content: bytes) -> None:
-    file.write_bytes(content)
-    with pytest.raises(UserError) as caught:
-        read_weights(file)
-    assert str(file) in str(caught.value)
-
-
-@pytest.mark.parametrize("content", [*NOISE, *CHOKES])
-def test_a_safetensors_file_that_holds_no_weights_is_refused(
-    tmp_path: Path, content: bytes
-) -> None:
-    refuse_content(tmp_path / "w.safetensors", content)
-
-
-@pytest.mark.parametrize("content", NOISE)
-def test_a_checkpoint_that_holds_no_weights_is_refused(tmp_path: Path, content: bytes) -> None:
-    refuse_content(tmp_path / "w.pth", content)
-
-
-@pytest.mark.parametrize("content", CHOKES)
-def test_a_checkpoint_that_chokes_the_unpickler_is_refused(tmp_path: Path, content: bytes) -> None:
-    refuse_content(tmp_path / "w.pth", content)
+def test_a_file_that_holds_no_weights_is_refused(tmp_path: Path) -> None:
+    for file in (tmp_path / "w.safetensors", tmp_path / "w.pth"):
+        for content in (*NOISE, *CHOKES):
+            file.write_bytes(content)
+            with pytest.raises(UserError) as caught:
+                read_weights(file)
+            assert str(file) in str(caught.value)
 
 
 def test_a_checkpoint_of_other_things_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "w.pth"
     for value in ([torch.zeros(1)], {"epoch": 3}, torch.zeros(2), {"state_dict": {"a": "b"}}):
         torch.save(value, file)
-        with pytest.raises(UserError, match="not a mapping of names to tensors"):
+        with pytest.raises(UserError, match=r"w\.pth"):
             read_weights(file)
 
 
@@ -544,7 +464,7 @@ def test_a_download_cut_short_is_refused(tmp_path: Path, published: dict[str, Te
     for file, save in ((tmp_path / "w.safetensors", save_file), (tmp_path / "w.pth", torch.save)):
         save(published, file)
         file.write_bytes(file.read_bytes()[:-1000])
-        with pytest.raises(UserError, match="not a weights file"):
+        with pytest.raises(UserError, match=file.name):
             read_weights(file)
 
 
@@ -557,7 +477,7 @@ def test_without_a_network_pretrained_weights_are_an_error(monkeypatch: pytest.M
     monkeypatch.setattr("distill.teachers.torchvision._pretrained", unreachable)
     monkeypatch.setattr("timm.create_model", unreachable)
     for name in ("torchvision/squeezenet1_1", "timm/resnet18"):
-        with pytest.raises(UserError, match="no pretrained weights") as caught:
+        with pytest.raises(UserError, match="pretrained") as caught:
             build(name, pretrained=True)
         message = str(caught.value)
         assert name in message

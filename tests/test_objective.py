@@ -70,16 +70,16 @@ def test_sample_weights_are_cell_weights_that_are_the_same_for_all_labels() -> N
     assert float(SIGMOID.label_loss(logits, labels, 0.0 * weights)) == 0.0
 
 
-@pytest.mark.parametrize(("batch", "classes"), [(1, 1), (7, 3), (16, 40)])
-def test_label_loss_is_torchs_binary_cross_entropy(batch: int, classes: int) -> None:
+def test_label_loss_is_torchs_binary_cross_entropy() -> None:
     """Summed over labels; torch's mean over cells makes it `classes` times too weak."""
-    logits, labels = random_logits(batch, classes), random_labels(batch, classes)
-    expected = F.binary_cross_entropy_with_logits(logits, labels, reduction="sum") / batch
-    found = SIGMOID.label_loss(logits, labels, None)
-    torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-12)
-    soft = torch.rand(batch, classes, dtype=torch.float64)
-    expected = F.binary_cross_entropy_with_logits(logits, soft, reduction="sum") / batch
-    torch.testing.assert_close(SIGMOID.label_loss(logits, soft, None), expected)
+    for batch, classes in ((1, 1), (7, 3), (16, 40)):
+        logits, labels = random_logits(batch, classes), random_labels(batch, classes)
+        expected = F.binary_cross_entropy_with_logits(logits, labels, reduction="sum") / batch
+        found = SIGMOID.label_loss(logits, labels, None)
+        torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-12)
+        soft = torch.rand(batch, classes, dtype=torch.float64)
+        expected = F.binary_cross_entropy_with_logits(logits, soft, reduction="sum") / batch
+        torch.testing.assert_close(SIGMOID.label_loss(logits, soft, None), expected)
 
 
 def test_positive_weights_are_torchs() -> None:
@@ -94,17 +94,17 @@ def test_positive_weights_are_torchs() -> None:
     torch.testing.assert_close(found, expected / weights.mean() / 8)
 
 
-@pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0, 5.0])
-def test_focal_label_loss_is_torchvisions(gamma: float) -> None:
+def test_focal_label_loss_is_torchvisions() -> None:
     logits, labels = random_logits(8, 3), random_labels(8, 3)
-    expected = sigmoid_focal_loss(logits, labels, alpha=-1, gamma=gamma, reduction="sum") / 8
-    found = Sigmoid(gamma).label_loss(logits, labels, None)
-    torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-10)
-    # One question is a choice of two classes.
     question, answer = random_logits(20), random_labels(20, 1)[:, 0]
-    expected = sigmoid_focal_loss(question, answer, alpha=-1, gamma=gamma, reduction="mean")
-    found = Softmax(gamma).label_loss(pairs(question), 1 - answer.long(), None)
-    torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-10)
+    for gamma in (0.5, 1.0, 2.0, 5.0):
+        expected = sigmoid_focal_loss(logits, labels, alpha=-1, gamma=gamma, reduction="sum") / 8
+        found = Sigmoid(gamma).label_loss(logits, labels, None)
+        torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-10)
+        # One question is a choice of two classes.
+        expected = sigmoid_focal_loss(question, answer, alpha=-1, gamma=gamma, reduction="mean")
+        found = Softmax(gamma).label_loss(pairs(question), 1 - answer.long(), None)
+        torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-10)
 
 
 def test_focal_by_hand() -> None:
@@ -117,17 +117,16 @@ def test_focal_by_hand() -> None:
     assert float(Sigmoid(2.0).label_loss(wide([[LN3]]), wide([[0.0]]), None)) == pytest.approx(no)
 
 
-@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
-def test_the_loss_of_a_soft_label_is_the_mean_of_its_answers_losses(gamma: float) -> None:
+def test_the_loss_of_a_soft_label_is_the_mean_of_its_answers_losses() -> None:
     logits = random_logits(6, 4)
-    for objective, one, other in (
-        (Softmax(gamma), torch.eye(4)[[0, 1, 2, 3, 0, 1]], torch.eye(4)[[3, 2, 2, 0, 0, 0]]),
-        (Sigmoid(gamma), random_labels(6, 4), random_labels(6, 4, seed=5)),
-    ):
-        one, other = one.double(), other.double()
-        mixed = objective.label_loss(logits, 0.3 * one + 0.7 * other, None)
-        apart = [objective.label_loss(logits, labels, None) for labels in (one, other)]
-        torch.testing.assert_close(mixed, 0.3 * apart[0] + 0.7 * apart[1])
+    classes = torch.eye(4)[[0, 1, 2, 3, 0, 1]], torch.eye(4)[[3, 2, 2, 0, 0, 0]]
+    cells = random_labels(6, 4), random_labels(6, 4, seed=5)
+    for gamma in (0.0, 0.5, 2.0):
+        for objective, answers in ((Softmax(gamma), classes), (Sigmoid(gamma), cells)):
+            one, other = (labels.double() for labels in answers)
+            mixed = objective.label_loss(logits, 0.3 * one + 0.7 * other, None)
+            apart = [objective.label_loss(logits, labels, None) for labels in (one, other)]
+            torch.testing.assert_close(mixed, 0.3 * apart[0] + 0.7 * apart[1])
 
 
 def test_hard_and_one_hot_labels_have_the_same_focal_loss() -> None:
@@ -139,22 +138,29 @@ def test_hard_and_one_hot_labels_have_the_same_focal_loss() -> None:
     assert found[0] < Softmax().label_loss(logits, labels, weights)
 
 
-@pytest.mark.parametrize("gamma", [0.0, 0.3, 2.0])
-def test_label_losses_of_extreme_logits_stay_finite(gamma: float) -> None:
+def test_losses_of_extreme_logits_stay_finite() -> None:
     """A power below 1 has an infinite slope at 0, where a class is certain."""
     certain = torch.tensor([[1e4, -1e4, 0.0], [80.0, 0.0, -80.0], [1e-9, 0.0, 0.0]])
-    for objective, labels in (
-        (Softmax(gamma), torch.tensor([0, 0, 1])),
-        (Softmax(gamma), torch.tensor([1, 2, 2])),
-        (Softmax(gamma), torch.full((3, 3), 1 / 3)),
-        (Sigmoid(gamma), torch.eye(3)),
-        (Sigmoid(gamma), 1.0 - torch.eye(3)),
-    ):
-        logits = certain.clone().requires_grad_()
-        loss = objective.label_loss(logits, labels, None)
+    for gamma in (0.0, 0.3, 2.0):
+        for objective, labels in (
+            (Softmax(gamma), torch.tensor([0, 0, 1])),
+            (Softmax(gamma), torch.tensor([1, 2, 2])),
+            (Softmax(gamma), torch.full((3, 3), 1 / 3)),
+            (Sigmoid(gamma), torch.eye(3)),
+            (Sigmoid(gamma), 1.0 - torch.eye(3)),
+        ):
+            logits = certain.clone().requires_grad_()
+            loss = objective.label_loss(logits, labels, None)
+            loss.backward()
+            assert bool(torch.isfinite(loss))
+            assert bool(torch.isfinite(logits.grad).all())
+    for teachers in (1, 2):
+        student = torch.tensor([[1e4, -1e4, 0.0]], requires_grad=True)
+        teacher = torch.tensor([[[-1e4, 1e4, 0.0]]]).repeat(teachers, 1, 1)
+        loss = SIGMOID.distance(student, teacher, 1.0)
         loss.backward()
         assert bool(torch.isfinite(loss))
-        assert bool(torch.isfinite(logits.grad).all())
+        assert bool(torch.isfinite(student.grad).all())
 
 
 def test_distance_by_hand() -> None:
@@ -171,22 +177,21 @@ def test_distance_by_hand() -> None:
     assert float(two) == pytest.approx(expected / 2)
 
 
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0, 20.0])
-@pytest.mark.parametrize(("batch", "classes"), [(1, 1), (7, 3), (16, 40)])
-def test_distance_is_torchs_kl_of_bernoulli_pairs(
-    temperature: float, batch: int, classes: int
-) -> None:
-    student, teacher = random_logits(batch, classes), random_logits(1, batch, classes, seed=1)
-    p, q = torch.sigmoid(teacher[0] / temperature), torch.sigmoid(student / temperature)
-    expected = temperature**2 * F.kl_div(
-        torch.stack([q, 1 - q]).log(), torch.stack([p, 1 - p]), reduction="sum"
-    )
-    found = SIGMOID.distance(student, teacher, temperature)
-    torch.testing.assert_close(found, expected / batch, atol=1e-10, rtol=1e-10)
-    # A question is a choice of two classes.
-    choice = [pairs(x).reshape(*x.shape[:-2], -1, 2) for x in (student, teacher)]
-    expected = SOFTMAX.distance(*choice, temperature) * classes
-    torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-10)
+def test_distance_is_torchs_kl_of_bernoulli_pairs() -> None:
+    for t in (0.5, 1.0, 4.0, 20.0):
+        for batch, classes in ((1, 1), (7, 3), (16, 40)):
+            student = random_logits(batch, classes)
+            teacher = random_logits(1, batch, classes, seed=1)
+            p, q = torch.sigmoid(teacher[0] / t), torch.sigmoid(student / t)
+            expected = t**2 * F.kl_div(
+                torch.stack([q, 1 - q]).log(), torch.stack([p, 1 - p]), reduction="sum"
+            )
+            found = SIGMOID.distance(student, teacher, t)
+            torch.testing.assert_close(found, expected / batch, atol=1e-10, rtol=1e-10)
+            # A question is a choice of two classes.
+            choice = [pairs(x).reshape(*x.shape[:-2], -1, 2) for x in (student, teacher)]
+            expected = SOFTMAX.distance(*choice, t) * classes
+            torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-10)
 
 
 def test_several_teachers_probabilities_are_averaged() -> None:
@@ -200,24 +205,14 @@ def test_several_teachers_probabilities_are_averaged() -> None:
     torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-10)
 
 
-def test_distances_of_extreme_logits_stay_finite() -> None:
-    for teachers in (1, 2):
-        student = torch.tensor([[1e4, -1e4, 0.0]], requires_grad=True)
-        teacher = torch.tensor([[[-1e4, 1e4, 0.0]]]).repeat(teachers, 1, 1)
-        loss = SIGMOID.distance(student, teacher, 1.0)
-        loss.backward()
-        assert bool(torch.isfinite(loss))
-        assert bool(torch.isfinite(student.grad).all())
-
-
-@pytest.mark.parametrize("rate", [0.05, 0.5, 0.9])
-def test_cells_are_turned_round_at_the_rate(rate: float) -> None:
+def test_cells_are_turned_round_at_the_rate() -> None:
     labels = random_labels(1000, 5)
-    changed = SIGMOID.corrupt(labels, 5, rate, draws(1000)) != labels
-    assert abs(int(changed.sum()) - 5000 * rate) < 5 * math.sqrt(5000 * rate * (1 - rate))
-    # Of each label on its own: 1,000 cells each.
-    spread = 5 * math.sqrt(1000 * rate * (1 - rate))
-    assert bool(((changed.sum(dim=0) - 1000 * rate).abs() < spread).all())
+    for rate in (0.05, 0.5, 0.9):
+        changed = SIGMOID.corrupt(labels, 5, rate, draws(1000)) != labels
+        assert abs(int(changed.sum()) - 5000 * rate) < 5 * math.sqrt(5000 * rate * (1 - rate))
+        # Of each label on its own: 1,000 cells each.
+        spread = 5 * math.sqrt(1000 * rate * (1 - rate))
+        assert bool(((changed.sum(dim=0) - 1000 * rate).abs() < spread).all())
 
 
 def test_a_cell_becomes_its_complement() -> None:
@@ -236,7 +231,7 @@ def test_cells_are_hit_whatever_batch_they_come_in() -> None:
     assert not torch.equal(SIGMOID.corrupt(labels, 4, 0.5, draws(20, step=1)), whole)
 
 
-def test_targets_by_hand() -> None:
+def test_targets_and_weights_by_hand() -> None:
     labels = torch.tensor([2, 0])
     assert torch.equal(SOFTMAX.targets(labels, 3, 0.0, False), labels)
     assert SOFTMAX.targets(labels, 3, 0.0, True).tolist() == [[0, 0, 1], [1, 0, 0]]
@@ -246,21 +241,16 @@ def test_targets_by_hand() -> None:
     cells = torch.tensor([[0, 1]])
     assert SIGMOID.targets(cells, 2, 0.0, False).tolist() == [[0.0, 1.0]]
     torch.testing.assert_close(SIGMOID.targets(cells, 2, 0.3, False), torch.tensor([[0.15, 0.85]]))
-
-
-def test_smoothing_is_torchs() -> None:
+    # A sample weighs as its class.
+    assert SOFTMAX.label_weights(labels, torch.tensor([3.0, 1.0, 0.5])).tolist() == [0.5, 3.0]
+    # Smoothing is torch's; labels are float32.
     logits, labels = random_logits(8, 5), torch.arange(8) % 5
     found = SOFTMAX.label_loss(logits, SOFTMAX.targets(labels, 5, 0.1, False).double(), None)
     expected = F.cross_entropy(logits, labels, label_smoothing=0.1)
-    torch.testing.assert_close(found, expected, atol=1e-7, rtol=1e-6)  # labels are float32
+    torch.testing.assert_close(found, expected, atol=1e-7, rtol=1e-6)
 
 
-def test_a_sample_weighs_as_its_class() -> None:
-    weights = SOFTMAX.label_weights(torch.tensor([2, 0, 2]), torch.tensor([3.0, 1.0, 0.5]))
-    assert weights.tolist() == [0.5, 3.0, 0.5]
-
-
-@pytest.mark.parametrize("objective", [Softmax(), Sigmoid(), Sigmoid(2.0)])
+@pytest.mark.parametrize("objective", [Softmax(), Sigmoid(), Sigmoid(2.0)], ids=repr)
 def test_a_weighted_mixture_is_the_mixture_of_weighted_losses(objective: Objective) -> None:
     """Weights of cells are mixed with their labels, so that a heavy part counts as such."""
     logits, share = random_logits(6, 4), 0.3

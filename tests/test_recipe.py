@@ -67,17 +67,17 @@ def run(recipe: Recipe, name: str) -> RunConfig:
     return next(r for r in (*recipe.teachers, *recipe.students) if r.name == name)
 
 
-def test_an_empty_recipe_is_all_defaults(write: Write) -> None:
-    assert load_recipe(write("")) == Recipe()
-
-
 def test_a_single_table_is_the_only_run(write: Write) -> None:
-    recipe = load_recipe(write('[teacher]\nmodel.name = "timm/resnet18"\n'))
-    assert [teacher.name for teacher in recipe.teachers] == ["resnet18"]
-    assert recipe.students == ()
+    """Named as its model, without the tag of its weights."""
+    for model in ("timm/resnet18", "timm/resnet18.a1_in1k"):
+        recipe = load_recipe(write(f'[teacher]\nmodel.name = "{model}"\n'))
+        assert [teacher.name for teacher in recipe.teachers] == ["resnet18"]
+        assert recipe.students == ()
 
 
 def test_a_single_table_is_the_base_of_a_list(write: Write) -> None:
+    """Of nothing else where another name replaces it: its options are those of its own strategy,
+    and would be unknown to another."""
     recipe = load_recipe(write(TWO))
     assert recipe.seed == 3
     assert [t.name for t in recipe.teachers] == ["resnet18", "densenet121"]
@@ -92,11 +92,6 @@ def test_a_single_table_is_the_base_of_a_list(write: Write) -> None:
     assert run(recipe, "short").train.epochs == 2
     assert run(recipe, "short").train.batch_size == 32
     assert run(recipe, "short").strategy.options == {"temperature": 3.0}
-
-
-def test_another_name_replaces_its_table(write: Write) -> None:
-    """The base's options are those of its own strategy, and would be unknown to another."""
-    recipe = load_recipe(write(TWO))
     assert run(recipe, "compact-noisy_teacher").strategy.options == {}
 
 
@@ -128,9 +123,7 @@ def test_a_link_puts_another_recipe_beneath(write: Write, tmp_path: Path) -> Non
     assert (teacher.name, teacher.train.epochs, teacher.train.lr) == ("mine", 9, 0.25)
     # A path is relative to the recipe that it is written in.
     assert teacher.model.pretrained == str(tmp_path / "teachers" / "w" / "r.safetensors")
-
-
-def test_links_chain(write: Write, tmp_path: Path) -> None:
+    # Links chain.
     (tmp_path / "a.toml").write_text('[student]\nmodel.name = "compact"\ntrain.epochs = 9\n')
     (tmp_path / "b.toml").write_text('[student]\nrecipe = "a.toml"\ntrain.lr = 0.5\n')
     (student,) = load_recipe(write('[student]\nrecipe = "b.toml"\ntrain.batch_size = 8\n')).students
@@ -142,7 +135,7 @@ def test_a_link_must_lead_to_one_run_of_that_role(write: Write, tmp_path: Path) 
     refused(write('[teacher]\nrecipe = "two.toml"\n'), "'two.toml'", "2 teachers")
     (tmp_path / "none.toml").write_text("seed = 1\n")
     refused(write('[student]\nrecipe = "none.toml"\n'), "'none.toml'", "0 students")
-    refused(write('[student]\nrecipe = "gone.toml"\n'), "no such recipe", "gone.toml")
+    refused(write('[student]\nrecipe = "gone.toml"\n'), "gone.toml")
 
 
 def test_pretrained_is_relative_to_the_recipe(
@@ -157,80 +150,73 @@ def test_pretrained_is_relative_to_the_recipe(
     assert load_recipe(library).teachers[0].model.pretrained is True
 
 
-@pytest.mark.parametrize(
-    ("override", "read", "value"),
-    [
-        ("seed=9", lambda r: r.seed, 9),
-        ("data.size=64", lambda r: r.data.size, 64),
-        ("data.resize=shortest", lambda r: r.data.resize, "shortest"),
-        ('data.resize="shortest"', lambda r: r.data.resize, "shortest"),
-        (" data.size = 64 ", lambda r: r.data.size, 64),
-        ("views.crop_scale=[0.5, 0.75]", lambda r: r.views.crop_scale, (0.5, 0.75)),
-        ("bench.batch_sizes=[1]", lambda r: r.bench.batch_sizes, (1,)),
-        ("student.train.epochs=4", lambda r: [s.train.epochs for s in r.students], [4, 4, 4]),
-        ("teacher.train.lr=1e-4", lambda r: [t.train.lr for t in r.teachers], [1e-4, 1e-4]),
-        (
-            "students.short.train.epochs=4",
-            lambda r: [s.train.epochs for s in r.students],
-            [7, 4, 7],
-        ),
-        (
-            "teachers.resnet18.train.epochs=1",
-            lambda r: [t.train.epochs for t in r.teachers],
-            [1, 5],
-        ),
-        (
-            "student.model.options.width=[8, 16]",
-            lambda r: r.students[0].model.options,
-            {"width": [8, 16]},
-        ),
-        ("students.short.name=brief", lambda r: r.students[1].name, "brief"),
-        (
-            "student.train.class_weights={cat = 3.0, dog = 1.0}",
-            lambda r: r.students[0].train.class_weights,
-            {"cat": 3.0, "dog": 1.0},
-        ),
-        (
-            "student.strategy.temperature=2",
-            lambda r: r.students[0].strategy.options,
-            {"temperature": 2},
-        ),
-        ("student.teachers=['resnet18']", lambda r: r.students[0].teachers, ("resnet18",)),
-    ],
-)
-def test_overrides(write: Write, override: str, read: Callable[[Recipe], Any], value: Any) -> None:
+OVERRIDES: list[tuple[str, Callable[[Recipe], Any], Any]] = [
+    ("seed=9", lambda r: r.seed, 9),
+    ("data.size=64", lambda r: r.data.size, 64),
+    ("data.resize=shortest", lambda r: r.data.resize, "shortest"),
+    ('data.resize="shortest"', lambda r: r.data.resize, "shortest"),
+    (" data.size = 64 ", lambda r: r.data.size, 64),
+    ("views.crop_scale=[0.5, 0.75]", lambda r: r.views.crop_scale, (0.5, 0.75)),
+    ("bench.batch_sizes=[1]", lambda r: r.bench.batch_sizes, (1,)),
+    ("student.train.epochs=4", lambda r: [s.train.epochs for s in r.students], [4, 4, 4]),
+    ("teacher.train.lr=1e-4", lambda r: [t.train.lr for t in r.teachers], [1e-4, 1e-4]),
+    ("students.short.train.epochs=4", lambda r: [s.train.epochs for s in r.students], [7, 4, 7]),
+    ("teachers.resnet18.train.epochs=1", lambda r: [t.train.epochs for t in r.teachers], [1, 5]),
+    (
+        "student.model.options.width=[8, 16]",
+        lambda r: r.students[0].model.options,
+        {"width": [8, 16]},
+    ),
+    ("students.short.name=brief", lambda r: r.students[1].name, "brief"),
+    (
+        "student.train.class_weights={cat = 3.0, dog = 1.0}",
+        lambda r: r.students[0].train.class_weights,
+        {"cat": 3.0, "dog": 1.0},
+    ),
+    (
+        "student.strategy.temperature=2",
+        lambda r: r.students[0].strategy.options,
+        {"temperature": 2},
+    ),
+    ("student.teachers=['resnet18']", lambda r: r.students[0].teachers, ("resnet18",)),
+]
+
+
+def test_overrides(write: Write) -> None:
     file = write(TWO)
-    assert read(load_recipe(file)) != value
-    assert read(load_recipe(file, [override])) == value
+    plain = load_recipe(file)
+    for override, read, value in OVERRIDES:
+        assert read(plain) != value, override
+        assert read(load_recipe(file, [override])) == value, override
+    # The last one wins.
+    assert load_recipe(file, ["seed=1", "data.size=64", "seed=2"]).seed == 2
 
 
-def test_the_last_override_wins(write: Write) -> None:
-    assert load_recipe(write(TWO), ["seed=1", "data.size=64", "seed=2"]).seed == 2
-
-
-@pytest.mark.parametrize(
-    ("override", "words"),
-    [
-        ("seed", ("'seed'", "dotted.key=value")),
-        ("=3", ("'=3'",)),
-        ("data..size=3", ("'data..size=3'",)),
-        ("data.sice=64", ("'data.sice'",)),
-        ("dta.size=64", ("'dta'",)),
-        ("data.size=big", ("data.size", "'big'")),
-        ("data.size=8", ("data.size", "16", "got 8")),
-        ("data.size=64.5", ("data.size",)),
-        ("seed.x=1", ("'seed'",)),
-        ("students.nobody.train.lr=1", ("'nobody'", "short")),
-        ("student.train.lr=-1", ("lr", "-1")),
-        ("student.train.optimizer=adam", ("optimizer", "adamw", "'adam'")),
-        ("students.short=3", ("students",)),
-        ("student.train.select=accuracy", ("select", "macro_f1", "'accuracy'")),
-        ("student.train.epochs=true", ("epochs",)),
-        ("views.crop_scale=[1.0, 0.5]", ("crop_scale", "[low, high]")),
-    ],
-)
-def test_an_override_that_cannot_be(write: Write, override: str, words: tuple[str, ...]) -> None:
-    refused(write(TWO), *words, overrides=[override])
+def test_an_override_that_cannot_be(write: Write) -> None:
+    file = write(TWO)
+    for override, *words in (
+        ("seed", "'seed'"),
+        ("=3", "'=3'"),
+        ("data..size=3", "'data..size=3'"),
+        ("data.sice=64", "'data.sice'"),
+        ("dta.size=64", "'dta'"),
+        ("data.size=big", "data.size", "'big'"),
+        ("data.size=8", "data.size", "16", "got 8"),
+        ("data.size=64.5", "data.size"),
+        ("seed.x=1", "'seed'"),
+        ("students.nobody.train.lr=1", "'nobody'", "short"),
+        ("student.train.lr=-1", "lr", "-1"),
+        ("student.train.optimizer=adam", "optimizer", "adamw", "'adam'"),
+        ("students.short=3", "students"),
+        ("student.train.select=accuracy", "select", "macro_f1", "'accuracy'"),
+        ("student.train.epochs=true", "epochs"),
+        ("views.crop_scale=[1.0, 0.5]", "crop_scale"),
+        # Values of the wrong kind are no traceback.
+        ("student=3",),
+        ("teacher=compact",),
+        ("seed=2024-01-01",),
+    ):
+        refused(file, *words, overrides=[override])
 
 
 def test_write_toml_is_read_back_to_the_same(write: Write, tmp_path: Path) -> None:
@@ -244,54 +230,57 @@ def test_write_toml_is_read_back_to_the_same(write: Write, tmp_path: Path) -> No
     again = tmp_path / "again.toml"
     again.write_text(write_toml(recipe), "utf-8")
     assert load_recipe(again) == recipe
-    assert load_recipe(write(write_toml(Recipe()))) == Recipe()
+    assert load_recipe(write(write_toml(Recipe()))) == load_recipe(write("")) == Recipe()
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("sed = 3\n", ("unknown option 'sed'",)),
-        ("[data]\nsise = 64\n", ("unknown option 'data.sise'",)),
-        ('[data]\nsize = "big"\n', ("data.size", "'big'")),
-        ("[data]\nsize = 64.0\n", ("data.size",)),
-        ("data = 3\n", ("data", "got 3")),
-        ("[student]\ntrain.epochs = 3\n", ("students.0.model", "required")),
-        ('[student]\nmodel.name = "compact"\ntrain.lrr = 1.0\n', ("students.0.train.lrr",)),
-        ('[student]\nmodel.name = "compact"\nname = "a b"\n', ("students.0.name", "'a b'")),
-        ("[data\n", ("not valid TOML", "recipe.toml", "line 1")),
-        ("seed = 1\nseed = 2\n", ("not valid TOML",)),
-        ("[students]\nx = 1\n", ("students must be a list", "[[students]]", "[student]")),
-        ('[export]\nstudent = "nobody"\n', ("'nobody'", "export.student")),
-    ],
-)
-def test_a_mistake_is_one_line_that_names_it(
-    write: Write, text: str, words: tuple[str, ...]
-) -> None:
-    refused(write(text), *words, "recipe.toml" if "must be" not in words[0] else "")
+def test_a_mistake_is_one_line_that_names_it(write: Write) -> None:
+    for text, *words in (
+        ("sed = 3\n", "'sed'"),
+        ("[data]\nsise = 64\n", "'data.sise'"),
+        ('[data]\nsize = "big"\n', "data.size", "'big'"),
+        ("[data]\nsize = 64.0\n", "data.size"),
+        ("data = 3\n", "data", "got 3"),
+        ("[student]\ntrain.epochs = 3\n", "students.0.model"),
+        ('[student]\nmodel.name = "compact"\ntrain.lrr = 1.0\n', "students.0.train.lrr"),
+        ('[student]\nmodel.name = "compact"\nname = "a b"\n', "students.0.name", "'a b'"),
+        ("[data\n", "TOML", "line 1"),
+        ("seed = 1\nseed = 2\n", "TOML"),
+        ('[export]\nstudent = "nobody"\n', "'nobody'", "export.student"),
+    ):
+        refused(write(text), *words, "recipe.toml")
+    refused(write("[students]\nx = 1\n"), "[[students]]", "[student]")
 
 
-def test_bytes_that_are_no_text(tmp_path: Path) -> None:
+def test_a_value_of_the_wrong_kind_is_no_traceback(write: Write) -> None:
+    for text in (
+        '[student]\nmodel = "compact"\n',
+        '[student]\nmodel.name = "compact"\nstrategy = "vanilla"\n',
+        "teacher = 3\n",
+        "teachers = [3]\n",
+        "[student]\nrecipe = 3\n",
+        "seed = 2024-01-01\n",
+        '[student]\nrecipe = "recipe.toml"\n',
+    ):
+        refused(write(text))
+
+
+def test_a_file_that_is_no_recipe(tmp_path: Path) -> None:
     file = tmp_path / "binary.toml"
     file.write_bytes(b"\xff\xfe\x00")
-    refused(file, "not valid TOML", "binary.toml")
-
-
-def test_a_missing_recipe(tmp_path: Path) -> None:
-    refused(tmp_path / "gone.toml", "no such recipe", "gone.toml")
-    refused(tmp_path, "no such recipe", tmp_path.name)
-    refused("students/gone.toml", "no such recipe", "students/gone.toml")
+    refused(file, "TOML", "binary.toml")
+    refused(tmp_path / "gone.toml", "gone.toml")
+    refused(tmp_path, tmp_path.name)
+    refused("students/gone.toml", "students/gone.toml")
 
 
 def test_names_of_runs_must_differ_and_resolve(write: Write) -> None:
     student = '[[students]]\nmodel.name = "compact"\n'
-    refused(write(student * 2), "two runs are named 'compact-supervised'", "name")
-    refused(write(student + 'start = "later"\n'), "'later'", "not an earlier run")
+    refused(write(student * 2), "'compact-supervised'", "name")
+    refused(write(student + 'start = "later"\n'), "'later'")
     refused(write(student + 'teachers = ["ghost"]\n'), "'ghost'")
     later = '[[students]]\nname = "a"\nstart = "b"\nmodel.name = "compact"\n'
     refused(write(later + later.replace('"a"', '"b"').replace('start = "b"\n', "")), "'b'")
-
-
-def test_a_student_may_teach_a_later_one(write: Write) -> None:
+    # A student may teach a later one.
     text = '[student]\nmodel.name = "compact"\n[[students]]\nname = "assistant"\n'
     text += '[[students]]\nname = "small"\nteachers = ["assistant"]\nstart = "assistant"\n'
     assert load_recipe(write(text)).students[1].teachers == ("assistant",)
@@ -335,11 +324,11 @@ def test_smoke_downloads_nothing_but_keeps_local_weights(write: Write) -> None:
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-@pytest.mark.parametrize("smoke", [False, True])
-def test_every_shipped_recipe_loads(name: str, smoke: bool) -> None:
-    recipe = load_recipe(REPOSITORY / name, smoke=smoke)
-    assert recipe.teachers or recipe.students
-    assert Recipe.model_validate_json(json.dumps(recipe.model_dump(mode="json"))) == recipe
+def test_every_shipped_recipe_loads(name: str) -> None:
+    for smoke in (False, True):
+        recipe = load_recipe(REPOSITORY / name, smoke=smoke)
+        assert recipe.teachers or recipe.students
+        assert Recipe.model_validate_json(json.dumps(recipe.model_dump(mode="json"))) == recipe
 
 
 def test_a_shipped_recipe_is_found_from_anywhere(
@@ -373,10 +362,13 @@ def test_targets_are_names_or_tables_and_are_written_out_and_read_back(tmp_path)
 
 
 def test_an_unknown_plug_in_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(UserError, match="unknown name 'compakt'") as caught:
+    with pytest.raises(UserError, match="'compakt'") as caught:
         find_module("students", "compakt", "model.name", "build")
     assert "mask_cnn" in str(caught.value)
     assert "model.name" in str(caught.value)
+    for name in ("./mine.py", ".mine", "os.path"):  # no plug-ins, and no traceback
+        with pytest.raises(UserError):
+            make_strategy(StrategyConfig(name=name))
 
 
 def test_options_of_a_plug_in_are_strict() -> None:
@@ -385,35 +377,3 @@ def test_options_of_a_plug_in_are_strict() -> None:
         with pytest.raises(UserError, match=key) as caught:
             check_options(Vanilla, options, "here")
         assert "kd_weight" in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        '[student]\nmodel = "compact"\n',
-        '[student]\nmodel.name = "compact"\nstrategy = "vanilla"\n',
-        "teacher = 3\n",
-        "teachers = [3]\n",
-        "[student]\nrecipe = 3\n",
-        "seed = 2024-01-01\n",
-        '[student]\nrecipe = "recipe.toml"\n',
-    ],
-)
-def test_a_value_of_the_wrong_kind_is_no_traceback(write: Write, text: str) -> None:
-    refused(write(text))
-
-
-@pytest.mark.parametrize("override", ["student=3", "teacher=compact", "seed=2024-01-01"])
-def test_an_override_of_the_wrong_kind_is_no_traceback(write: Write, override: str) -> None:
-    refused(write(TWO), overrides=[override])
-
-
-@pytest.mark.parametrize("name", ["./mine.py", ".mine", "os.path"])
-def test_a_name_that_is_no_plug_in_is_no_traceback(name: str) -> None:
-    with pytest.raises(UserError):
-        make_strategy(StrategyConfig(name=name))
-
-
-def test_the_default_name_of_a_tagged_model_is_the_models(write: Write) -> None:
-    recipe = load_recipe(write('[teacher]\nmodel.name = "timm/resnet18.a1_in1k"\n'))
-    assert recipe.teachers[0].name == "resnet18"

@@ -82,32 +82,28 @@ def test_parquet_gives_what_csv_gives(folder: Path) -> None:
     assert open_source(numbered).classes == ("12", "3")
 
 
-@pytest.mark.parametrize(
-    "header",
-    [
+def test_names_of_the_columns(folder: Path) -> None:
+    for header in (
         "path,label",
         "fname,labels",
         "Filename,Class",
         " file , tags ",
         "image,label",
         "file_name,class",
-    ],
-)
-def test_names_of_the_columns(folder: Path, header: str) -> None:
-    source = open_source(write(folder, f"{header}\n0.jpg,a\n1.jpg,b\n"))
-    assert [item.name for item in source.items] == ["0.jpg", "1.jpg"]
+    ):
+        source = open_source(write(folder, f"{header}\n0.jpg,a\n1.jpg,b\n"))
+        assert [item.name for item in source.items] == ["0.jpg", "1.jpg"]
 
 
 def test_our_name_of_a_column_comes_first(folder: Path) -> None:
     text = "image,path,labels,label\nx,0.jpg,y,a\nx,1.jpg,z,b\n"
     assert open_source(write(folder, text)).classes == ("a", "b")
-    refused(write(folder, "file,image,label\n"), "'file'", "'image'", "could both be the path")
-    refused(write(folder, "path,label,label\n"), "'label'", "could both be the label")
+    refused(write(folder, "file,image,label\n"), "'file'", "'image'")
+    refused(write(folder, "path,label,label\n"), "'label'")
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
+def test_how_programs_write_csv(folder: Path) -> None:
+    for text in (
         "path;label\n0.jpg;a\n1.jpg;b\n",
         '"path";"label"\n"0.jpg";"a"\n"1.jpg";"b"\n',
         "path\tlabel\n0.jpg\ta\n1.jpg\tb\n",
@@ -116,11 +112,9 @@ def test_our_name_of_a_column_comes_first(folder: Path) -> None:
         '"path","label"\n"0.jpg","a"\n"1.jpg","b"',
         "path,label\n./0.jpg,a\nx/../1.jpg,b\n",
         'path,label,note\n0.jpg,a,"two\nlines"\n1.jpg,b,\n',
-    ],
-)
-def test_how_programs_write_csv(folder: Path, text: str) -> None:
-    source = open_source(write(folder, text))
-    assert [(i.name, i.label) for i in source.items] == [("0.jpg", 0), ("1.jpg", 1)]
+    ):
+        source = open_source(write(folder, text))
+        assert [(i.name, i.label) for i in source.items] == [("0.jpg", 0), ("1.jpg", 1)]
 
 
 def test_several_labels_or_none(folder: Path) -> None:
@@ -129,8 +123,8 @@ def test_several_labels_or_none(folder: Path) -> None:
     assert source.classes == ("chin", "mouth", "nose")
     assert [item.label for item in source.items] == [(1, 2), (), (0,)]
     assert source.task == "multi"
-    refused(location, "0.jpg has 2 labels: mouth, nose", 'data.task="multi"')
-    refused(write(folder, "path,label\n0.jpg,a\n1.jpg,\n2.jpg,b\n"), "1.jpg has 0 labels,")
+    refused(location, "0.jpg has 2 labels", 'data.task="multi"')
+    refused(write(folder, "path,label\n0.jpg,a\n1.jpg,\n2.jpg,b\n"), "1.jpg has 0 labels")
 
 
 def test_one_label_each_serves_both_tasks(folder: Path) -> None:
@@ -157,24 +151,22 @@ def test_a_multi_label_source_of_one_label_each_opens_as_single(
     assert unlabelled.task == "single"
 
 
-@pytest.mark.parametrize("name", ["labels.csv", "manifest.csv"])
-def test_a_folder_with_a_manifest_and_its_images_below(
-    tmp_path: Path, write_images: Write, name: str
-) -> None:
-    write_images(tmp_path, ["images/0.jpg", "images/1.jpg", "2.jpg"])
-    write(tmp_path, "fname,labels\n0.jpg,a\nimages/1.jpg,b\n2.jpg,a\n", name)
-    source = open_source(str(tmp_path))
-    assert [item.name for item in source.items] == ["images/0.jpg", "images/1.jpg", "2.jpg"]
-    assert source.read(source.items[0]) == (tmp_path / "images" / "0.jpg").read_bytes()
-    write(tmp_path, "fname,labels\n0.jpg,a\nimages/0.jpg,b\n", name)
-    refused(str(tmp_path), "line 3", "'images/0.jpg' is already listed in line 2")
+def test_a_folder_with_a_manifest_and_its_images_below(tmp_path: Path, write_images: Write) -> None:
+    for name in ("labels.csv", "manifest.csv"):
+        folder = write_images(tmp_path / name, ["images/0.jpg", "images/1.jpg", "2.jpg"])
+        write(folder, "fname,labels\n0.jpg,a\nimages/1.jpg,b\n2.jpg,a\n", name)
+        source = open_source(str(folder))
+        assert [item.name for item in source.items] == ["images/0.jpg", "images/1.jpg", "2.jpg"]
+        assert source.read(source.items[0]) == (folder / "images" / "0.jpg").read_bytes()
+        write(folder, "fname,labels\n0.jpg,a\nimages/0.jpg,b\n", name)
+        refused(str(folder), "line 3", "'images/0.jpg'", "line 2")
 
 
 def test_a_folder_with_a_parquet_manifest(folder: Path) -> None:
     write_table(folder, {"path": ["0.jpg", "1.jpg"], "label": ["a", "b"]}, "manifest.parquet")
     assert len(open_source(str(folder)).items) == 2
     write(folder, "path,label\n", "labels.csv")
-    refused(str(folder), "labels.csv and manifest.parquet", "name the manifest itself")
+    refused(str(folder), "labels.csv", "manifest.parquet")
 
 
 def test_a_table_of_pictures_is_no_manifest(folder: Path) -> None:
@@ -185,7 +177,7 @@ def test_a_table_of_pictures_is_no_manifest(folder: Path) -> None:
     assert [item.name for item in source.items] == ["m/000000", "m/000001"]
     write_table(folder, columns, "manifest.parquet")
     assert open_source(str(folder)).items[0].name == "m/000000"
-    refused(f"manifest:{folder}", "none of labels.csv, manifest.csv, manifest.parquet")
+    refused(f"manifest:{folder}", "labels.csv, manifest.csv, manifest.parquet")
 
 
 def test_a_root_elsewhere(tmp_path: Path, write_images: Write) -> None:
@@ -196,7 +188,7 @@ def test_a_root_elsewhere(tmp_path: Path, write_images: Write) -> None:
     assert source.root == tmp_path / "far, away"
     assert [read_image(source.read(item)).size for item in source.items] == [(20, 16)] * 2
     absolute = f"# root: {tmp_path / 'far, away'}\n".replace(", ", "_")
-    refused(write(tmp_path / "lists", absolute + "path,label\n0.jpg,a\n"), "far_away", "no folder")
+    refused(write(tmp_path / "lists", absolute + "path,label\n0.jpg,a\n"), "far_away")
     for row in ("../lists/m.csv,b", "1.jpg,b"):  # out of the root; only below images/
         refused(write(tmp_path / "lists", text.replace("images/1.jpg,b", row)), "line 4")
 
@@ -211,70 +203,71 @@ def test_paths_stay_inside_but_links_lead_anywhere(tmp_path: Path, write_images:
     assert [item.name for item in source.items] == ["0.jpg", "linked/1.jpg"]
     for path in ("../out/1.jpg", f"{tmp_path}/out/1.jpg", "linked/../../out/1.jpg", "/etc/hosts"):
         text = f"path,label\n0.jpg,a\n{path},b\n"
-        refused(write(tmp_path / "in", text), "line 3", repr(path), "leads out", str(tmp_path))
+        refused(write(tmp_path / "in", text), "line 3", repr(path), str(tmp_path))
 
-
-def test_a_root_of_a_prefix_of_the_name_is_outside(tmp_path: Path, write_images: Write) -> None:
+    # A root whose name begins as another folder's does not hold that one.
     write_images(tmp_path, ["data/0.jpg", "data2/1.jpg"])
-    refused(write(tmp_path / "data", "path,label\n0.jpg,a\n../data2/1.jpg,b\n"), "leads out")
+    refused(write(tmp_path / "data", "path,label\n0.jpg,a\n../data2/1.jpg,b\n"), "line 3")
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("", ("no columns", "path,label")),
-        ("\n\n", ("no columns",)),
-        ("# root: .\n", ("no columns",)),
-        ("path,label\n", ("no rows",)),
-        ("path,label\n,\n", ("no rows",)),
-        ("a,b,c\n", ("no path and no label column", "'a', 'b', 'c'", "fname", "tags")),
-        ("path,tag\n", ("no label column among 'path', 'tag'", "labels")),
-        ("path,label\n0.jpg,a\n1.jpg\n", ("line 3", "1 cells", "header has 2")),
-        ("path,label\n0.jpg,a,b\n", ("line 2", "3 cells", "quote")),
-        ('path,label\n"0.jpg,a\n1.jpg,b\n', ("line 2", "not readable as CSV")),
-        ('path,label\n0.jpg,a\n"1"x.jpg,b\n', ("line 3", "not readable as CSV")),
-        (b"path,label\n0.jpg,a\n\xe91.jpg,b\n", ("line 3", "not UTF-8")),
-        ("path,label\n0.jpg,a\n".encode("utf-16"), ("line 1", "not UTF-8")),
-        ("path,label\n0.jpg,a\n ,b\n", ("line 3", "no path")),
-        ("path,label\n0.jpg,a\n\0,b\n", ("line 3", "no path")),
-        ("path,label\n0.jpg,a\n.,b\n", ("line 3", "'.'", "leads out")),
-        ("path,label\n0.jpg,a\n1.jpg,b\n0.jpg,a\n", ("line 4", "'0.jpg'", "line 2", "once")),
-        ("path,label\n0.jpg,a\n1.jpg,b\n./0.jpg,b\n", ("line 4", "'./0.jpg'", "line 2")),
-        ("path,label\n0.jpg,a\n1.jpg,a\n", ("only one class", "'a'")),
-        ("path,label\n0.jpg,\n1.jpg,\n", ("no label in any row",)),
-        ("path,label\n0.jpg,a\n1.jpg,b;\n", ("line 3", "'b;'", "empty or repeated")),
-        ("path,label\n0.jpg,a\n1.jpg,b;a;b\n", ("line 3", "'b;a;b'", "empty or repeated")),
-        ("path,label\n0.jpg,a\n1.jpg,A\n", ("line 3", "'A'", "'a'", "line 2", "spell")),
-        ("path,label\n0.jpg,a b\n1.jpg,ab\n", ("line 3", "'ab'", "'a b'", "line 2")),
-        ("path,label\n0.jpg,\u00e9\n1.jpg,e\u0301\n", ("line 3", "line 2", "spelling")),
-        ('path,label,x\n0.jpg,a,"two\nlines"\n\n1.jpg,A,\n', ("line 5", "line 2", "spelling")),
-        ("path,label,split\n0.jpg,a,train\n1.jpg,b,hold\n", ("line 3", "'hold'", "train, ")),
-        ("path,label,split\n0.jpg,a,train\n1.jpg,b,\n", ("line 3", "no split", "no row")),
-        ("path,label,split\n0.jpg,a,\n1.jpg,b,train\n", ("line 2", "no split")),
-        ("path,label,split\n0.jpg,a,val\n1.jpg,b,test\n", ("no rows of train", "test and val")),
-        ("path,label,sha256\n0.jpg,a,\n1.jpg,b,xyz\n", ("line 3", "'xyz'", "64")),
-    ],
-)
-def test_mistakes(folder: Path, text: str | bytes, words: tuple[str, ...]) -> None:
-    refused(write(folder, text), "m.csv", *words)
+MISTAKES: list[tuple[str | bytes, tuple[str, ...]]] = [
+    ("", ("no columns",)),
+    ("\n\n", ("no columns",)),
+    ("# root: .\n", ("no columns",)),
+    ("path,label\n", ("no rows",)),
+    ("path,label\n,\n", ("no rows",)),
+    ("a,b,c\n", ("'a', 'b', 'c'", "fname", "tags")),
+    ("path,tag\n", ("'path', 'tag'", "labels")),
+    ("path,label\n0.jpg,a\n1.jpg\n", ("line 3", "1 cells")),
+    ("path,label\n0.jpg,a,b\n", ("line 2", "3 cells")),
+    ('path,label\n"0.jpg,a\n1.jpg,b\n', ("line 2", "CSV")),
+    ('path,label\n0.jpg,a\n"1"x.jpg,b\n', ("line 3", "CSV")),
+    (b"path,label\n0.jpg,a\n\xe91.jpg,b\n", ("line 3", "UTF-8")),
+    ("path,label\n0.jpg,a\n".encode("utf-16"), ("line 1", "UTF-8")),
+    ("path,label\n0.jpg,a\n ,b\n", ("line 3", "no path")),
+    ("path,label\n0.jpg,a\n\0,b\n", ("line 3", "no path")),
+    ("path,label\n0.jpg,a\n.,b\n", ("line 3", "'.'")),
+    ("path,label\n0.jpg,a\n1.jpg,b\n0.jpg,a\n", ("line 4", "'0.jpg'", "line 2")),
+    ("path,label\n0.jpg,a\n1.jpg,b\n./0.jpg,b\n", ("line 4", "'./0.jpg'", "line 2")),
+    ("path,label\n0.jpg,a\n1.jpg,a\n", ("'a'",)),
+    ("path,label\n0.jpg,\n1.jpg,\n", ("no label",)),
+    ("path,label\n0.jpg,a\n1.jpg,b;\n", ("line 3", "'b;'")),
+    ("path,label\n0.jpg,a\n1.jpg,b;a;b\n", ("line 3", "'b;a;b'")),
+    ("path,label\n0.jpg,a\n1.jpg,A\n", ("line 3", "'A'", "'a'", "line 2")),
+    ("path,label\n0.jpg,a b\n1.jpg,ab\n", ("line 3", "'ab'", "'a b'", "line 2")),
+    ("path,label\n0.jpg,\u00e9\n1.jpg,e\u0301\n", ("line 3", "line 2")),
+    ('path,label,x\n0.jpg,a,"two\nlines"\n\n1.jpg,A,\n', ("line 5", "line 2")),
+    ("path,label,split\n0.jpg,a,train\n1.jpg,b,hold\n", ("line 3", "'hold'", "train, ")),
+    ("path,label,split\n0.jpg,a,train\n1.jpg,b,\n", ("line 3", "no split")),
+    ("path,label,split\n0.jpg,a,\n1.jpg,b,train\n", ("line 2", "no split")),
+    ("path,label,split\n0.jpg,a,val\n1.jpg,b,test\n", ("train", "test and val")),
+    ("path,label,sha256\n0.jpg,a,\n1.jpg,b,xyz\n", ("line 3", "'xyz'", "64")),
+]
+
+
+def test_mistakes(folder: Path) -> None:
+    for text, words in MISTAKES:
+        refused(write(folder, text), "m.csv", *words)
 
 
 def test_mistakes_in_parquet_name_the_row(folder: Path) -> None:
     columns: dict[str, Any] = {"path": ["0.jpg", "1.jpg", "2.jpg"], "label": ["a", "b", "B"]}
     refused(write_table(folder, columns), "row 2", "'B'", "row 1")
-    refused(write_table(folder, columns | {"label": [["a"], ["b"], []]}), "list", "joined by ;")
-    refused(write_table(folder, {"path": ["0.jpg"]}), "no label column among 'path'")
-    refused(f"manifest:{write_table(folder, {'label': ['a']})}", "no path column")
+    refused(write_table(folder, columns | {"label": [["a"], ["b"], []]}), "list", ";")
+    refused(write_table(folder, {"path": ["0.jpg"]}), "label", "'path'")
+    refused(f"manifest:{write_table(folder, {'label': ['a']})}", "path")
 
 
-def test_a_split_column_of_empty_cells_gives_no_split(folder: Path) -> None:
-    source = open_source(write(folder, "path,label,split\n0.jpg,a,\n1.jpg,b, \n"))
-    assert {item.split for item in source.items} == {None}
+def test_a_missing_manifest(tmp_path: Path) -> None:
+    refused(str(tmp_path / "no.csv"), "no.csv")
+    refused(f"manifest:{tmp_path}", "labels.csv")
 
 
-def test_a_manifest_of_one_split_needs_no_train(folder: Path) -> None:
-    source = open_source(write(folder, "path,label,split\n0.jpg,a,test\n1.jpg,b,test\n"))
-    assert {item.split for item in source.items} == {"test"}
+def test_a_split_column_of_empty_cells_or_of_one_split(folder: Path) -> None:
+    """Empty cells give no split; a manifest of test alone needs no train."""
+    for cells, split in ((",\n1.jpg,b, ", None), (",test\n1.jpg,b,test", "test")):
+        source = open_source(write(folder, f"path,label,split\n0.jpg,a{cells}\n"))
+        assert {item.split for item in source.items} == {split}
 
 
 def test_missing_files_are_counted_and_the_first_named(folder: Path) -> None:
@@ -286,7 +279,7 @@ def test_missing_files_are_counted_and_the_first_named(folder: Path) -> None:
     (folder / "sub").mkdir()
     refused(write(folder, "path,label\n0.jpg,a\nsub,b\n"), "line 3 'sub'")
     refused(write(folder, f"path,label\n0.jpg,a\n{'x' * 300},b\n"), "line 3 'xxx")
-    refused(write(folder, "path,label\n0.jpg,a\nb\\1.jpg,b\n"), "line 3", "write / instead of \\")
+    refused(write(folder, "path,label\n0.jpg,a\nb\\1.jpg,b\n"), "line 3", "/ instead of \\")
 
 
 def test_hashes_are_compared(folder: Path) -> None:
@@ -296,21 +289,19 @@ def test_hashes_are_compared(folder: Path) -> None:
     (folder / "1.jpg").write_bytes(b"changed")
     assert len(open_source(write(folder, text)).items) == 2
     text = f"path,label,sha256\n0.jpg,a,{good}\n1.jpg,b,{other}\n"
-    refused(write(folder, text), "another SHA-256", "line 3 '1.jpg'", "m.csv", "fetch")
+    refused(write(folder, text), "SHA-256", "line 3 '1.jpg'", "m.csv")
 
 
-@pytest.mark.parametrize("count", [9, 100_000])
-def test_of_many_columns_a_few_are_named(folder: Path, count: int) -> None:
-    names = [f"c{i}" for i in range(count)]
-    message = refused(write(folder, ",".join(names)), "'c7'", f"{count - 8:,} more")
-    assert "c8" not in message
-    text = ",".join([*names, "path", "label"]) + "\n"
-    for row in ("0.jpg,a", "1.jpg,b"):
-        text += "," * count + row + "\n"
-    assert len(open_source(write(folder, text)).items) == 2
-
-
-def test_junk_without_line_ends_is_not_repeated_in_the_message(folder: Path) -> None:
+def test_of_many_columns_a_few_are_named(folder: Path) -> None:
+    for count in (9, 20_000):
+        names = [f"c{i}" for i in range(count)]
+        message = refused(write(folder, ",".join(names)), "'c7'", f"{count - 8:,} more")
+        assert "c8" not in message
+        text = ",".join([*names, "path", "label"]) + "\n"
+        for row in ("0.jpg,a", "1.jpg,b"):
+            text += "," * count + row + "\n"
+        assert len(open_source(write(folder, text)).items) == 2
+    # Junk without line ends is not repeated either.
     assert len(refused(write(folder, "x" * 100_000), "no path")) < 500
 
 
@@ -319,16 +310,11 @@ def test_unlabelled_manifests(folder: Path) -> None:
     location = write(folder, "path\n1.jpg\n0.jpg\n")
     source = open_unlabelled(location)
     assert source.items == (Item("1.jpg", -1), Item("0.jpg", -1))
-    refused(location, "no label column")
+    refused(location, "label")
     for text in ("path,label\n1.jpg,a\n0.jpg,A;\n", "path;split\n1.jpg;train\n0.jpg;train\n"):
         source = open_unlabelled(write(folder, text))
         assert [(i.name, i.label) for i in source.items] == [("1.jpg", -1), ("0.jpg", -1)]
         assert source.task == "single"
-
-
-def test_a_missing_manifest(tmp_path: Path) -> None:
-    refused(str(tmp_path / "no.csv"), "no such manifest", "no.csv")
-    refused(f"manifest:{tmp_path}", "none of labels.csv")
 
 
 def test_the_fingerprint_follows_what_is_read(folder: Path) -> None:

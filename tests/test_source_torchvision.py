@@ -4,6 +4,7 @@ import hashlib
 import pickle
 import urllib.error
 import urllib.request
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -82,11 +83,9 @@ def test_the_folder_can_be_set_once(cifar: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_nothing_there_and_no_network(tmp_path: Path) -> None:
-    location = f"torchvision:CIFAR10@{tmp_path / 'new'}"
-    refused(
-        location, "CIFAR10", str(tmp_path / "new"), "Name or service not known", "fetch it else"
-    )
-    refused(f"torchvision:ImageNet@{tmp_path / 'new'}", "ImageNet(FOLDER)")
+    new = tmp_path / "new"
+    refused(f"torchvision:CIFAR10@{new}", "CIFAR10", str(new), "Name or service not known")
+    refused(f"torchvision:ImageNet@{new}", "ImageNet(FOLDER)")
 
 
 def test_a_damaged_file_is_not_read(cifar: Path) -> None:
@@ -95,19 +94,10 @@ def test_a_damaged_file_is_not_read(cifar: Path) -> None:
     refused(f"torchvision:CIFAR10@{cifar}", "to be fetched")
 
 
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("CIFAR11", ("no data set 'CIFAR11'", "such as CIFAR10")),
-        ("cifar10", ("no data set 'cifar10'", "write torchvision:CIFAR10")),
-        ("", ("no data set ''",)),
-        ("FakeData", ("no data set 'FakeData'",)),
-        ("EMNIST", ("no data set 'EMNIST'",)),
-        ("HMDB51", ("no data set 'HMDB51'",)),
-    ],
-)
-def test_names_of_no_usable_data_set(name: str, words: tuple[str, ...]) -> None:
-    refused(f"torchvision:{name}", *words)
+def test_names_of_no_usable_data_set() -> None:
+    for name in ("CIFAR11", "cifar10", "", "FakeData", "EMNIST", "HMDB51"):
+        refused(f"torchvision:{name}", repr(name), "CIFAR10")
+    refused("torchvision:cifar10", "torchvision:CIFAR10")  # nearly right: said how it is spelt
 
 
 class Fake:
@@ -151,38 +141,25 @@ def test_splits_by_name_fetched_when_missing(
         source.read(source.items[3])
 
 
-@pytest.mark.parametrize(
-    ("words", "splits"),
-    [
-        (("trainval", "test"), {"train", "test"}),
-        (("train", "val", "trainval", "test"), {"train", "val", "test"}),
-        (("train", "valid"), {"train", "val"}),
-    ],
-)
-def test_names_of_splits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], splits: set[str]
-) -> None:
-    use(monkeypatch, words=words)
-    source = open_source(f"torchvision:DTD@{tmp_path}")
-    assert {item.split for item in source.items} == splits
-    assert len(source.items) == sum(
-        4 if split != "val" else min(4, len(words[1])) for split in splits
-    )
+def test_names_of_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for words, splits in (
+        (("trainval", "test"), {"train": 4, "test": 4}),
+        (("train", "val", "trainval", "test"), {"train": 4, "val": 3, "test": 4}),
+        (("train", "valid"), {"train": 4, "val": 4}),
+    ):
+        use(monkeypatch, words=words)
+        source = open_source(f"torchvision:DTD@{tmp_path}")
+        assert Counter(item.split for item in source.items) == splits
 
 
-@pytest.mark.parametrize(
-    ("classes", "names"),
-    [
+def test_names_of_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for classes, names in (
         ([("tench", "Tinca tinca"), ("goldfish",)], ("tench, Tinca tinca", "goldfish")),
         (["crane", "crane"], ("crane 0", "crane 1")),
         (None, ("0", "1")),
-    ],
-)
-def test_names_of_classes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, classes: Any, names: tuple[str, ...]
-) -> None:
-    use(monkeypatch, classes=classes)
-    assert open_source(f"torchvision:DTD@{tmp_path}").classes == names
+    ):
+        use(monkeypatch, classes=classes)
+        assert open_source(f"torchvision:DTD@{tmp_path}").classes == names
 
 
 def test_labels_are_those_that_come_with_the_pictures(
@@ -197,11 +174,16 @@ def test_labels_are_those_that_come_with_the_pictures(
     monkeypatch.setattr(datasets.DTD, "__len__", lambda self: 4)
     labels = [item.label for item in open_source(f"torchvision:DTD@{tmp_path}").items]
     assert labels == [0, 1, 1, 0] * 3
-    use(monkeypatch, __getitem__=lambda self, number: (None, 1))
-    refused(f"torchvision:DTD@{tmp_path}", "no class numbers")
-    use(monkeypatch, __getitem__=lambda self, number: (None, {"boxes": []}))
-    refused(f"torchvision:DTD@{tmp_path}", "no class numbers")
-    use(monkeypatch, words=("extra",))
-    refused(f"torchvision:DTD@{tmp_path}", "no split for training")
-    use(monkeypatch, classes=["a"])
-    refused(f"torchvision:DTD@{tmp_path}", "two classes or more")
+
+
+def test_a_data_set_without_classes_or_training_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for changes, word in (
+        ({"__getitem__": lambda self, number: (None, 1)}, "DTD"),
+        ({"__getitem__": lambda self, number: (None, {"boxes": []})}, "DTD"),
+        ({"words": ("extra",)}, "split"),
+        ({"classes": ["a"]}, "classes"),
+    ):
+        use(monkeypatch, **changes)
+        refused(f"torchvision:DTD@{tmp_path}", word)

@@ -23,7 +23,7 @@ from distill.data.audit.splits import assign_splits
 from distill.data.decode import InputSpec, to_pixels
 from distill.data.prepare import ImageData, prepare_data
 from distill.data.sources import Item, Source, open_source
-from distill.data.store import Split, Store, open_store
+from distill.data.store import Store, open_store
 from distill.data.store.store import store_bytes
 from distill.errors import RunStopped, UserError
 from distill.lock import lock
@@ -50,64 +50,59 @@ def prepare(folder: Path, cache: Path) -> ImageData:
 
 
 def test_images_are_what_a_direct_read_gives(image_folder: Path, tmp_path: Path) -> None:
+    """Mapped and read-only; the hash is of sorted names, labels and digests."""
     store = open_at(open_source(str(image_folder)), tmp_path / "cache")
     assert sorted(store.splits) == ["test", "train", "val"]
-    assert sum(len(split.names) for split in store.splits.values()) == 16
+    rows = []
     for name, split in store.splits.items():
         assert split.pixels.dtype == np.uint8
         assert len(split.pixels) == len(split.labels) == len(split.names)
         for pixels, label, file in zip(split.pixels, split.labels, split.names, strict=True):
             assert np.array_equal(pixels, to_pixels(image_folder / file, SPECS[name]))
             assert ("cat", "dog")[label] == file.split("/")[0]
-
-
-def test_its_arrays_are_mapped_read_only(image_folder: Path, tmp_path: Path) -> None:
-    store = open_at(open_source(str(image_folder)), tmp_path)
+            digest = hashlib.sha256((image_folder / file).read_bytes()).hexdigest()
+            rows.append([file, int(label), digest])
+    assert len(rows) == 16
+    assert store.sha256 == hashlib.sha256(json.dumps(sorted(rows)).encode()).hexdigest()
     assert isinstance(store.splits["train"].pixels, np.memmap)
     with pytest.raises(ValueError, match="read-only"):
         store.splits["train"].pixels[0] = 0
 
 
 def test_unreadable_files_are_listed_and_leave_no_gap(image_folder: Path, tmp_path: Path) -> None:
+    """No picture, half of one, and a file that vanished after the listing; all are counted."""
+    source, counts = open_source(str(image_folder)), list[int]()
+    (image_folder / "cat" / "0.jpg").unlink()
     (image_folder / "cat" / "3.jpg").write_bytes(b"no picture")
     whole = (image_folder / "dog" / "5.jpg").read_bytes()
     (image_folder / "dog" / "5.jpg").write_bytes(whole[: len(whole) // 2])
-    store = open_at(open_source(str(image_folder)), tmp_path / "cache")
-    assert sorted(store.unreadable) == ["cat/3.jpg", "dog/5.jpg"]
-    assert all(store.unreadable.values())
-    names = [name for split in store.splits.values() for name in split.names]
-    assert len(names) == 14
-    assert not set(names) & set(store.unreadable)
-    for name, split in store.splits.items():
-        for pixels, file in zip(split.pixels, split.names, strict=True):
-            assert np.array_equal(pixels, to_pixels(image_folder / file, SPECS[name]))
-
-
-def test_a_file_that_vanished_after_the_listing_is_unreadable(
-    image_folder: Path, tmp_path: Path
-) -> None:
-    source = open_source(str(image_folder))
-    (image_folder / "cat" / "0.jpg").unlink()
-    assert list(open_at(source, tmp_path / "cache").unreadable) == ["cat/0.jpg"]
-
-
-def test_every_image_is_counted_once(image_folder: Path, tmp_path: Path) -> None:
-    (image_folder / "cat" / "3.jpg").write_bytes(b"no picture")
-    counts: list[int] = []
-    open_at(open_source(str(image_folder)), tmp_path / "cache", advance=counts.append)
-    assert sum(counts) == 16
+    for _ in ("written", "found"):
+        store = open_at(source, tmp_path / "cache", advance=counts.append)
+        assert sorted(store.unreadable) == ["cat/0.jpg", "cat/3.jpg", "dog/5.jpg"]
+        assert all(store.unreadable.values())
+        names = [name for split in store.splits.values() for name in split.names]
+        assert len(names) == 13
+        assert not set(names) & set(store.unreadable)
+        for name, split in store.splits.items():
+            files = [(image_folder / file).read_bytes() for file in split.names]
+            assert split.digests == tuple(hashlib.sha256(file).hexdigest() for file in files)
+            for pixels, file in zip(split.pixels, files, strict=True):
+                assert np.array_equal(pixels, to_pixels(file, SPECS[name]))
+    assert sum(counts) == 16  # once each, when it was written
 
 
 def test_the_second_opening_decodes_nothing(image_folder: Path, tmp_path: Path) -> None:
+    """By however many threads the first one decoded."""
     source = open_source(str(image_folder))
-    first = open_at(source, tmp_path)
-    second = open_at(replace(source, read=never), tmp_path)
-    assert second.sha256 == first.sha256
-    assert second.unreadable == first.unreadable
-    for name, split in first.splits.items():
-        assert second.splits[name].names == split.names
-        assert np.array_equal(second.splits[name].pixels, split.pixels)
-        assert np.array_equal(second.splits[name].labels, split.labels)
+    first, other = (open_at(source, tmp_path / str(n), workers=n) for n in (1, 4))
+    second = open_at(replace(source, read=never), tmp_path / "1")
+    for store in (other, second):
+        assert store.sha256 == first.sha256
+        assert store.unreadable == first.unreadable
+        for name, split in first.splits.items():
+            assert store.splits[name].names == split.names
+            assert np.array_equal(store.splits[name].pixels, split.pixels)
+            assert np.array_equal(store.splits[name].labels, split.labels)
 
 
 def test_its_size_is_announced_before_the_first_image_is_read(
@@ -124,14 +119,6 @@ def test_its_size_is_announced_before_the_first_image_is_read(
     for _ in ("written", "found"):
         open_at(replace(source, read=read), tmp_path / "cache", announce=sizes.append)
     assert len(sizes) == 1
-
-
-def test_the_number_of_threads_changes_nothing(image_folder: Path, tmp_path: Path) -> None:
-    source = open_source(str(image_folder))
-    one, four = (open_at(source, tmp_path / str(n), workers=n) for n in (1, 4))
-    assert one.sha256 == four.sha256
-    for name, split in one.splits.items():
-        assert np.array_equal(four.splits[name].pixels, split.pixels)
 
 
 def shorten(place: Path) -> None:
@@ -185,38 +172,41 @@ DAMAGES = [shorten, lengthen, lose_array, turn_array, lose_index, shorten_index,
 DAMAGES += [swap_labels, age]
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_store_is_written_again(
-    image_folder: Path, tmp_path: Path, damage: Callable[[Path], None]
-) -> None:
-    source = open_source(str(image_folder))
-    cache = tmp_path / "cache"
-    pixels = {name: np.array(s.pixels) for name, s in open_at(source, cache).splits.items()}
+def damage_and_open(damage: Callable[[Path], None], source: Source, cache: Path) -> Store:
     (place,) = cache.iterdir()
     damage(place)
     with pytest.raises(AssertionError, match="decoded again"):
         open_at(replace(source, read=never), cache)
-    for name, split in open_at(source, cache).splits.items():
-        assert np.array_equal(split.pixels, pixels[name])
-    assert list(cache.iterdir()) == [place]
+    return open_at(source, cache)
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
-def test_an_interrupted_build_leaves_nothing(
-    image_folder: Path, tmp_path: Path, error: type[BaseException]
-) -> None:
+def test_a_damaged_store_is_written_again(image_folder: Path, tmp_path: Path) -> None:
     source = open_source(str(image_folder))
-    seen: list[str] = []
+    cache = tmp_path / "cache"
+    pixels = {name: np.array(s.pixels) for name, s in open_at(source, cache).splits.items()}
+    places = list(cache.iterdir())
+    for damage in DAMAGES:
+        for name, split in damage_and_open(damage, source, cache).splits.items():
+            assert np.array_equal(split.pixels, pixels[name])
+        assert list(cache.iterdir()) == places
 
-    def stop_at_the_tenth(item: Item) -> Any:
-        seen.append(item.name)
-        if len(seen) == 10:
-            raise error
-        return source.read(item)
 
-    with pytest.raises(error):
-        open_at(replace(source, read=stop_at_the_tenth), tmp_path / "cache", workers=1)
-    assert not list((tmp_path / "cache").iterdir())
+def test_an_interrupted_build_leaves_nothing(image_folder: Path, tmp_path: Path) -> None:
+    source = open_source(str(image_folder))
+    for error in (KeyboardInterrupt, MemoryError):
+        seen: list[str] = []
+
+        def stop_at_the_tenth(
+            item: Item, seen: list[str] = seen, error: type[BaseException] = error
+        ) -> Any:
+            seen.append(item.name)
+            if len(seen) == 10:
+                raise error
+            return source.read(item)
+
+        with pytest.raises(error):
+            open_at(replace(source, read=stop_at_the_tenth), tmp_path / "cache", workers=1)
+        assert not list((tmp_path / "cache").iterdir())
     assert len(open_at(source, tmp_path / "cache").splits["train"].names) > 0
 
 
@@ -246,20 +236,17 @@ def test_the_data_hash_is_of_content_not_of_time_or_size(
     assert open_at(touched, tmp_path / "cache", specs=small).sha256 == first.sha256
 
 
-@pytest.mark.parametrize(
-    "change", [{"height": 20, "width": 20}, {"resize": "shortest"}, {"interpolation": "bicubic"}]
-)
-def test_another_preprocessing_makes_another_store(
-    image_folder: Path, tmp_path: Path, change: dict[str, Any]
-) -> None:
-    source = open_source(str(image_folder))
-    open_at(source, tmp_path / "cache")
-    specs = {**SPECS, "val": SPEC.model_copy(update=change)}
-    store = open_at(source, tmp_path / "cache", specs=specs)
-    assert len(list((tmp_path / "cache").iterdir())) == 2
-    split = store.splits["val"]
-    direct = to_pixels(image_folder / split.names[0], specs["val"])
-    assert np.array_equal(split.pixels[0], direct)
+def test_another_preprocessing_makes_another_store(image_folder: Path, tmp_path: Path) -> None:
+    source, cache = open_source(str(image_folder)), tmp_path / "cache"
+    open_at(source, cache)
+    for number, change in enumerate(
+        ({"height": 20, "width": 20}, {"resize": "shortest"}, {"interpolation": "bicubic"})
+    ):
+        specs = {**SPECS, "val": SPEC.model_copy(update=change)}
+        split = open_at(source, cache, specs=specs).splits["val"]
+        assert len(list(cache.iterdir())) == 2 + number
+        direct = to_pixels(image_folder / split.names[0], specs["val"])
+        assert np.array_equal(split.pixels[0], direct)
 
 
 def test_no_room_on_the_disk(
@@ -272,7 +259,7 @@ def test_no_room_on_the_disk(
     splits = assign_splits(source.items, source.classes, DataConfig(), 0)
     assert store_bytes(splits, SPECS) == needed
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, needed - 1))
-    with pytest.raises(RunStopped, match="make room") as caught:
+    with pytest.raises(RunStopped) as caught:
         open_at(replace(source, read=never), tmp_path / "cache")
     assert caught.value.exit_code == 3
     assert not list((tmp_path / "cache").iterdir())
@@ -280,70 +267,44 @@ def test_no_room_on_the_disk(
     assert open_at(source, tmp_path / "cache").splits
 
 
-@pytest.mark.parametrize(
-    ("number", "expected"),
-    [(errno.ENOSPC, RunStopped), (errno.EDQUOT, RunStopped), (errno.EIO, OSError)],
-)
 def test_a_disk_that_fills_up_while_writing(
-    image_folder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    number: int,
-    expected: type[Exception],
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Pages of a mapped file were written: without room for one the process died of SIGBUS."""
     source = open_source(str(image_folder))
 
-    def fail(descriptor: int) -> None:
-        raise OSError(number, os.strerror(number))
+    def fails(number: int) -> Callable[[int], None]:
+        def fail(descriptor: int) -> None:
+            raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(expected) as caught:
-        open_at(source, tmp_path / "cache")
-    monkeypatch.undo()
-    assert ("make room" in str(caught.value)) == (expected is RunStopped)
-    assert not list((tmp_path / "cache").iterdir())
+        return fail
+
+    for number, expected in (
+        (errno.ENOSPC, RunStopped),
+        (errno.EDQUOT, RunStopped),
+        (errno.EIO, OSError),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", fails(number))
+            with pytest.raises(expected) as caught:
+                open_at(source, tmp_path / "cache")
+        assert isinstance(caught.value, RunStopped) == (expected is RunStopped)
+        assert not list((tmp_path / "cache").iterdir())
     assert open_at(source, tmp_path / "cache").splits
 
 
-def test_digests_are_of_the_files(image_folder: Path, tmp_path: Path) -> None:
-    (image_folder / "cat" / "3.jpg").write_bytes(b"no picture")
-    source = open_source(str(image_folder))
-    for _ in ("written", "found"):
-        for split in open_at(source, tmp_path / "cache").splits.values():
-            files = [(image_folder / name).read_bytes() for name in split.names]
-            assert split.digests == tuple(hashlib.sha256(file).hexdigest() for file in files)
-
-
-def test_the_data_hash_is_of_sorted_names_labels_and_digests(
-    image_folder: Path, tmp_path: Path
-) -> None:
-    store = open_at(open_source(str(image_folder)), tmp_path / "cache")
-    rows = [
-        [name, int(label), digest]
-        for split in store.splits.values()
-        for name, label, digest in zip(split.names, split.labels, split.digests, strict=True)
-    ]
-    assert store.sha256 == hashlib.sha256(json.dumps(sorted(rows)).encode()).hexdigest()
-
-
-@pytest.mark.parametrize("ids", [[3, 0, 3], np.array([11, 2]), np.arange(5, dtype=np.int32), []])
-def test_taken_images_are_copies_in_the_order_asked_for(
-    image_folder: Path, tmp_path: Path, ids: Any
-) -> None:
-    split = open_at(open_source(str(image_folder)), tmp_path / "cache").splits["train"]
-    taken = split.take(np.asarray(ids, dtype=np.int64) if len(ids) == 0 else ids)
-    assert type(taken) is np.ndarray
-    assert taken.dtype == np.uint8
-    assert taken.shape == (len(ids), 18, 18, 3)
-    assert all(np.array_equal(row, split.pixels[i]) for row, i in zip(taken, ids, strict=True))
-    taken[:] = 0  # a copy is not read-only
-
-
-def test_images_in_memory_are_taken_as_well() -> None:
-    pixels = np.arange(24, dtype=np.uint8).reshape(2, 2, 2, 3)
-    split = Split("train", pixels, np.array([0, 1]), ("a", "b"))
-    assert split.take([1]).tolist() == [pixels[1].tolist()]
+def test_taken_images_are_copies_in_the_order_asked_for(image_folder: Path, tmp_path: Path) -> None:
+    mapped = open_at(open_source(str(image_folder)), tmp_path / "cache").splits["train"]
+    for split in (mapped, replace(mapped, stored=np.array(mapped.pixels))):
+        for ids in ([3, 0, 3], np.array([11, 2]), np.arange(5, dtype=np.int32), np.arange(0)):
+            taken = split.take(ids)
+            assert type(taken) is np.ndarray
+            assert taken.dtype == np.uint8
+            assert taken.shape == (len(ids), 18, 18, 3)
+            for row, i in zip(taken, ids, strict=True):
+                assert np.array_equal(row, split.pixels[i])
+            taken[:] = 0  # a copy is not read-only
+        assert split.pixels[2].any()
 
 
 def test_a_file_cut_short_under_a_running_job_is_an_error_not_a_crash(
@@ -354,7 +315,7 @@ def test_a_file_cut_short_under_a_running_job_is_an_error_not_a_crash(
     split = open_at(source, tmp_path / "cache").splits["train"]
     (file,) = (tmp_path / "cache").glob("images-*/train.npy")
     os.truncate(file, 100)
-    with pytest.raises(RunStopped, match="cut short") as caught:
+    with pytest.raises(RunStopped) as caught:
         split.take([0])
     assert str(file) in str(caught.value)
     assert open_at(source, tmp_path / "cache").splits["train"].take([0]).any()
@@ -421,19 +382,30 @@ def wait_for(condition: Callable[[], Any]) -> None:
         time.sleep(0.005)
 
 
-def test_two_processes_decode_once(tmp_path: Path, start_builder: Any) -> None:
+def test_two_processes_decode_once_whatever_a_killed_one_left(
+    image_folder: Path, tmp_path: Path, start_builder: Any
+) -> None:
+    cache, reads = tmp_path / "cache", tmp_path / "reads"
+    killed = start_builder()
+    wait_for(reads.exists)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert sorted(path.suffix for path in cache.iterdir()) == [".lock", ".tmp"]
+    open_at(open_source(str(image_folder)), cache)  # another size, another store
+    (other,) = cache.iterdir()
+    reads.unlink()
     first = start_builder()
-    wait_for((tmp_path / "reads").exists)
+    wait_for(reads.exists)
     second = start_builder()
-    wait_for(lambda: len(list(tmp_path.glob("ready-*"))) == 2)
+    wait_for(lambda: len(list(tmp_path.glob("ready-*"))) == 3)
     time.sleep(0.2)  # enough, mostly, for the second to come to the lock; the test holds without
     (tmp_path / "go").touch()
     outputs = [process.communicate(timeout=60)[0] for process in (first, second)]
     assert [first.returncode, second.returncode] == [0, 0]
     assert outputs[0] == outputs[1] != ""
-    reads = (tmp_path / "reads").read_text().split()
-    assert len(reads) == len(set(reads)) == 16
-    (place,) = (tmp_path / "cache").iterdir()
+    names = reads.read_text().split()
+    assert len(names) == len(set(names)) == 16
+    (place,) = set(cache.iterdir()) - {other}
     assert sorted(file.name for file in place.iterdir()) == [
         "index.json",
         "index.sha256",
@@ -441,24 +413,6 @@ def test_two_processes_decode_once(tmp_path: Path, start_builder: Any) -> None:
         "train.npy",
         "val.npy",
     ]
-
-
-def test_a_killed_builder_leaves_nothing_that_lasts(
-    image_folder: Path, tmp_path: Path, start_builder: Any
-) -> None:
-    killed = start_builder()
-    wait_for((tmp_path / "reads").exists)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
-    left = sorted(path.suffix for path in (tmp_path / "cache").iterdir())
-    assert left == [".lock", ".tmp"]
-    open_at(open_source(str(image_folder)), tmp_path / "cache")  # another size, another store
-    (place,) = (tmp_path / "cache").iterdir()
-    (tmp_path / "go").touch()
-    repeated = start_builder()
-    assert repeated.communicate(timeout=60)[0]
-    assert sorted(tmp_path.glob("cache/*.*")) == []
-    assert len(list(place.parent.iterdir())) == 2
 
 
 def test_what_a_living_process_writes_is_not_removed(image_folder: Path, tmp_path: Path) -> None:
@@ -517,7 +471,7 @@ def test_a_class_that_runs_empty_is_a_mistake_in_the_data(
 ) -> None:
     for file in (image_folder / "dog").iterdir():
         file.write_bytes(b"no picture")
-    with pytest.raises(UserError, match="'dog' has no readable image in train"):
+    with pytest.raises(UserError, match=r"'dog'.*train"):
         prepare(image_folder, tmp_path / "cache")
 
 

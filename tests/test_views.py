@@ -46,31 +46,35 @@ def luma(images: Tensor) -> Tensor:
     return (images * LUMA).sum(dim=1)
 
 
-def test_to_unit_is_channels_first_in_0_to_1() -> None:
+def test_without_any_change_a_view_is_the_image(only: Only) -> None:
+    """Channels first, in 0 to 1; at half the size, the mean of two by two pixels."""
     images = to_unit(np.array([[[[0, 51, 255]]]], dtype=np.uint8), CPU)
     assert images.shape == (1, 3, 1, 1)
     assert images.dtype == torch.float32
     assert images.flatten().tolist() == pytest.approx([0.0, 0.2, 1.0])
-
-
-def test_without_any_change_a_view_is_the_image(only: Only) -> None:
     pixels = noise(4)
     torch.testing.assert_close(views_of(pixels, only()), to_unit(pixels, CPU), atol=2e-6, rtol=0)
+    # Two samples a side fall on the centres of the stored pixels.
+    pixels = noise(3, size=32)
+    expected = F.avg_pool2d(to_unit(pixels, CPU), 2)
+    torch.testing.assert_close(views_of(pixels, only()), expected, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("side", [20, 64])  # 64 to 16: 1 to 3 samples a side in one batch
-def test_a_view_depends_on_its_own_image_and_number_only(side: int) -> None:
-    pixels = noise(12, size=side)
-    together = views_of(pixels, EVERYTHING, view=3)
-    for order in (np.array([4, 1, 5, 10, 7]), np.array([2]), np.array([3])):
-        draws = Draws(0, order, 3)
-        few = make_views(pixels[order], draws, EVERYTHING, 16, CPU, order % 2, CLASSES)
-        torch.testing.assert_close(few, together[order], atol=2e-6, rtol=0)
-
-
-def test_the_same_view_again_is_the_same() -> None:
-    pixels = noise(3)
-    assert torch.equal(views_of(pixels, EVERYTHING, 5), views_of(pixels, EVERYTHING, 5))
+def test_a_view_depends_on_its_own_image_and_number_only() -> None:
+    for side in (20, 64):  # 64 to 16: 1 to 3 samples a side in one batch
+        pixels = noise(12, size=side)
+        before = pixels.copy()
+        together = views_of(pixels, EVERYTHING, view=3)
+        assert np.array_equal(pixels, before)
+        assert torch.equal(views_of(pixels, EVERYTHING, view=3), together)
+        ids = np.arange(12)
+        given = torch.tensor(pixels)  # pixels may be a tensor already
+        views = make_views(given, Draws(0, ids, 3), EVERYTHING, 16, CPU, ids % 2, CLASSES)
+        assert torch.equal(views, together)
+        for order in (np.array([4, 1, 5, 10, 7]), np.array([2]), np.array([3])):
+            draws = Draws(0, order, 3)
+            few = make_views(pixels[order], draws, EVERYTHING, 16, CPU, order % 2, CLASSES)
+            torch.testing.assert_close(few, together[order], atol=2e-6, rtol=0)
 
 
 def test_views_differ_by_number_seed_and_image() -> None:
@@ -93,26 +97,15 @@ def test_views_are_images_of_the_size_asked_for() -> None:
             assert float(views.max()) <= 1.0
 
 
-def test_the_stored_pixels_are_not_changed() -> None:
-    pixels = noise(4)
-    before = pixels.copy()
-    views_of(pixels, EVERYTHING)
-    assert np.array_equal(pixels, before)
-
-
-def test_flip_mirrors_left_and_right(only: Only) -> None:
-    pixels = noise(3)
-    mirrored = to_unit(pixels[:, :, ::-1].copy(), CPU)
-    torch.testing.assert_close(views_of(pixels, only(flip=1.0)), mirrored, atol=2e-6, rtol=0)
-
-
-def test_flip_is_a_probability(only: Only) -> None:
+def test_flip_mirrors_left_and_right_with_its_probability(only: Only) -> None:
     pixels = np.repeat(noise(1), 400, axis=0)
-    views = views_of(pixels, only(flip=0.25))
-    mirrored = (views - to_unit(pixels[:, :, ::-1].copy(), CPU)).abs().amax(dim=(1, 2, 3)) < 1e-5
+    views, turned = views_of(pixels, only(flip=0.25)), to_unit(pixels[:, :, ::-1].copy(), CPU)
+    mirrored = (views - turned).abs().amax(dim=(1, 2, 3)) < 1e-5
     same = (views - to_unit(pixels, CPU)).abs().amax(dim=(1, 2, 3)) < 1e-5
     assert bool((mirrored ^ same).all())
     assert abs(int(mirrored.sum()) - 100) < 40  # standard deviation sqrt(400 * 3/16) = 8.7
+    always = views_of(pixels[:3], only(flip=1.0))
+    torch.testing.assert_close(always, turned[:3], atol=2e-6, rtol=0)
 
 
 def test_a_crop_is_a_piece_of_the_image(only: Only) -> None:
@@ -147,21 +140,16 @@ def test_contrast_keeps_the_mean_brightness(only: Only) -> None:
     assert 1.35 < float(spread.max()) < 1.5
 
 
-@pytest.mark.parametrize("options", [{"saturation": 0.9}, {"hue": 0.5}])
-def test_saturation_and_hue_keep_grey_grey(only: Only, options: dict[str, float]) -> None:
-    grey = np.repeat(noise(16)[:, :, :, :1], 3, axis=3)
-    views = views_of(grey, only(**options))
-    torch.testing.assert_close(views, to_unit(grey, CPU), atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("options", [{"saturation": 0.5}, {"hue": 0.1}])
-def test_saturation_and_hue_keep_brightness_but_not_colours(
-    only: Only, options: dict[str, float]
-) -> None:
-    pixels = noise(16, low=100, high=150)
-    images, views = to_unit(pixels, CPU), views_of(pixels, only(**options))
-    torch.testing.assert_close(luma(views), luma(images), atol=1e-5, rtol=0)
-    assert ((views - images).abs().amax(dim=(1, 2, 3)) > 1e-3).sum() >= 14
+def test_saturation_and_hue_keep_grey_and_brightness_but_not_colours(only: Only) -> None:
+    grey, pixels = np.repeat(noise(16)[:, :, :, :1], 3, axis=3), noise(16, low=100, high=150)
+    for strong, weak in (
+        (only(saturation=0.9), only(saturation=0.5)),
+        (only(hue=0.5), only(hue=0.1)),
+    ):
+        torch.testing.assert_close(views_of(grey, strong), to_unit(grey, CPU), atol=1e-5, rtol=0)
+        images, views = to_unit(pixels, CPU), views_of(pixels, weak)
+        torch.testing.assert_close(luma(views), luma(images), atol=1e-5, rtol=0)
+        assert ((views - images).abs().amax(dim=(1, 2, 3)) > 1e-3).sum() >= 14
 
 
 def test_saturation_is_a_share_of_the_distance_to_grey(only: Only) -> None:
@@ -213,24 +201,19 @@ def test_erase_paints_grey_boxes_into_a_share_of_the_images(only: Only) -> None:
         assert torch.equal(box, rows[:, None] & columns[None, :])
 
 
-def test_erase_off_leaves_the_image_alone(only: Only) -> None:
-    white = np.full((50, 8, 8, 3), 255, dtype=np.uint8)
-    assert bool((views_of(white, only(erase=0.0), size=8) > 0.999).all())
-
-
 def test_our_affine_grid_is_torchs() -> None:
     theta = torch.randn(5, 2, 3, generator=torch.Generator().manual_seed(0))
     expected = F.affine_grid(theta, [5, 3, 12, 12], align_corners=False)
     torch.testing.assert_close(affine_grid(theta, 12), expected, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize(("radius", "sigma"), [(1, (0.4, 2.0)), (4, (0.1, 1.3)), (9, (2.5, 3.0))])
-def test_blur_is_torchvisions(radius: int, sigma: tuple[float, float]) -> None:
+def test_blur_is_torchvisions() -> None:
     images = torch.rand(2, 3, 20, 24, generator=torch.Generator().manual_seed(0))
-    ours = blur(images, blur_kernels(np.array(sigma), radius))
-    for one, image, own in zip(ours, images, sigma, strict=True):
-        expected = gaussian_blur(image, [2 * radius + 1] * 2, [own] * 2)
-        torch.testing.assert_close(one, expected, atol=1e-5, rtol=0)
+    for radius, sigma in ((1, (0.4, 2.0)), (4, (0.1, 1.3)), (9, (2.5, 3.0))):
+        ours = blur(images, blur_kernels(np.array(sigma), radius))
+        for one, image, own in zip(ours, images, sigma, strict=True):
+            expected = gaussian_blur(image, [2 * radius + 1] * 2, [own] * 2)
+            torch.testing.assert_close(one, expected, atol=1e-5, rtol=0)
 
 
 def test_a_share_of_the_views_is_blurred_with_sigmas_of_the_range(only: Only) -> None:
@@ -243,14 +226,11 @@ def test_a_share_of_the_views_is_blurred_with_sigmas_of_the_range(only: Only) ->
     for row, own in zip(rows, sigma, strict=True):
         expected = gaussian_blur(plain[row], [11, 11], [own, own])  # 3 x 1.5 to either side: 5
         torch.testing.assert_close(views[row], expected, atol=1e-5, rtol=0)
-    others = np.setdiff1d(np.arange(60), rows)
-    assert torch.equal(views[others], plain[others])
-
-
-def test_blur_of_nearly_no_width_changes_nothing_and_leaves_the_other_draws() -> None:
-    pixels = noise(8, size=20)
+    # A blur of nearly no width changes nothing, and leaves the other draws.
     sharp = views_of(pixels, ViewsConfig(blur=1.0, blur_sigma=(0.01, 0.01)))
     torch.testing.assert_close(sharp, views_of(pixels, ViewsConfig()), atol=1e-6, rtol=0)
+    others = np.setdiff1d(np.arange(60), rows)
+    assert torch.equal(views[others], plain[others])
 
 
 def test_a_class_has_strengths_of_its_own_and_the_others_do_not_notice() -> None:
@@ -264,29 +244,13 @@ def test_a_class_has_strengths_of_its_own_and_the_others_do_not_notice() -> None
     assert ((views - plain)[1::2].abs().amax(dim=(1, 2, 3)) > 0.05).all()
 
 
-def test_twice_the_size_is_the_mean_of_two_by_two_pixels(only: Only) -> None:
-    """At half the size two samples a side fall on the centres of the stored pixels."""
-    pixels = noise(3, size=32)
-    expected = F.avg_pool2d(to_unit(pixels, CPU), 2)
-    torch.testing.assert_close(views_of(pixels, only()), expected, atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("side", [24, 28, 32, 40, 48, 64])  # to 16: up to the largest margin
-def test_a_fine_checkerboard_shrinks_to_grey(only: Only, side: int) -> None:
-    board = 255 * (np.indices((side, side)).sum(axis=0) % 2).astype(np.uint8)
-    pixels = board[None, :, :, None].repeat(3, axis=3)
-    view = views_of(pixels, only(), size=16)
-    # One sample per pixel would be black or white at 48: 3 x 16, each on the centre of a square.
-    assert float((view - 0.5).abs().max()) < 0.1
-
-
-def test_pixels_may_be_a_tensor_already() -> None:
-    pixels = noise(4)
-    ids = np.arange(4)
-    views = make_views(
-        torch.tensor(pixels), Draws(0, ids, 0), EVERYTHING, 16, CPU, ids % 2, CLASSES
-    )
-    assert torch.equal(views, views_of(pixels, EVERYTHING))
+def test_a_fine_checkerboard_shrinks_to_grey(only: Only) -> None:
+    for side in (24, 28, 32, 40, 48, 64):  # to 16: up to the largest margin
+        board = 255 * (np.indices((side, side)).sum(axis=0) % 2).astype(np.uint8)
+        pixels = board[None, :, :, None].repeat(3, axis=3)
+        view = views_of(pixels, only(), size=16)
+        # One sample per pixel would be black or white at 48: 3 x 16, on the centres of squares.
+        assert float((view - 0.5).abs().max()) < 0.1
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
