@@ -83,11 +83,12 @@ def prepare(file: Path, size: int, cache: Path, workers: int) -> Any:
     """What every run begins with: the images listed, split, and decoded unless they are stored."""
     from distill.config import DataConfig, ViewsConfig
     from distill.data.prepare import prepare_data
+    from distill.data.workspace import Workspace
     from distill.progress import Progress
 
     config = DataConfig(size=size)
     quiet = Progress(quiet=True)
-    return prepare_data(str(file), config, ViewsConfig(), SEED, cache, workers, quiet)
+    return prepare_data(str(file), config, ViewsConfig(), SEED, Workspace(cache, workers, quiet))
 
 
 def build(file: Path, size: int, cache: Path, workers: int) -> dict[str, Any]:

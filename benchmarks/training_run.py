@@ -41,6 +41,7 @@ from distill.data.prepare import ImageData, prepare_data
 from distill.data.store import subset
 from distill.data.views.draws import permutation
 from distill.data.views.images import num_batches
+from distill.data.workspace import Workspace
 from distill.errors import DistillError, UserError
 from distill.files import write_json
 from distill.models.classifier import Classifier, build_classifier
@@ -102,7 +103,9 @@ def load_data(config: TrainingBench, cache: Path, workers: int, progress: Progre
         UserError: The source cannot be used, or has fewer training images.
     """
     views, seed = ViewsConfig(), config.seed
-    data = prepare_data(config.location, config.data, views, seed, cache, workers, progress)
+    data = prepare_data(
+        config.location, config.data, views, seed, Workspace(cache, workers, progress)
+    )
     count = len(data.train.labels)
     if config.num_images > count:
         what = f"got {config.num_images}, {data.location} has {count} training images"

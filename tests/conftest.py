@@ -16,6 +16,7 @@ from PIL import Image
 
 from distill.cli import app as cli
 from distill.config import DataConfig, ModelConfig, ViewsConfig
+from distill.data.workspace import Workspace
 from distill.progress import Progress
 
 if TYPE_CHECKING:
@@ -72,7 +73,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> ImageData:
     from distill.data.prepare import prepare_data
 
     cache, quiet = tmp_path_factory.mktemp("cache"), Progress(quiet=True)
-    return prepare_data("demo:90", DataConfig(size=32), ViewsConfig(), 0, cache, 1, quiet)
+    return prepare_data(
+        "demo:90", DataConfig(size=32), ViewsConfig(), 0, Workspace(cache, 1, quiet)
+    )
 
 
 @pytest.fixture(scope="session")

@@ -7,11 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from distill.data.audit.findings import KINDS, advice, audit
+from distill.data.audit.findings import KINDS, Finding, audit
+from distill.data.audit.findings import advice as advice_on
 from distill.data.audit.fingerprints import Fingerprints
 from distill.data.sources import Item, Label, Source
 
 CLASSES = ("cat", "dog")
+
+
+def advice(findings: list[dict[str, Any]], *arguments: Any, **options: Any) -> list[str]:
+    return advice_on([Finding(**finding) for finding in findings], *arguments, **options)
 
 
 class Set:
@@ -47,6 +52,7 @@ class Set:
         source = Source("x", self.classes, items, lambda item: b"", "x", self.ignored)
         copies = [row.get("copies", row.get("sha256", row["name"])) for row in rows]
         found = audit(source, items, [row["split"] for row in rows], prints, copies)
+        found = tuple(finding.to_json() for finding in found)
         assert all(set(f) == {"kind", "severity", "paths", "detail"} for f in found)
         assert all(f["kind"] in KINDS and f["paths"] == sorted(f["paths"]) for f in found)
         assert json.loads(json.dumps(found)) == list(found)

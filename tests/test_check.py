@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 from distill.config import DataConfig
 from distill.data.audit.listing import list_data
 from distill.data.sources import open_source
+from distill.data.workspace import Workspace
 from distill.progress import Progress
 
 Check = Callable[..., tuple[int, dict[str, Any], str]]
@@ -211,11 +212,14 @@ def test_given_groups_do_not_hide_copies(check: Check, leaky: Path, tmp_path: Pa
     ]
     (leaky / "manifest.csv").write_text("\n".join(["path,label,group", *rows]) + "\n")
     listing = list_data(
-        open_source(str(leaky / "manifest.csv")), DataConfig(), 0, None, 1, Progress(quiet=True)
+        open_source(str(leaky / "manifest.csv")),
+        DataConfig(),
+        0,
+        Workspace(tmp_path / "kept", 1, Progress(quiet=True)),
     )
     groups = dict(zip((item.name for item in listing.items), listing.groups, strict=True))
     assert groups["train/cat/0.png"] == groups["test/cat/0.png"]
-    assert [f["kind"] for f in listing.findings if f["kind"] == "near_duplicate"]
+    assert [f.kind for f in listing.findings if f.kind == "near_duplicate"]
 
 
 def test_a_place_that_cannot_be_written_is_one_line(

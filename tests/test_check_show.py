@@ -13,6 +13,7 @@ from distill.config import DataConfig, ViewsConfig
 from distill.data.prepare import ImageData, prepare_data
 from distill.data.views.draws import Draws
 from distill.data.views.pixels import make_views
+from distill.data.workspace import Workspace
 from distill.progress import Progress
 from distill.report.contact_sheet import GAP, LINE, VIEWS, contact_sheet
 
@@ -31,7 +32,9 @@ def check(distill, monkeypatch, tmp_path) -> Callable[..., tuple[int, list[str],
 
 def prepared(location: object, folder: Path, size: int = 32) -> ImageData:
     quiet = Progress(quiet=True)
-    return prepare_data(str(location), DataConfig(size=size), ViewsConfig(), 0, folder, 1, quiet)
+    return prepare_data(
+        str(location), DataConfig(size=size), ViewsConfig(), 0, Workspace(folder, 1, quiet)
+    )
 
 
 def test_show_draws_one_picture_and_says_where(check, tmp_path):

@@ -11,10 +11,11 @@ import pytest
 from PIL import Image
 
 from distill.config import DataConfig
-from distill.data.audit.findings import KINDS
+from distill.data.audit.findings import KINDS, Finding
 from distill.data.audit.listing import Listing, list_data
 from distill.data.demo import paint
 from distill.data.sources import Item, open_source
+from distill.data.workspace import Workspace
 from distill.progress import Progress
 from distill.report import data_page
 from distill.report.data_page import write_page
@@ -66,7 +67,9 @@ def save(image: Image.Image, place: Path) -> None:
 def listed(folder: Path, **options: object) -> Listing:
     config = DataConfig(size=32, **options)
     source = open_source(str(folder), config.task)
-    return list_data(source, config, 0, None, 1, Progress(quiet=True), always=True)
+    return list_data(
+        source, config, 0, Workspace(folder.parent / "kept", 1, Progress(quiet=True)), always=True
+    )
 
 
 @pytest.fixture(scope="module")
@@ -103,15 +106,15 @@ def page_of(listing: Listing, path: Path) -> Page:
 
 
 def test_every_finding_has_its_section(listing: Listing, page: Page) -> None:
-    found = {finding["kind"] for finding in listing.findings}
+    found = {finding.kind for finding in listing.findings}
     expected = {"unreadable", "ignored", "leak", "label_conflict", "exact_duplicate"}
     assert expected | {"near_duplicate", "dark", "odd_shape"} <= found
     ids = [attributes["id"] for attributes in page.all("section") if "id" in attributes]
     assert ids == [kind for kind in KINDS if kind in found]
     assert {attributes["href"] for attributes in page.all("a")} == {f"#{kind}" for kind in found}
     for finding in listing.findings:
-        assert finding["detail"] in page.text
-        for path in finding["paths"]:
+        assert finding.detail in page.text
+        for path in finding.paths:
             assert path in page.text
     for name in listing.classes:
         assert name in page.text
@@ -144,7 +147,7 @@ def test_pictures_are_small_and_inside(page: Page) -> None:
 
 
 def test_a_leaked_image_is_shown_beside_its_copy(listing: Listing, tmp_path: Path) -> None:
-    (leak,) = [finding for finding in listing.findings if finding["kind"] == "leak"]
+    (leak,) = [finding for finding in listing.findings if finding.kind == "leak"]
     page = page_of(replace(listing, findings=(leak,)), tmp_path / "data.html")
     assert len(page.all("img")) == 2
     assert "train/cat/0.png" in page.text
@@ -155,7 +158,7 @@ def test_only_the_first_groups_are_shown(listing: Listing, tmp_path: Path) -> No
     names = sorted(
         i.name for i in listing.items if i.name.startswith(("train/cat/1", "test/cat/8"))
     )
-    same = {"kind": "near_duplicate", "severity": "info", "paths": names, "detail": "the same"}
+    same = Finding(kind="near_duplicate", severity="info", paths=tuple(names), detail="the same")
     many = replace(listing, findings=(same,) * 30)
     page = page_of(many, tmp_path / "data.html")
     assert len(names) > data_page.MOST_PICTURES
@@ -189,8 +192,11 @@ def test_images_of_several_labels(photos: Path, tmp_path: Path) -> None:
         else item
         for item in listing.items
     )
-    finding = {"kind": "label_error", "severity": "warning", "detail": "doubt"}
-    findings = tuple({**finding, "paths": [f"train/cat/{number}.png"]} for number in (5, 6))
+    doubted = [(f"train/cat/{number}.png",) for number in (5, 6)]
+    findings = tuple(
+        Finding(kind="label_error", severity="warning", paths=paths, detail="doubt")
+        for paths in doubted
+    )
     page = page_of(replace(listing, items=items, findings=findings), tmp_path / "data.html")
     captions = [text.strip() for text in page.texts]
     assert "cat + <b>dog & co" in captions or "<b>dog & co + cat" in captions
@@ -212,7 +218,8 @@ def test_a_picture_that_vanished_leaves_its_name(
 
 
 def test_the_page_is_whole_or_absent(listing: Listing, tmp_path: Path) -> None:
-    broken = replace(listing, findings=({"kind": "dark", "severity": "info", "paths": ["?"]},))
+    unknown = Finding(kind="dark", severity="info", paths=("?",), detail="")
+    broken = replace(listing, findings=(unknown,))
     with pytest.raises(KeyError):
         write_page(tmp_path / "data.html", broken)
     assert list(tmp_path.iterdir()) == []

@@ -149,9 +149,9 @@ def test_findings_name_the_image_and_what_it_looks_like(
     probs[odd] = [0.03, 0.97]
     monkeypatch.setattr(label_errors, "out_of_fold_probs", lambda *arguments: probs)
     (found,) = find_label_errors(experiment, 2)
-    assert found["kind"] == "label_error"
-    assert found["paths"] == ["cat/20.jpg"]
-    assert found["detail"] == "labelled cat (3 %), looks like dog (97 %)"
+    assert found.kind == "label_error"
+    assert found.paths == ("cat/20.jpg",)
+    assert found.detail == "labelled cat (3 %), looks like dog (97 %)"
 
 
 def test_of_several_labels_the_doubtful_ones_are_named(experiment: Experiment) -> None:

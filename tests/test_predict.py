@@ -11,6 +11,7 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from distill.data.decode import UnreadableImageError
+from distill.data.workspace import Workspace
 from distill.errors import UserError
 from distill.runtime.predict import Predictor, find_images
 
@@ -199,7 +200,9 @@ def test_answers_for_files_are_those_of_training_pixels_in_torch(real_data, tmp_
     root = real_data / "masks" / "test"
     config = DataConfig(size=48, val_fraction=0.45, test_fraction=0.45, split="random")
     quiet = Progress(quiet=True)
-    data = prepare_data(str(root), config, ViewsConfig(), 0, tmp_path / "cache", 2, quiet)
+    data = prepare_data(
+        str(root), config, ViewsConfig(), 0, Workspace(tmp_path / "cache", 2, quiet)
+    )
     torch.manual_seed(0)
     options = {"width": [16, 32], "depth": [1, 1], "head_width": 0}
     model = ModelConfig(name="compact", options=options)

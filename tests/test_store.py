@@ -25,6 +25,7 @@ from distill.data.prepare import ImageData, prepare_data
 from distill.data.sources import Item, Source, open_source
 from distill.data.store import Store, open_store
 from distill.data.store.store import store_bytes
+from distill.data.workspace import Workspace
 from distill.errors import RunStopped, UserError
 from distill.lock import lock
 from distill.progress import Progress
@@ -45,7 +46,11 @@ def never(item: Item) -> bytes:
 
 def prepare(folder: Path, cache: Path) -> ImageData:
     return prepare_data(
-        str(folder), DataConfig(size=16), ViewsConfig(), 0, cache, 1, Progress(quiet=True)
+        str(folder),
+        DataConfig(size=16),
+        ViewsConfig(),
+        0,
+        Workspace(cache, 1, Progress(quiet=True)),
     )
 
 
@@ -449,7 +454,7 @@ def test_findings_name_the_files(image_folder: Path, tmp_path: Path) -> None:
     (image_folder / "cat" / "3.jpg").write_bytes(b"no picture")
     (image_folder / "cat" / "notes.txt").write_text("x")
     findings = prepare(image_folder, tmp_path / "cache").findings
-    assert [(f["kind"], f["paths"]) for f in findings] == [
+    assert [(f.kind, list(f.paths)) for f in findings] == [
         ("unreadable", ["cat/3.jpg"]),
         ("ignored", ["cat/notes.txt"]),
     ]
@@ -461,9 +466,9 @@ def test_an_imbalance_is_found(tmp_path: Path, write_images: Callable[..., Path]
     folder = write_images(tmp_path / "images", many + few)
     # 15 % of 20 is 3, of 5 is 1: 14 and 3 are left for training.
     (finding,) = prepare(folder, tmp_path / "cache").findings
-    assert finding["kind"] == "imbalance"
-    assert "a 14" in finding["detail"]
-    assert "b 3" in finding["detail"]
+    assert finding.kind == "imbalance"
+    assert "a 14" in finding.detail
+    assert "b 3" in finding.detail
 
 
 def test_a_class_that_runs_empty_is_a_mistake_in_the_data(

@@ -16,6 +16,7 @@ from distill.data.prepare import prepare_data
 from distill.data.sources import open_source, open_unlabelled
 from distill.data.unlabelled import prepare_unlabelled
 from distill.data.views.images import UNLABELLED
+from distill.data.workspace import Workspace
 from distill.errors import UserError
 from distill.models.classifier import build_classifier
 from distill.progress import Progress
@@ -35,7 +36,9 @@ TINY = ModelConfig(
 
 @pytest.fixture
 def labelled(image_folder, tmp_path):
-    return prepare_data(str(image_folder), SMALL, Views(), 0, tmp_path / "cache", 1, QUIET)
+    return prepare_data(
+        str(image_folder), SMALL, Views(), 0, Workspace(tmp_path / "cache", 1, QUIET)
+    )
 
 
 def picture(file: Path, seed: int) -> None:
@@ -46,8 +49,8 @@ def picture(file: Path, seed: int) -> None:
 
 def prepare(folder: Path, labelled, tmp_path: Path, config: DataConfig = SMALL):
     source, cache = open_source(labelled.location, config.task), tmp_path / "cache"
-    listing = list_data(source, config, 0, cache, 1, QUIET)
-    return prepare_unlabelled(str(folder), listing, config, Views(), cache, 1, QUIET)
+    listing = list_data(source, config, 0, Workspace(cache, 1, QUIET))
+    return prepare_unlabelled(str(folder), listing, config, Views(), Workspace(cache, 1, QUIET))
 
 
 @pytest.fixture
@@ -90,7 +93,7 @@ def test_copies_that_are_not_the_same_file_are_left_out(tmp_path):
         file.parent.mkdir(parents=True, exist_ok=True)
         scene(number).save(file)
     labelled = prepare_data(
-        str(tmp_path / "images"), SMALL, Views(), 0, tmp_path / "cache", 1, QUIET
+        str(tmp_path / "images"), SMALL, Views(), 0, Workspace(tmp_path / "cache", 1, QUIET)
     )
     more = tmp_path / "more"
     more.mkdir()
@@ -213,7 +216,9 @@ def test_the_unlabelled_images_are_among_what_a_run_depends_on(extra, labelled, 
 
 def test_among_images_of_several_labels(extra, image_folder, tmp_path):
     config = DataConfig(size=16, task="multi")
-    several = prepare_data(str(image_folder), config, Views(), 0, tmp_path / "cache", 1, QUIET)
+    several = prepare_data(
+        str(image_folder), config, Views(), 0, Workspace(tmp_path / "cache", 1, QUIET)
+    )
     split, _ = prepare(extra, several, tmp_path, config)
     assert split.labels.tolist() == [[-1, -1]] * 5
     trainer = trainer_of(several, split, tmp_path)

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from distill.config import DataConfig, TaskName, ViewsConfig
+from distill.data.audit.findings import Finding
 from distill.data.audit.listing import Listing, list_data
 from distill.data.audit.splits import check_no_class_is_empty
 from distill.data.decode import InputSpec
 from distill.data.sources import SPLITS, Item, Source, open_source
 from distill.data.store import Split, Store, open_store
 from distill.data.views.parameters import check_views
-from distill.progress import Progress
+from distill.data.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,13 @@ class ImageData:
 
     Attributes:
         spec: Size and resize rule of validation and test images, the ones a shipped file states.
-        findings: `{kind, severity, paths, detail}` of everything odd.
     """
 
     location: str
     classes: tuple[str, ...]
     spec: InputSpec
     splits: dict[str, Split]
-    findings: tuple[dict[str, Any], ...]
+    findings: tuple[Finding, ...]
     sha256: str
     task: TaskName = "single"
 
@@ -76,7 +75,7 @@ class ImageData:
                 name: dict(zip(self.classes, self.class_counts(name), strict=True))
                 for name in SPLITS
             },
-            "findings": list(self.findings),
+            "findings": [finding.to_json() for finding in self.findings],
             "splits": {name: list(self.splits[name].names) for name in SPLITS},
         }
 
@@ -86,12 +85,10 @@ def prepare_data(
     data: DataConfig,
     views: ViewsConfig,
     seed: int,
-    cache: Path,
-    workers: int,
-    progress: Progress,
+    work: Workspace,
     smoke: bool = False,
 ) -> ImageData:
-    """Opens a data source, decoding it into `cache` unless that was done before.
+    """Opens a data source, decoding it unless that was done before.
 
     Args:
         smoke: Take only a few images of each class.
@@ -101,31 +98,29 @@ def prepare_data(
     """
     source = open_source(location, data.task)
     check_views(views, source.classes, data.task)
-    listing = list_data(source, data, seed, cache, workers, progress, smoke)
-    return decode_listing(listing, data, views, cache, workers, progress)
+    listing = list_data(source, data, seed, work, smoke)
+    return decode_listing(listing, data, views, work)
 
 
 def decode_listing(
     listing: Listing,
     data: DataConfig,
     views: ViewsConfig,
-    cache: Path,
-    workers: int,
-    progress: Progress,
+    work: Workspace,
 ) -> ImageData:
     """The images of a listing, decoded; what turns out to be unreadable now is a finding too."""
     spec, source, items = input_spec(data), listing.source, listing.items
     specs = {"train": stored_spec(data, views), "val": spec, "test": spec}
-    store = decode(source, items, listing.splits, specs, cache, workers, progress)
+    store = decode(source, items, listing.splits, specs, work)
     kept = [
         (split, item.label)
         for split, item in zip(listing.splits, items, strict=True)
         if item.name not in store.unreadable
     ]
     check_no_class_is_empty([k[0] for k in kept], [k[1] for k in kept], source.classes)
-    known = {path for f in listing.findings if f["kind"] == "unreadable" for path in f["paths"]}
+    known = {path for f in listing.findings if f.kind == "unreadable" for path in f.paths}
     late = tuple(
-        {"kind": "unreadable", "severity": "warning", "paths": [path], "detail": detail}
+        Finding(kind="unreadable", severity="warning", paths=(path,), detail=detail)
         for path, detail in sorted(store.unreadable.items())
         if path not in known
     )
@@ -140,17 +135,18 @@ def decode(
     items: Sequence[Item],
     splits: Sequence[str],
     specs: dict[str, InputSpec],
-    cache: Path,
-    workers: int,
-    progress: Progress,
+    work: Workspace,
 ) -> Store:
     """The store of these images, its size announced before it is written."""
 
     def announce(size: int) -> None:
-        progress.say(f"decoding {len(items):,} images into {size / 1e6:,.1f} MB below {cache}")
+        where = f"{size / 1e6:,.1f} MB below {work.cache}"
+        work.progress.say(f"decoding {len(items):,} images into {where}")
 
-    with progress.task("decode", len(items), "images") as task:
-        return open_store(source, items, splits, specs, cache, workers, task.advance, announce)
+    with work.progress.task("decode", len(items), "images") as task:
+        return open_store(
+            source, items, splits, specs, work.cache, work.workers, task.advance, announce
+        )
 
 
 def stored_spec(data: DataConfig, views: ViewsConfig) -> InputSpec:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from distill.config import DataConfig, ViewsConfig
@@ -16,8 +15,8 @@ from distill.data.audit.splits import limit_per_class
 from distill.data.prepare import decode, stored_spec
 from distill.data.sources import Item, Source, open_unlabelled
 from distill.data.store import Split
+from distill.data.workspace import Workspace
 from distill.errors import UserError
-from distill.progress import Progress
 
 SMOKE_IMAGES = 24
 EACH_OTHER = "each other"
@@ -29,9 +28,7 @@ def prepare_unlabelled(
     listing: Listing,
     data: DataConfig,
     views: ViewsConfig,
-    cache: Path,
-    workers: int,
-    progress: Progress,
+    work: Workspace,
     smoke: bool = False,
 ) -> tuple[Split, dict[str, Any]]:
     """Decodes unlabelled images to the size of the training images.
@@ -51,15 +48,15 @@ def prepare_unlabelled(
     """
     source = replace(open_unlabelled(location), classes=listing.classes, task=listing.source.task)
     items = limit_per_class(source.items, SMOKE_IMAGES) if smoke else list(source.items)
-    known = listing.prints or _look(listing.source, listing.items, cache, workers, progress)
-    prints = _look(source, items, cache, workers, progress)
+    known = listing.prints or _look(listing.source, listing.items, work)
+    prints = _look(source, items, work)
     of = copies_of(known, listing.splits, prints)
     fresh = [i for i, item in zip(items, of, strict=True) if item is None]
     new = [item for item in fresh if item.name not in prints.unreadable]
     counts = Counter(split for split in of if split)
     left_out = {split: counts[split] for split in COPIES_OF if counts[split]}
     parts = ", ".join(f"{count:,} of {split}" for split, count in left_out.items())
-    progress.say(
+    work.progress.say(
         f"{len(new):,} unlabelled images, {sum(counts.values()):,} left out as copies"
         + (f": {parts}" if parts else "")
     )
@@ -67,7 +64,7 @@ def prepare_unlabelled(
         what = f"none of its {len(items)} images is new: {len(prints.unreadable)} cannot be read"
         raise UserError(f"{what}, the rest is in the labelled data", location, "see --unlabelled")
     specs = dict.fromkeys(("train", "val", "test"), stored_spec(data, views))
-    store = decode(source, new, ["train"] * len(new), specs, cache, workers, progress)
+    store = decode(source, new, ["train"] * len(new), specs, work)
     split = store.splits["train"]
     described = {
         "location": source.location,
@@ -79,11 +76,9 @@ def prepare_unlabelled(
     return split, described
 
 
-def _look(
-    source: Source, items: Sequence[Item], cache: Path, workers: int, progress: Progress
-) -> Fingerprints:
-    with progress.task(f"look at {len(items):,} images", len(items), "images") as task:
-        return take_fingerprints(source, items, cache, workers, task.advance)
+def _look(source: Source, items: Sequence[Item], work: Workspace) -> Fingerprints:
+    with work.progress.task(f"look at {len(items):,} images", len(items), "images") as task:
+        return take_fingerprints(source, items, work.cache, work.workers, task.advance)
 
 
 def copies_of(known: Fingerprints, splits: Sequence[str], prints: Fingerprints) -> list[str | None]:

@@ -19,6 +19,7 @@ from distill.data.prepare import decode_listing, input_spec
 from distill.data.sources import Item, Source, open_source
 from distill.data.sources._manifest import write_manifest
 from distill.data.views.parameters import check_views
+from distill.data.workspace import Workspace
 from distill.errors import UserError
 from distill.files import atomic, differing_keys, read_json, write_json
 from distill.progress import Progress
@@ -70,13 +71,12 @@ def check_data(location: str, recipe: Recipe, wanted: Wanted, progress: Progress
     check_views(recipe.views, source.classes, recipe.data.task)
     with tempfile.TemporaryDirectory() as scratch:
         cache = wanted.out / "cache" if wanted.out else Path(scratch)
+        work = Workspace(cache, wanted.workers, progress)
         listing = list_data(
             source,
             recipe.data,
             recipe.seed,
-            cache,
-            wanted.workers,
-            progress,
+            work,
             features=backbone_features(wanted, progress),
             always=True,
         )
@@ -91,7 +91,7 @@ def check_data(location: str, recipe: Recipe, wanted: Wanted, progress: Progress
         elif listing.findings:
             print("to see every file of these, with pictures: add --out DIR")
         if wanted.show:
-            draw_views(listing, recipe, cache, wanted, progress)
+            draw_views(listing, recipe, wanted, work)
             print(picture)
     return found
 
@@ -195,13 +195,10 @@ def write_down(listing: Listing, found: dict[str, Any], out: Path, overwrite: bo
     print(out / "data.html")
 
 
-def draw_views(
-    listing: Listing, recipe: Recipe, cache: Path, wanted: Wanted, progress: Progress
-) -> None:
+def draw_views(listing: Listing, recipe: Recipe, wanted: Wanted, work: Workspace) -> None:
     """The training views as a picture, beside the other findings or in the current folder."""
     from distill.report.contact_sheet import contact_sheet
 
-    options = (recipe.data, recipe.views, cache, wanted.workers, progress)
-    data = decode_listing(listing, *options)
+    data = decode_listing(listing, recipe.data, recipe.views, work)
     with atomic((wanted.out or Path()) / PICTURE) as temporary:
         contact_sheet(data, recipe.views, recipe.seed).save(temporary, format="PNG")

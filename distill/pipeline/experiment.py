@@ -16,6 +16,7 @@ from distill.data.sources import Source, open_source
 from distill.data.store import Split
 from distill.data.unlabelled import prepare_unlabelled
 from distill.data.views.parameters import check_views
+from distill.data.workspace import Workspace
 from distill.errors import UserError
 from distill.files import MANIFEST, atomic, is_complete, read_json, write_json
 from distill.progress import Progress
@@ -62,30 +63,27 @@ class Experiment:
     @cached_property
     def listing(self) -> Listing:
         """The data as it was found; checking it is the first stage."""
-        recipe, cache = self.recipe, self.cache
-        options = (recipe.seed, cache, self.workers, self.progress, self.smoke)
-        return list_data(self.source, recipe.data, *options)
+        recipe = self.recipe
+        return list_data(self.source, recipe.data, recipe.seed, self.work, self.smoke)
 
     @cached_property
     def data(self) -> ImageData:
         """The decoded data."""
-        recipe, cache = self.recipe, self.cache
-        options = (recipe.data, recipe.views, cache, self.workers, self.progress)
-        return decode_listing(self.listing, *options)
+        return decode_listing(self.listing, self.recipe.data, self.recipe.views, self.work)
 
     @cached_property
     def extra(self) -> tuple[Split, dict[str, Any]] | None:
         """Unlabelled images and what is known of them."""
         if self.unlabelled is None:
             return None
-        recipe, cache = self.recipe, self.cache
-        options = (recipe.data, recipe.views, cache, self.workers, self.progress, self.smoke)
+        options = (self.recipe.data, self.recipe.views, self.work, self.smoke)
         return prepare_unlabelled(self.unlabelled, self.listing, *options)
 
     @property
-    def cache(self) -> Path:
-        """Where decoded images and what was found out about them are kept."""
-        return self.shared_cache or self.out / "cache"
+    def work(self) -> Workspace:
+        """What whoever reads the images is given."""
+        cache = self.shared_cache or self.out / "cache"
+        return Workspace(cache, self.workers, self.progress)
 
     def finished(self, name: str) -> FinishedRun:
         """A finished teacher or student; opened and verified once, unless it is made anew.

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from distill.data.audit.findings import Finding
 from distill.data.prepare import ImageData
 from distill.data.sources import SPLITS
 from distill.data.store import subset
@@ -36,7 +37,7 @@ Probs = NDArray[np.float64]
 Ids = NDArray[np.int64]
 
 
-def find_label_errors(experiment: Experiment, folds: int) -> list[dict[str, Any]]:
+def find_label_errors(experiment: Experiment, folds: int) -> list[Finding]:
     """Findings of kind `label_error`, the most suspicious image first.
 
     Args:
@@ -55,12 +56,12 @@ def find_label_errors(experiment: Experiment, folds: int) -> list[dict[str, Any]
     found = []
     for row in suspicious(labels, probs):
         found.append(
-            {
-                "kind": "label_error",
-                "severity": "warning",
-                "paths": [names[row]],
-                "detail": _detail(labels[row], probs[row], data.classes),
-            }
+            Finding(
+                kind="label_error",
+                severity="warning",
+                paths=(names[row],),
+                detail=_detail(labels[row], probs[row], data.classes),
+            )
         )
     return found
 

@@ -182,7 +182,7 @@ def show_data(data: ImageData) -> None:
     Console(stderr=True).print(data_table(data))
     for line in finding_lines(data.findings, most=3):
         print(line, file=sys.stderr)
-    unreadable = sum(finding["kind"] == "unreadable" for finding in data.findings)
+    unreadable = sum(finding.kind == "unreadable" for finding in data.findings)
     if unreadable:
         print(f"{unreadable} images could not be read and are left out", file=sys.stderr)
 

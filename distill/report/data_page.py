@@ -11,15 +11,14 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 
-from distill.data.audit.findings import KINDS
+from distill.data.audit.findings import KINDS, Finding
 from distill.data.audit.listing import Listing
 from distill.data.decode import UnreadableImageError, read_image
 from distill.data.sources import SPLITS, Item
 from distill.files import atomic
 
-Findings = Sequence[dict[str, Any]]
+Findings = Sequence[Finding]
 
 MOST_BOXES = 24  # groups of pictures of a kind, or names in a list
 MOST_PICTURES = 6  # of a group; 24 where a kind is one group
@@ -127,9 +126,9 @@ def write_page(path: Path, listing: Listing) -> None:
     Raises:
         RunStopped: The disk is full.
     """
-    by_kind: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
+    by_kind: dict[str, list[Finding]] = {kind: [] for kind in KINDS}
     for finding in listing.findings:
-        by_kind[finding["kind"]].append(finding)
+        by_kind[finding.kind].append(finding)
     found = {kind: findings for kind, findings in by_kind.items() if findings}
     pictures = _Pictures(listing)
     with atomic(path) as temporary, temporary.open("w", encoding="utf-8") as file:
@@ -145,7 +144,7 @@ def write_page(path: Path, listing: Listing) -> None:
         file.write("</main></body></html>\n")
 
 
-def _summary(listing: Listing, found: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
+def _summary(listing: Listing, found: dict[str, list[Finding]]) -> Iterator[str]:
     yield f"<h1>{escape(listing.location)}</h1>\n"
     yield f"<p>{len(listing.items):,} images, {len(listing.classes):,} classes</p>\n"
     if not found:
@@ -153,7 +152,7 @@ def _summary(listing: Listing, found: dict[str, list[dict[str, Any]]]) -> Iterat
         return
     yield '<nav aria-label="Findings"><ul>\n'
     for kind, findings in found.items():
-        mark = ' class="error"' if any(f["severity"] == "error" for f in findings) else ""
+        mark = ' class="error"' if any(f.severity == "error" for f in findings) else ""
         link = f'<a{mark} href="#{kind}">{TITLES[kind][0]}</a>'
         yield f"<li>{link} <small>{_amount(findings)}</small></li>\n"
     yield "</ul></nav>\n<section><h2>What to do</h2><ul>\n"
@@ -183,16 +182,16 @@ def _section(kind: str, findings: Findings, pictures: _Pictures) -> Iterator[str
     """The first findings of a kind."""
     if kind in TEXT_ONLY:
         lines = [
-            f"{path}: {f['detail']}" if path else f["detail"]
+            f"{path}: {f.detail}" if path else f.detail
             for f in findings
-            for path in (f["paths"] or [""])
+            for path in (f.paths or [""])
         ]
         listed = "".join(f"<li>{escape(line)}</li>\n" for line in lines[:MOST_BOXES])
         yield f"<ul>{listed}</ul>{_more(len(lines) - MOST_BOXES)}\n"
     elif kind == "leak":
         for finding in findings:
-            paths = finding["paths"]
-            yield f'<p class="error">{escape(finding["detail"])}</p>\n<div class="boxes">\n'
+            paths = finding.paths
+            yield f'<p class="error">{escape(finding.detail)}</p>\n<div class="boxes">\n'
             for path in paths[:MOST_BOXES]:
                 yield _box("", pictures.with_partner(path), pictures)
             yield f"</div>{_more(len(paths) - MOST_BOXES)}\n"
@@ -200,7 +199,7 @@ def _section(kind: str, findings: Findings, pictures: _Pictures) -> Iterator[str
         yield '<div class="boxes">\n'
         most = MOST_PICTURES if kind in GROUPS else MOST_BOXES
         for finding in findings[:MOST_BOXES]:
-            yield _box(finding["detail"], finding["paths"], pictures, most)
+            yield _box(finding.detail, finding.paths, pictures, most)
         yield f"</div>{_more(len(findings) - MOST_BOXES)}\n"
 
 
@@ -219,7 +218,7 @@ def _more(count: int) -> str:
 
 def _amount(findings: Findings) -> str:
     """How many files, or, of a finding about none, how many findings."""
-    return f"{len({path for f in findings for path in f['paths']}) or len(findings):,}"
+    return f"{len({path for f in findings for path in f.paths}) or len(findings):,}"
 
 
 def _label(item: Item, classes: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from rich import box
@@ -9,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from distill.data.audit.findings import Finding
 from distill.data.sources import SPLITS
 from distill.report.results import Results
 from distill.scoring.metrics_multi import THRESHOLD
@@ -96,16 +98,16 @@ def data_table(data: Counted) -> Table:
     return table
 
 
-def finding_lines(findings: tuple[dict[str, Any], ...], most: int = 10) -> list[str]:
+def finding_lines(findings: Sequence[Finding], most: int = 10) -> list[str]:
     """Findings as lines, the first `most` of each kind, then a count of the rest."""
-    lines, shown = [], dict.fromkeys((finding["kind"] for finding in findings), 0)
+    lines, shown = [], dict.fromkeys((finding.kind for finding in findings), 0)
     for finding in findings:
-        shown[finding["kind"]] += 1
-        if shown[finding["kind"]] <= most:
-            paths = finding["paths"]
+        shown[finding.kind] += 1
+        if shown[finding.kind] <= most:
+            paths = finding.paths
             more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
             where = f" {', '.join(paths[:3])}{more}" if paths else ""
-            lines.append(f"{finding['severity']}: {finding['kind']}{where}: {finding['detail']}")
+            lines.append(f"{finding.severity}: {finding.kind}{where}: {finding.detail}")
     lines += [f"{kind}: {count} in all" for kind, count in shown.items() if count > most]
     return lines
 

@@ -1,7 +1,6 @@
 """What is wrong with a data set, from what one look at its images has shown, and what to do.
 
-A finding is `{kind, severity, paths, detail}`; `paths` are names of items, sorted, and what is said
-of them is in `detail`. Nothing is read here.
+Nothing is read here.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +18,8 @@ from distill.config import TaskName
 from distill.data.audit.duplicates import join_groups
 from distill.data.audit.fingerprints import Fingerprints
 from distill.data.sources import SPLITS, Item, Label, Source
+from distill.files import Record
 
-Finding = dict[str, Any]
 Ids = list[int]
 
 KINDS = (
@@ -36,6 +35,25 @@ HUGE_TIMES = 8  # the median shorter side: beside the others, a scan or a mistak
 DARK_LEVEL = 50  # of 255: nineteen twentieths of the image are darker than a fifth of white
 BLURRED_SHARE = 0.2  # of the median sharpness; what is sharp enough depends on the subject
 ODD_RATIO = 3.0  # of the sides: a square cut from the middle has a third of the image
+
+
+Severity = Literal["error", "warning", "info"]
+
+
+class Finding(Record):
+    """Something odd about some images, or about all of them.
+
+    Attributes:
+        kind: One of `KINDS`.
+        severity: An `error` spoils scores or training, a `warning` may, `info` is worth knowing.
+        paths: Names of items, sorted.
+        detail: What is to be said of them.
+    """
+
+    kind: str
+    severity: Severity
+    paths: tuple[str, ...]
+    detail: str
 
 
 class _Facts(NamedTuple):
@@ -77,7 +95,7 @@ def audit(
         *_imbalance(facts),
         *_oddities(prints, kept),
     ]
-    return tuple(sorted(found, key=lambda finding: KINDS.index(finding["kind"])))
+    return tuple(sorted(found, key=lambda finding: KINDS.index(finding.kind)))
 
 
 def advice(
@@ -90,12 +108,12 @@ def advice(
         task: What the commands have to say of the labels, too, where it is `multi`.
     """
     lines = []
-    kinds = {finding["kind"] for finding in findings}
-    conflicts = (finding["paths"] for finding in findings if finding["kind"] == "label_conflict")
+    kinds = {finding.kind for finding in findings}
+    conflicts = (finding.paths for finding in findings if finding.kind == "label_conflict")
     disputed = {path for paths in conflicts for path in paths}
     for kind in KINDS:
         if kind in kinds and kind in _ADVICE:
-            paths = [finding["paths"] for finding in findings if finding["kind"] == kind]
+            paths = [finding.paths for finding in findings if finding.kind == kind]
             if kind == "exact_duplicate":  # of those of several labels, which one is to be decided
                 paths = [same[1:] for same in paths if disputed.isdisjoint(same)]
             named = list(dict.fromkeys(path for some in paths for path in some))
@@ -110,7 +128,7 @@ def advice(
         lines.append(f"then: distill run RECIPE --data DIR/manifest.parquet{several}")
     elif "leak" in kinds:
         lines.append(f"to make new splits: distill run RECIPE --data {data} data.split=grouped")
-    if any(f["kind"] == "imbalance" and f["severity"] == "error" for f in findings):
+    if any(f.kind == "imbalance" and f.severity == "error" for f in findings):
         lines.append("add images of the classes that have none in train, or remove the classes")
     elif "imbalance" in kinds:
         option = "student.train.class_weights=balanced"
@@ -133,8 +151,8 @@ _ADVICE = {
 }
 
 
-def _finding(kind: str, severity: str, paths: Iterable[str], detail: str) -> Finding:
-    return {"kind": kind, "severity": severity, "paths": sorted(paths), "detail": detail}
+def _finding(kind: str, severity: Severity, paths: Iterable[str], detail: str) -> Finding:
+    return Finding(kind=kind, severity=severity, paths=tuple(sorted(paths)), detail=detail)
 
 
 def _unusable(source: Source, prints: Fingerprints) -> Iterator[Finding]:
@@ -166,7 +184,7 @@ def _groups(keys: Sequence[str]) -> list[Ids]:
     return sorted((ids for ids in members.values() if len(ids) > 1), key=len, reverse=True)
 
 
-def _conflict(facts: _Facts, ids: Ids, severity: str, what: str) -> Iterator[Finding]:
+def _conflict(facts: _Facts, ids: Ids, severity: Severity, what: str) -> Iterator[Finding]:
     holders: dict[Label, list[str]] = defaultdict(list)
     for index in ids:
         if facts.labels[index] != -1:
@@ -228,7 +246,8 @@ def _imbalance(facts: _Facts) -> Iterator[Finding]:
             order = [f"{name} {count:,}" for count, name in sorted(ranked, key=lambda r: -r[0])]
             half = MOST_COUNTS // 2
             spelled = [*order[:half], f"{len(order) - 2 * half} others", *order[-half:]]
-        severity = "warning" if fewest else "error"  # what nobody has seen, nobody learns
+        # What nobody has seen, nobody learns.
+        severity: Severity = "warning" if fewest else "error"
         yield _finding("imbalance", severity, (), f"train: {', '.join(spelled)}")
 
 
@@ -243,7 +262,9 @@ def _oddities(prints: Fingerprints, kept: Ids) -> Iterator[Finding]:
     sharp = BLURRED_SHARE * float(np.median(prints.sharpness[kept]))
     names = [prints.names[i] for i in kept]
 
-    def found(kind: str, severity: str, odd: NDArray[np.bool_], detail: str) -> Iterator[Finding]:
+    def found(
+        kind: str, severity: Severity, odd: NDArray[np.bool_], detail: str
+    ) -> Iterator[Finding]:
         if odd.any():
             paths = (names[i] for i in np.flatnonzero(odd).tolist())
             yield _finding(kind, severity, paths, detail)

@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from distill.config import DataConfig
 from distill.data.audit.duplicates import copy_groups, join_groups
-from distill.data.audit.findings import advice, audit
+from distill.data.audit.findings import Finding, advice, audit
 from distill.data.audit.fingerprints import Fingerprints, take_fingerprints
 from distill.data.audit.splits import assign_splits, labels_of, limit_per_class
 from distill.data.decode import InputSpec
 from distill.data.digest import data_sha256
 from distill.data.sources import SPLITS, Item, Source
+from distill.data.workspace import Workspace
 from distill.files import read_json, write_json
-from distill.progress import Progress
 
 SMOKE_IMAGES = 12
 RULES = 1  # of who is a copy of whom; what was found by other rules is not read
@@ -37,7 +37,6 @@ class Listing:
         copies: Name of each item's group of copies.
         groups: Name of the group that it has to be split with: of copies, and as the source says.
         prints: None where nobody looked, as the source has no copies.
-        findings: `{kind, severity, paths, detail}` of everything odd.
     """
 
     source: Source
@@ -46,7 +45,7 @@ class Listing:
     groups: tuple[str, ...]
     splits: tuple[str, ...]
     prints: Fingerprints | None
-    findings: tuple[dict[str, Any], ...]
+    findings: tuple[Finding, ...]
 
     @property
     def location(self) -> str:
@@ -98,7 +97,7 @@ class Listing:
                 split: dict(zip(self.classes, self.class_counts(split), strict=True))
                 for split in SPLITS
             },
-            "findings": list(self.findings),
+            "findings": [finding.to_json() for finding in self.findings],
             "splits": {split: [item.name for item in items] for split, items in members.items()},
         }
         if digests := self.digests():
@@ -129,9 +128,7 @@ def list_data(
     source: Source,
     data: DataConfig,
     seed: int,
-    cache: Path | None,
-    workers: int,
-    progress: Progress,
+    work: Workspace,
     smoke: bool = False,
     features: Features | None = None,
     always: bool = False,
@@ -139,7 +136,6 @@ def list_data(
     """Looks at every image of a source, finds copies, and decides on the splits.
 
     Args:
-        cache: Where fingerprints are kept; None keeps none.
         smoke: Take only a few images of each class.
         features: What copies are compared by beside pixels.
         always: Look at the images even of a source without copies.
@@ -151,10 +147,10 @@ def list_data(
     prints, copies = None, [item.name for item in items]
     given = [item.group for item in items]
     if always or not source.distinct:
-        with progress.task(f"look at {len(items):,} images", len(items), "images") as task:
-            prints = take_fingerprints(source, items, cache, workers, task.advance)
+        with work.progress.task(f"look at {len(items):,} images", len(items), "images") as task:
+            prints = take_fingerprints(source, items, work.cache, work.workers, task.advance)
         found = features(source, items) if features else None
-        copies = _copies(prints, found, cache)
+        copies = _copies(prints, found, work.cache)
     groups = join_groups([item.name for item in items], copies, given)
     apart = data.split == "random"
     splits = assign_splits(items, source.classes, data, seed, None if apart else groups)
@@ -163,12 +159,8 @@ def list_data(
     return Listing(source, tuple(items), *columns, prints, findings)
 
 
-def _copies(
-    prints: Fingerprints, features: NDArray[np.float32] | None, cache: Path | None
-) -> list[str]:
+def _copies(prints: Fingerprints, features: NDArray[np.float32] | None, cache: Path) -> list[str]:
     """Names of the groups of copies; comparing all pairs takes its time, so it is done once."""
-    if cache is None:
-        return copy_groups(prints, features)
     digest = hashlib.sha256(json.dumps([RULES, prints.names, prints.sha256]).encode())
     if features is not None:
         digest.update(features.tobytes())
