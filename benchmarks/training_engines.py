@@ -41,7 +41,7 @@ from distill.training.job import Job
 from distill.training.kd_lib import import_kd_lib, make_learner
 from distill.training.kd_lib_loaders import Logits, TrainViews, ValImages
 from distill.training.optim import Schedule, make_optimizer, set_lr
-from distill.training.run_directory import load_weights
+from distill.training.run_directory import BEST, ROWS, load_weights
 from distill.training.teachers import build_caches
 from distill.training.world import World
 
@@ -132,8 +132,8 @@ def top1(classifier: Classifier, job: Job, device: torch.device, split: str = "t
 def _fit(workload: Workload, job: Job) -> Measured:
     """Our own loop."""
     fit(workload.student, job, workload.device, QUIET)
-    load_weights(workload.student, job.folder / "best.safetensors")
-    lines = (job.folder / "metrics.jsonl").read_text().splitlines()
+    load_weights(workload.student, job.folder / BEST)
+    lines = (job.folder / ROWS).read_text().splitlines()
     return Measured([json.loads(line)["seconds"] for line in lines])
 
 

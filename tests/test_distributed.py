@@ -43,7 +43,7 @@ RUNS = ("teachers/teacher", "students/cached", "students/live")
 
 def distill(processes: int, folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     launcher = ["torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "-m"]
-    command = [sys.executable, "-m", *(launcher if processes > 1 else []), "distill.cli.app"]
+    command = [sys.executable, "-m", *(launcher if processes > 1 else []), "distill"]
     return subprocess.run(
         [*command, *map(str, arguments)],
         capture_output=True,

@@ -198,7 +198,3 @@ def main() -> None:
     if interrupted:
         print("interrupted: repeat the command to continue", file=sys.stderr)
         sys.exit(INTERRUPTED)
-
-
-if __name__ == "__main__":
-    main()

@@ -15,7 +15,7 @@ from distill.export.model_card import model_card
 from distill.export.onnx_file import Pixels, Probs, describe, in_batches, probs_of_file
 from distill.export.parity import FLOAT32, Limits, in_words
 from distill.export.pixel_values import normalise, to_pixel_values
-from distill.files import read_json, write_json
+from distill.files import write_json
 from distill.runtime.predict import open_session
 from distill.scoring.tasks import task_of
 
@@ -50,8 +50,7 @@ class Target(Base):
                 files[f"hub/onnx/{file.name}"] = row
                 shutil.copyfile(source, hub / source.name)
                 shipment.say(f"hub/onnx/{file.name}: {in_words(row)}")
-        weights = shipment.source / "best.safetensors"
-        shutil.copyfile(weights, hub / "model.safetensors")
+        shutil.copyfile(shipment.weights, hub / "model.safetensors")
         write_json(hub / "config.json", model_config(shipment))
         write_json(hub / "preprocessor_config.json", preprocessor_config(shipment.metadata))
         (hub / "README.md").write_text(model_card(shipment), "utf-8")
@@ -87,8 +86,6 @@ def model_config(shipment: Shipment) -> Record:
     names = shipment.data.classes
     kind = shipment.data.task
     smallest = [dtype for precision, dtype, _ in FILES.values() if shipment.onnx(precision)][-1]
-    source = shipment.source / "config.json"
-    network = read_json(source)["run"]["model"]
     return {
         "model_type": MODEL_TYPE,
         "architectures": ["DistillateStudent"],
@@ -98,7 +95,7 @@ def model_config(shipment: Shipment) -> Record:
         "num_labels": len(names),
         "transformers.js_config": {"dtype": smallest},
         "distillate": {
-            "model": {**network, "pretrained": False},
+            "model": {**shipment.model, "pretrained": False},
             **{key: value for key, value in shipment.metadata.items() if key != "names"},
         },
     }

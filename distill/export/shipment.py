@@ -33,7 +33,8 @@ class Shipment:
 
     Attributes:
         student: Name of its run.
-        source: Its run directory.
+        weights: The file of its weights.
+        model: Name and options of its network, as `config.json` has them.
         metadata: What the fp32 file says of itself.
         val_probs: Its probabilities of the validation split in torch, `(n, classes)`.
         data: The images, of which `val` is what files are scored on.
@@ -44,7 +45,8 @@ class Shipment:
     """
 
     student: str
-    source: Path
+    weights: Path
+    model: dict[str, Any]
     classifier: Classifier
     metadata: dict[str, Any]
     val_probs: NDArray[np.float32]

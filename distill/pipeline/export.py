@@ -37,6 +37,7 @@ from distill.report.threshold_plots import draw_thresholds
 from distill.scoring.metrics import score
 from distill.scoring.tasks import task_of
 from distill.scoring.thresholds import Tuned, tune
+from distill.training.run_directory import BEST
 
 RECORD = "export.json"
 
@@ -138,7 +139,8 @@ def prepare(experiment: Experiment, name: str) -> tuple[Shipment, Record]:
     size = data.spec.height
     shipment = Shipment(
         student=name,
-        source=finished.folder,
+        weights=finished.folder / BEST,
+        model=finished.config["run"]["model"],
         classifier=classifier,
         metadata=metadata,
         val_probs=probs,

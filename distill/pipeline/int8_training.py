@@ -27,7 +27,7 @@ from distill.pipeline.runs import all_runs, student_runs, taught_by
 from distill.strategies import make_strategy
 from distill.training.fit import fit
 from distill.training.job import Job
-from distill.training.run_directory import load_weights
+from distill.training.run_directory import BEST, load_weights
 from distill.training.world import World
 
 MOVING = 0.5  # share of the batches in which ranges still move
@@ -89,7 +89,7 @@ def distil_quantised(
         experiment.progress.say(f"export: no calibration passes, so now {plan}")
         job = replace(load_job(experiment, config), inputs=job.inputs)
         fit(classifier, job, experiment.device, experiment.progress, alone=True)
-    load_weights(classifier, job.folder / "best.safetensors")
+    load_weights(classifier, job.folder / BEST)
     return network.written_into(source), network.ends()
 
 

@@ -22,7 +22,7 @@ from distill.scoring.metrics import score
 from distill.scoring.tasks import task_of
 from distill.strategies import make_strategy
 from distill.training.job import Job
-from distill.training.run_directory import BEST, load_weights
+from distill.training.run_directory import BEST, CONFIG, load_weights
 from distill.training.world import World
 
 MOVED = {"distill.qad": "distill.pipeline.int8_training"}  # modules that stored runs name
@@ -96,7 +96,7 @@ def is_done(job: Job, overwrite: bool, world: World) -> bool:
 
 def changed_options(job: Job) -> list[str]:
     """Dotted keys in which a run's directory differs from a job; the data may have moved."""
-    config = job.folder / "config.json"
+    config = job.folder / CONFIG
     if not config.is_file():
         return []
     described = json.loads(json.dumps(job.describe()))

@@ -22,7 +22,7 @@ from torch import Tensor
 from distill.data.views.images import num_batches
 from distill.environment import environment
 from distill.errors import RunStopped
-from distill.files import append_line, atomic, write_json
+from distill.files import append_line, atomic
 from distill.models.classifier import Classifier
 from distill.models.inference import predict_logits
 from distill.progress import Progress, Task
@@ -30,7 +30,7 @@ from distill.scoring.metrics import score
 from distill.scoring.tasks import task_of
 from distill.training.job import Job
 from distill.training.optim import set_lr
-from distill.training.run_directory import BEST, finish_run, save_weights
+from distill.training.run_directory import BEST, ROWS, begin_run, finish_run, save_weights
 from distill.training.selection import chosen_score, validation_row, worth
 from distill.training.teachers import open_teachers
 from distill.training.trainer import Trainer
@@ -85,9 +85,7 @@ def fit(
     world = World(device) if alone else join(device)
     trainer = Trainer(classifier, job, world, open_teachers(job, world, progress))
     if world.is_main:
-        write_json(job.folder / "config.json", job.describe())
-        write_json(job.folder / "env.json", _environment(trainer))
-        write_json(job.folder / "contract.json", classifier.contract.model_dump(mode="json"))
+        begin_run(job.folder, job.describe(), _environment(trainer), classifier.contract)
     world.wait()
     standing = _resume(trainer, job.folder)
     images = num_batches(len(job.images), config.batch_size, world.size) * config.batch_size
@@ -121,7 +119,7 @@ def _keep(trainer: Trainer, row: dict[str, Any], standing: Standing) -> None:
     waiting = _waiting(folder, standing.epoch)
     if is_best:
         save_weights(trainer.evaluated, waiting)
-    append_line(folder / "metrics.jsonl", row)
+    append_line(folder / ROWS, row)
     content = io.BytesIO()
     torch.save({**asdict(standing), **trainer.state()}, content)
     with atomic(folder / "last" / "state.pt") as temporary:
@@ -136,7 +134,7 @@ def _waiting(folder: Path, epoch: int) -> Path:
 
 def _resume(trainer: Trainer, folder: Path) -> Standing:
     """Where training goes on, from `last/` if there is one; main puts the directory in order."""
-    file, log = folder / "last" / "state.pt", folder / "metrics.jsonl"
+    file, log = folder / "last" / "state.pt", folder / ROWS
     begun, is_main = file.is_file(), trainer.world.is_main
     if not begun:
         if is_main:

@@ -27,7 +27,7 @@ from distill.config import RunConfig, TaskName, TrainConfig, TransferConfig
 from distill.data.views.images import num_batches
 from distill.environment import environment, num_processes
 from distill.errors import DistillError, RunStopped, UserError
-from distill.files import append_line, write_json
+from distill.files import append_line
 from distill.models.classifier import Classifier
 from distill.models.inference import predict_logits
 from distill.progress import Progress
@@ -38,7 +38,7 @@ from distill.strategies import make_strategy
 from distill.training.job import Job
 from distill.training.kd_lib_loaders import Logits, TrainViews, ValImages
 from distill.training.optim import make_optimizer, set_lr
-from distill.training.run_directory import finish_run, save_weights
+from distill.training.run_directory import BEST, CONFIG, ROWS, begin_run, finish_run, save_weights
 from distill.training.selection import validation_row, worth
 
 STRATEGIES = {
@@ -156,7 +156,7 @@ class Journal:
         value = worth(scores, config.select, data.task)
         if value > self._best:
             self._best = value
-            save_weights(self._classifier, self._job.folder / "best.safetensors")
+            save_weights(self._classifier, self._job.folder / BEST)
         row = {
             "epoch": self._epoch,
             "lr": config.lr,
@@ -165,7 +165,7 @@ class Journal:
             "train/loss": loss,
             **scores,
         }
-        append_line(self._job.folder / "metrics.jsonl", row)
+        append_line(self._job.folder / ROWS, row)
         self._epoch += 1
         done = f"epoch {self._epoch}/{config.epochs} loss {loss:.4f}"
         self._bar.note(f"{done} val {scores['val/top1']:.2f} % {row['images_per_s']:.0f}/s")
@@ -247,16 +247,14 @@ def make_learner(
 def _begin(classifier: Classifier, job: Job, device: torch.device, progress: Progress) -> None:
     """Clears what an interrupted run left and writes what is known before training."""
     config, folder = job.config, job.folder
-    if (folder / "config.json").is_file():
+    if (folder / CONFIG).is_file():
         progress.say(f"{config.name}: KD_Lib cannot resume, so this run starts anew")
     if config.train.schedule != "constant" or config.train.warmup_epochs > 0:
         progress.say(f"{config.name}: KD_Lib has no schedules, lr stays {config.train.lr:g}")
-    for name in ("metrics.jsonl", "best.safetensors"):
+    for name in (ROWS, BEST):
         (folder / name).unlink(missing_ok=True)
-    write_json(folder / "config.json", job.describe())
     machine = {"device": str(device), "world_size": 1, "precision": "fp32"}
-    write_json(folder / "env.json", environment() | machine)
-    write_json(folder / "contract.json", classifier.contract.model_dump(mode="json"))
+    begin_run(folder, job.describe(), environment() | machine, classifier.contract)
 
 
 @contextlib.contextmanager

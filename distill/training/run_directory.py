@@ -19,14 +19,16 @@ from distill.files import (
     is_complete,
     read_json,
     verify_manifest,
+    write_json,
     write_manifest,
 )
 from distill.models.classifier import Classifier, Contract, build_classifier
 from distill.scoring.tasks import task_of
 from distill.training.selection import worth
 
+CONFIG, ENV, CONTRACT, ROWS = "config.json", "env.json", "contract.json", "metrics.jsonl"
 BEST = "best.safetensors"
-PROMISED = ("config.json", "contract.json", "metrics.jsonl", BEST)
+PROMISED = (CONFIG, CONTRACT, ROWS, BEST)
 
 
 @dataclass(frozen=True)
@@ -43,18 +45,18 @@ class FinishedRun:
     @cached_property
     def config(self) -> dict[str, Any]:
         """Every option of the run, and what it depended on."""
-        found: dict[str, Any] = read_json(self.folder / "config.json")
+        found: dict[str, Any] = read_json(self.folder / CONFIG)
         return found
 
     @cached_property
     def contract(self) -> Contract:
         """What the model takes and gives."""
-        return Contract.model_validate(read_json(self.folder / "contract.json"))
+        return Contract.model_validate(read_json(self.folder / CONTRACT))
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
         """One row per epoch."""
-        lines = (self.folder / "metrics.jsonl").read_text("utf-8").splitlines()
+        lines = (self.folder / ROWS).read_text("utf-8").splitlines()
         return [json.loads(line) for line in lines]
 
     @property
@@ -95,10 +97,24 @@ def open_run(folder: Path) -> FinishedRun:
     Raises:
         UserError: The run is not complete, or a file of it was changed.
     """
-    if not is_complete(folder) or not (folder / "contract.json").is_file():
+    if not is_complete(folder) or not (folder / CONTRACT).is_file():
         raise UserError("not a finished run directory", str(folder), "it has no manifest.json")
     verify_manifest(folder)
     return FinishedRun(folder, read_json(folder / MANIFEST))
+
+
+def begin_run(
+    folder: Path, described: dict[str, Any], env: dict[str, Any], contract: Contract
+) -> None:
+    """Writes what is known of a run before training.
+
+    Args:
+        described: Every option, and what the run depends on.
+        env: What it is trained with.
+    """
+    write_json(folder / CONFIG, described)
+    write_json(folder / ENV, env)
+    write_json(folder / CONTRACT, contract.model_dump(mode="json"))
 
 
 def finish_run(folder: Path) -> None:
