@@ -1,6 +1,7 @@
 """The exported file against torch, and what happens where they differ."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -12,7 +13,7 @@ from distill.config import ModelConfig
 from distill.data.decode import InputSpec
 from distill.errors import RunStopped, UserError
 from distill.export import onnx_fp32
-from distill.export.onnx_file import write_labels
+from distill.export.onnx_file import describe, write_labels
 from distill.export.onnx_fp32 import compare, export_onnx, torch_probs
 from distill.export.parity import FLOAT32
 from distill.export.shipped_graph import ShippedGraph
@@ -42,9 +43,25 @@ def metadata(classifier: Classifier) -> dict:
     return METADATA | {"input_spec": classifier.contract.input_spec.model_dump()}
 
 
-@pytest.mark.parametrize(
-    "name", ["compact", "baseline_cnn", "timm/resnet10t", "torchvision/squeezenet1_1"]
-)
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory) -> tuple[Classifier, Path, dict]:
+    """A compact network, its file, and what the file says of itself."""
+    classifier, file = build("compact"), tmp_path_factory.mktemp("one") / "m.onnx"
+    given = metadata(classifier) | {"license": "", "mean": classifier.contract.mean}
+    export_onnx(classifier, file, given, random_pixels(20))
+    return classifier, file, given
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory) -> tuple[Classifier, Path, np.ndarray]:
+    """The same where labels are many, and the images it was held against."""
+    classifier, file = multi_label("compact"), tmp_path_factory.mktemp("many") / "m.onnx"
+    pixels = random_pixels(10)
+    export_onnx(classifier, file, metadata(classifier) | {"task": "multi"}, pixels)
+    return classifier, file, pixels
+
+
+@pytest.mark.parametrize("name", ["baseline_cnn", "timm/resnet10t", "torchvision/squeezenet1_1"])
 def test_every_kind_of_network_agrees_with_torch(name, tmp_path):
     classifier, file = build(name), tmp_path / "m.onnx"
     found = export_onnx(classifier, file, metadata(classifier), random_pixels(20))
@@ -73,10 +90,8 @@ def test_the_other_paths_give_the_same_file_format(path, tmp_path):
     assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
 
 
-def test_the_batch_is_dynamic(tmp_path):
-    classifier, file = build("compact"), tmp_path / "m.onnx"
-    export_onnx(classifier, file, metadata(classifier), random_pixels(4))
-    predictor = Predictor(file)
+def test_the_batch_is_dynamic(exported):
+    predictor = Predictor(exported[1])
     pixels = random_pixels(64)
     whole = predictor.probs(pixels)
     for size in (1, 2, 5, 64):
@@ -113,10 +128,9 @@ def test_a_file_that_disagrees_is_not_kept_and_the_next_path_is_tried(tmp_path, 
     assert not file.exists()
 
 
-def test_parity_looks_at_every_image(tmp_path):
-    classifier, file = build("compact"), tmp_path / "m.onnx"
+def test_parity_looks_at_every_image(exported):
+    classifier, file, _ = exported
     pixels = random_pixels(30)
-    export_onnx(classifier, file, metadata(classifier), pixels)
     expected = torch_probs(ShippedGraph(classifier), pixels)
     expected[-1] = np.roll(expected[-1], 1)
     parity = compare(file, expected, pixels)
@@ -146,9 +160,8 @@ def test_with_many_labels_each_has_a_probability_of_its_own(name, path, tmp_path
     assert predictor.thresholds == pytest.approx([0.4, 0.5, 0.5])
 
 
-def test_with_many_labels_parity_is_of_their_sets(tmp_path):
-    classifier, file, pixels = multi_label("compact"), tmp_path / "m.onnx", random_pixels(10)
-    export_onnx(classifier, file, metadata(classifier) | {"task": "multi"}, pixels)
+def test_with_many_labels_parity_is_of_their_sets(several):
+    classifier, file, pixels = several
     expected = torch_probs(ShippedGraph(classifier), pixels)
     label = int(expected[0].argmin())
     expected[0, label] -= 0.1  # the first image's least likely label: its top class stays
@@ -159,10 +172,9 @@ def test_with_many_labels_parity_is_of_their_sets(tmp_path):
     assert compare(file, expected, pixels, "single").agreement == 100.0
 
 
-def test_rounding_across_a_threshold_is_no_disagreement(tmp_path):
+def test_rounding_across_a_threshold_is_no_disagreement(several):
     """A file once was refused for differences of 3e-7, as a threshold lay in between."""
-    classifier, file, pixels = multi_label("compact"), tmp_path / "m.onnx", random_pixels(10)
-    export_onnx(classifier, file, metadata(classifier) | {"task": "multi"}, pixels)
+    _, file, pixels = several
     found = Predictor(file).probs(pixels)
     thresholds = [float(found[0, 0]), 0.0, 0.0]
     assert compare(file, found - 3e-7, pixels, "multi", thresholds).agreement == 100.0
@@ -170,10 +182,8 @@ def test_rounding_across_a_threshold_is_no_disagreement(tmp_path):
     assert compare(file, found - 3e-4, pixels, "multi", thresholds).agreement <= 90.0
 
 
-def test_metadata_is_json(tmp_path):
-    classifier, file = build("compact"), tmp_path / "m.onnx"
-    given = metadata(classifier) | {"license": "", "mean": classifier.contract.mean}
-    export_onnx(classifier, file, given, random_pixels(2))
+def test_metadata_is_json(exported):
+    _, file, given = exported
     found = {e.key: json.loads(e.value) for e in onnx.load(file).metadata_props}
     assert found == json.loads(json.dumps(given))
 
@@ -199,17 +209,17 @@ def test_a_network_that_ends_otherwise_has_no_cam():
 
 
 @pytest.mark.parametrize("keep", [0, 100, 5000])
-def test_a_file_that_was_cut_short_is_one_clear_error(keep, tmp_path):
-    classifier, file = build("compact"), tmp_path / "m.onnx"
-    export_onnx(classifier, file, metadata(classifier), random_pixels(2))
-    file.write_bytes(file.read_bytes()[:keep])
+def test_a_file_that_was_cut_short_is_one_clear_error(keep, exported, tmp_path):
+    file = tmp_path / "m.onnx"
+    file.write_bytes(exported[1].read_bytes()[:keep])
     with pytest.raises(UserError, match=r"m\.onnx"):
         Predictor(file)
 
 
-def test_somebody_elses_onnx_file_is_refused(tmp_path):
-    classifier, file = build("baseline_cnn"), tmp_path / "m.onnx"
-    export_onnx(classifier, file, {"names": ["a"]}, random_pixels(2))
+def test_somebody_elses_onnx_file_is_refused(exported, tmp_path):
+    file, model = tmp_path / "m.onnx", onnx.load(exported[1])
+    describe(model, {"names": ["a"]})
+    onnx.save(model, file)
     with pytest.raises(UserError, match="no metadata 'task'"):
         Predictor(file)
 

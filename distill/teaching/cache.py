@@ -3,7 +3,7 @@
 Of image i the teacher sees view v, which is a pure function of (seed, i, v); so its logits can be
 kept and are exact for the same view. A cache is a folder named by the hash of all that its content
 depends on, which `cache.json` spells out, and a file per shard: one view of a range of images.
-A shard that is not whole does not count; `teacher_cache_build` writes them.
+A shard that is not whole does not count; `cache_build` writes them.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ FORMAT = 2
 MAX_OPEN = 256  # shards that a reader keeps open; each costs a file descriptor
 SHARD_ROWS = 4096  # the most work that a kill can lose: seconds for a small teacher
 MAX_LOGIT = 6e4  # float16 ends at 65,504
+PROBES = 4  # images that a teacher is asked about to know it by
+DIRECTIONS = 4  # of its answers, each a number in the cache's name
+GRAIN = 0.01  # in standard deviations of its answers; kernels differ by a millionth (LOG)
 
 
 class Shard(NamedTuple):
@@ -178,11 +181,6 @@ def weights_sha256(teacher: Classifier) -> str:
         digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-PROBES = 4  # images that a teacher is asked about to know it by
-DIRECTIONS = 4  # of its answers, each a number in the cache's name
-GRAIN = 0.01  # in standard deviations of its answers; kernels differ by less than 0.0001
 
 
 @torch.no_grad()
