@@ -68,7 +68,7 @@ def work_of(graph: Any) -> Work:
         flop += 2 * prod(output) * _depth(node, inputs, weights)
         source = stored.get(node.input[0], node.input[0])
         moved += (prod(inputs) + prod(output)) * itemsizes[source]
-    constants = sum(prod(one.dims) * _itemsize(one.data_type) for one in graph.initializer)
+    constants = sum(prod(tensor.dims) * _itemsize(tensor.data_type) for tensor in graph.initializer)
     return Work(flop, constants, moved)
 
 
@@ -76,7 +76,7 @@ def _depth(node: Any, inputs: tuple[int, ...], weights: tuple[int, ...]) -> int:
     """Multiplications that make one output value."""
     if node.op_type == "Conv":
         return prod(weights[1:])  # (out, in / groups, height, width)
-    transposed = any(one.name == "transA" and one.i for one in node.attribute)
+    transposed = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
     return inputs[0] if transposed else inputs[-1]
 
 
@@ -88,9 +88,9 @@ def _values(graph: Any) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:
         itemsizes[value.name] = _itemsize(tensor.elem_type)
         if all(size.HasField("dim_value") for size in tensor.shape.dim):
             shapes[value.name] = tuple(size.dim_value for size in tensor.shape.dim)
-    for one in graph.initializer:
-        shapes[one.name] = tuple(one.dims)
-        itemsizes[one.name] = _itemsize(one.data_type)
+    for initializer in graph.initializer:
+        shapes[initializer.name] = tuple(initializer.dims)
+        itemsizes[initializer.name] = _itemsize(initializer.data_type)
     return shapes, itemsizes
 
 

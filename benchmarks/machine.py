@@ -42,7 +42,7 @@ def machine() -> dict[str, Any]:
     import psutil
 
     memory, frequency = psutil.virtual_memory(), _frequency()
-    found = {
+    record = {
         "cpu_flags": cpu_flags(),
         "cores_physical": psutil.cpu_count(logical=False),
         "cores_usable": usable_cores(),
@@ -51,10 +51,10 @@ def machine() -> dict[str, Any]:
         "governor": _text(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
         "memory_available_bytes": memory.available,
         "cpu_busy_percent": psutil.cpu_percent(interval=LOOK_S),
-        "load": [round(one, 2) for one in psutil.getloadavg()],
+        "load": [round(load, 2) for load in psutil.getloadavg()],
         "gpus": gpus(),
     }
-    return {key: value for key, value in found.items() if value not in (None, [])}
+    return {key: value for key, value in record.items() if value not in (None, [])}
 
 
 def usable_cores() -> int:

@@ -112,14 +112,14 @@ def multi_stream(queries: Sequence[Query], seconds: float, clock: Clock) -> Outc
     warm_up(queries[0], seconds, clock)
     together = Barrier(len(queries))
 
-    def one(query: Query) -> tuple[list[int], int, int]:
+    def run_stream(query: Query) -> tuple[list[int], int, int]:
         together.wait()
         start = clock.now()
         return _timed_calls(query, seconds, MIN_CALLS, clock), start, clock.now()
 
     with ThreadPoolExecutor(len(queries)) as pool:
-        done = list(pool.map(one, queries))
-    latencies = [latency for found, _, _ in done for latency in found]
+        done = list(pool.map(run_stream, queries))
+    latencies = [latency for timed, _, _ in done for latency in timed]
     elapsed = max(end for _, _, end in done) - min(start for _, start, _ in done)
     return Outcome(latencies, len(latencies) * NS_PER_S / elapsed)
 

@@ -62,7 +62,10 @@ def bench_speed(
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         for number, encoded in enumerate(pictures):
             (Path(folder) / f"{number:06}").write_bytes(encoded)
-        tasks = {one: make_task(one, config, folder if pictures else None) for one in subjects}
+        tasks = {
+            subject: make_task(subject, config, folder if pictures else None)
+            for subject in subjects
+        }
         replies, limits, failed = run_rounds(tasks, config, progress)
     rows, without = make_rows(replies, tasks, config)
     left_out += failed + without
@@ -93,7 +96,7 @@ def make_rows(
     for subject, rounds in replies.items():
         base = base_row(subject, rounds, tasks[subject])
         for key, outcomes in by_series(rounds).items():
-            reason = next((one["reason"] for one in outcomes if "reason" in one), None)
+            reason = next((outcome["reason"] for outcome in outcomes if "reason" in outcome), None)
             if reason is None:
                 rows.append(base | summarise(key, outcomes, config))
             else:
@@ -151,7 +154,7 @@ def _dropped(replies: dict[Subject, list[Reply]], subject: Subject) -> list[str]
     """Takes out a subject that failed, or all of an engine that cannot run here; says why."""
     reply = replies[subject][-1]
     if "unavailable" in reply:
-        for other in [one for one in replies if one.engine == subject.engine]:
+        for other in [candidate for candidate in replies if candidate.engine == subject.engine]:
             del replies[other]
         return [f"{subject.engine}: {reply['unavailable']}"]
     if "failed" in reply:
@@ -175,14 +178,14 @@ def measured_s(task: Task) -> float:
 
 def typical_limits(rounds: Sequence[Reply]) -> dict[str, Any]:
     """Medians over the rounds that could be measured; empty if none could."""
-    measured = [one for one in rounds if "failed" not in one]
+    measured = [reply for reply in rounds if "failed" not in reply]
     if not measured:
         return {}
     products = {
-        precision: statistics.median(one["flop_per_s"][precision] for one in measured)
+        precision: statistics.median(reply["flop_per_s"][precision] for reply in measured)
         for precision in measured[0]["flop_per_s"]
     }
-    copy = statistics.median(one["bytes_per_s"] for one in measured)
+    copy = statistics.median(reply["bytes_per_s"] for reply in measured)
     return {"flop_per_s": products, "bytes_per_s": copy}
 
 

@@ -23,30 +23,30 @@ CLOCKS = {"model": "pixels to probabilities", "decode": "encoded picture to labe
 TERA, GIGA, MEGA = 1e12, 1e9, 1e6
 
 
-def tables(found: dict[str, Any]) -> Iterator[Table]:
+def tables(report: dict[str, Any]) -> Iterator[Table]:
     """A table per clock and scenario, then one of what loading takes; empty is not measured."""
     sections: dict[tuple[str, str], list[Row]] = {}
-    for row in found["rows"]:
+    for row in report["rows"]:
         sections.setdefault((row["clock"], row["scenario"]), []).append(row)
     for (clock, scenario), rows in sections.items():
         title = f"{TITLES[scenario].format(**rows[0])}; {CLOCKS[clock]}"
         yield _table(title, rows, _offline if scenario == "offline" else _latency)
-    first = {(row["name"], row["engine"]): row for row in reversed(found["rows"])}
+    first = {(row["name"], row["engine"]): row for row in reversed(report["rows"])}
     yield _table("what loading takes, and what is in a model", [*first.values()][::-1], _costs)
 
 
-def heading(found: dict[str, Any]) -> str:
+def heading(report: dict[str, Any]) -> str:
     """The conditions, in one line."""
-    env, row = found["env"], found["rows"][0]
+    env, row = report["env"], report["rows"][0]
     gpus = ", ".join(gpu["name"] for gpu in env.get("gpus", ()))
     where = gpus if row["device"] == "cuda" and gpus else env["cpu"]
-    conditions = f"threads: {row['threads']}, rounds: {found['config']['rounds']}"
+    conditions = f"threads: {row['threads']}, rounds: {report['config']['rounds']}"
     return f"Inference speed on {where}, {conditions}"
 
 
-def limit_lines(found: dict[str, Any]) -> list[str]:
+def limit_lines(report: dict[str, Any]) -> list[str]:
     """What the hardware did at most, a line; none where it was not measured."""
-    limits = found["limits"]
+    limits = report["limits"]
     if not limits:
         return []
     products = ", ".join(
@@ -56,15 +56,15 @@ def limit_lines(found: dict[str, Any]) -> list[str]:
     return [f"limits, measured in the same rounds: matrix product {products}; copy {copied}"]
 
 
-def warning_lines(found: dict[str, Any]) -> list[str]:
+def warning_lines(report: dict[str, Any]) -> list[str]:
     """What not to trust, a line for each kind of warning."""
-    rows = found["rows"]
-    lines = list(found["warnings"])
+    rows = report["rows"]
+    lines = list(report["warnings"])
     unsteady = sum(_is_unsteady(row) for row in rows)
     if unsteady:
         what = f"{unsteady} of {len(rows)} rows differ by more than {MOST_VARIATION:g} % (marked !)"
         lines.append(f"{what} between rounds: smaller differences say nothing")
-    few = sum(any("too few" in one for one in row.get("warnings", ())) for row in rows)
+    few = sum(any("too few" in warning for warning in row.get("warnings", ())) for row in rows)
     if few:
         what = f"{few} of {len(rows)} rows have too few queries for every percentile"
         lines.append(f"{what}, which is blank then: more bench.seconds")

@@ -39,18 +39,18 @@ def base_row(subject: Subject, rounds: Sequence[dict[str, Any]], task: Task) -> 
     row |= {"size_bytes": model.size_bytes, "threads": task.threads}
     row["val"] = model.val and dict([model.val])
     for key in ("load_ms", "first_ms"):
-        row[key] = statistics.median(one[key] for one in rounds)
+        row[key] = statistics.median(reply[key] for reply in rounds)
     return {key: value for key, value in row.items() if value is not None}
 
 
 def by_series(rounds: Sequence[dict[str, Any]]) -> dict[Key, list[dict[str, Any]]]:
     """Outcomes of all rounds, one per round, by what was asked."""
-    found: dict[Key, list[dict[str, Any]]] = {}
+    series: dict[Key, list[dict[str, Any]]] = {}
     for reply in rounds:
-        for one in reply["series"]:
-            key = (one["scenario"], one["clock"], one["batch_size"])
-            found.setdefault(key, []).append(one)
-    return found
+        for outcome in reply["series"]:
+            key = (outcome["scenario"], outcome["clock"], outcome["batch_size"])
+            series.setdefault(key, []).append(outcome)
+    return series
 
 
 def summarise(key: Key, outcomes: Sequence[dict[str, Any]], config: BenchConfig) -> Row:
@@ -61,8 +61,8 @@ def summarise(key: Key, outcomes: Sequence[dict[str, Any]], config: BenchConfig)
     of it, absent for a single round.
     """
     scenario, clock, batch_size = key
-    pooled = sorted(ns / NS_PER_MS for one in outcomes for ns in one["latencies_ns"])
-    rates = [one["images_per_s"] for one in outcomes]
+    pooled = sorted(ns / NS_PER_MS for outcome in outcomes for ns in outcome["latencies_ns"])
+    rates = [outcome["images_per_s"] for outcome in outcomes]
     row: Row = {"scenario": scenario, "clock": clock, "batch_size": batch_size, "n": len(pooled)}
     if scenario == "multi_stream":
         row["streams"] = config.streams
@@ -79,15 +79,15 @@ def summarise(key: Key, outcomes: Sequence[dict[str, Any]], config: BenchConfig)
 
 def row_warnings(row: Row) -> list[str]:
     """Why not to trust a row; of a batch only the rate is asked, not its tail."""
-    found = []
+    warnings = []
     if (row["variation_percent"] or 0.0) > MOST_VARIATION:
-        found.append(f"rounds differ by {row['variation_percent']:.0f} %")
+        warnings.append(f"rounds differ by {row['variation_percent']:.0f} %")
     if row["scenario"] != "offline":
         for percent in PERCENTS:
             if row[f"latency_p{percent}_ms"] is None:
                 few = f"{row['n']} queries are too few for p{percent}"
-                found.append(f"{few}, which takes {needed(percent)}")
-    return found
+                warnings.append(f"{few}, which takes {needed(percent)}")
+    return warnings
 
 
 def mark_best(rows: Sequence[Row]) -> None:

@@ -69,12 +69,12 @@ def measure(task: Task, clock: Clock) -> dict[str, Any]:
     asked = clock.now()
     query.call(next(query.inputs))
     answered = clock.now()
-    found: dict[str, Any] = {
+    reply: dict[str, Any] = {
         "load_ms": (ready - start) / NS_PER_MS,
         "first_ms": (answered - asked) / NS_PER_MS,
         "series": list(measure_series(loaded.run, engine, task, clock)),
     }
-    return found | ({"precision": loaded.precision} if loaded.precision else {})
+    return reply | ({"precision": loaded.precision} if loaded.precision else {})
 
 
 def measure_series(
@@ -93,9 +93,9 @@ def measure_series(
                     else model_query(run, task.spec, size, offset)
                     for offset in range(count)
                 ]
-                found = ask(scenario, queries, engine, task, clock)
+                outcome = ask(scenario, queries, engine, task, clock)
                 kind = {"scenario": scenario, "clock": name, "batch_size": size}
-                yield kind | ({"reason": found} if isinstance(found, str) else vars(found))
+                yield kind | ({"reason": outcome} if isinstance(outcome, str) else vars(outcome))
 
 
 def ask(
@@ -123,11 +123,11 @@ def main() -> int:
     task = Task.model_validate_json(sys.stdin.read())
     try:
         reason = reason_against(task.engine, task.config.device)
-        found = {"unavailable": reason} if reason else measure(task, WallClock())
+        reply = {"unavailable": reason} if reason else measure(task, WallClock())
     except Exception as error:  # engines raise whatever they like; the others go on without it
         first = (str(error).splitlines() or [""])[0][:200]
-        found = {"failed": f"{type(error).__name__}: {first}"}
-    print(json.dumps(found))
+        reply = {"failed": f"{type(error).__name__}: {first}"}
+    print(json.dumps(reply))
     return 0
 
 

@@ -125,7 +125,7 @@ def make_pixels(count: int, height: int, width: int) -> Pixels:
     """Soft patches of colour, uint8 `(count, height, width, 3)`, always the same ones."""
     coarse = np.random.default_rng(SEED).integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
     spec = InputSpec(height=height, width=width, resize="squash", interpolation="bicubic")
-    return np.stack([to_pixels(one, spec) for one in coarse])
+    return np.stack([to_pixels(patches, spec) for patches in coarse])
 
 
 def model_query(run_pixels: Run, spec: InputSpec, batch_size: int, offset: int = 0) -> Query:
@@ -141,7 +141,7 @@ def decode_query(
     """Asks with encoded pictures, which are decoded and resized first, one after the other."""
 
     def call(batch: Sequence[bytes]) -> object:
-        probs = run_pixels(np.stack([to_pixels(one, spec) for one in batch]))
+        probs = run_pixels(np.stack([to_pixels(picture, spec) for picture in batch]))
         return probs.argmax(axis=1)
 
     pictures = cycle(encoded)

@@ -88,8 +88,8 @@ def bench_training(
         runs = run_rounds(config, engines, scratch, progress)
         epochs = config.train.epochs
         images = {name: len(split.labels) for name, split in data.splits.items()}
-    found = {
-        "rows": [summarise([one for one in runs if one["engine"] == e], epochs) for e in engines],
+    report = {
+        "rows": [summarise([run for run in runs if run["engine"] == e], epochs) for e in engines],
         "ratios": ratios(runs, epochs),
         "settings": config.model_dump(mode="json"),
         "images": images,
@@ -97,9 +97,9 @@ def bench_training(
         "env": environment(),
     }
     if out:
-        draw(found, title(config, images["train"]), out / "training.png")
-        write_json(out / "training.json", found)
-    return found
+        draw(report, title(config, images["train"]), out / "training.png")
+        write_json(out / "training.json", report)
+    return report
 
 
 def run_rounds(
@@ -112,9 +112,9 @@ def run_rounds(
             order = list(engines)
             shuffle(order)
             for engine in order:
-                one = run_process(engine, round_, scratch)
-                runs.append(one)
-                seconds = statistics.median(one["epoch_seconds"])
+                run = run_process(engine, round_, scratch)
+                runs.append(run)
+                seconds = statistics.median(run["epoch_seconds"])
                 bar.advance()
                 bar.note(f"round {round_ + 1}: {engine} {seconds:.2f} s per epoch")
     return runs
@@ -143,16 +143,16 @@ def _scratch(name: str, parent: Path | None) -> Iterator[Path]:
         yield Path(folder)
 
 
-def whole_seconds(one: Run, epochs: int) -> float:
+def whole_seconds(run: Run, epochs: int) -> float:
     """Seconds of a run of all `epochs`, its cache included.
 
     Of a shorter run, the cache once, and `epochs` times the median epoch and all else per epoch.
     """
-    seconds: list[float] = one["epoch_seconds"]
+    seconds: list[float] = run["epoch_seconds"]
     if len(seconds) == epochs:
-        return float(one["total_seconds"])
-    cache = one.get("cache_seconds", 0.0)
-    besides = (one["total_seconds"] - cache - sum(seconds)) / len(seconds)
+        return float(run["total_seconds"])
+    cache = run.get("cache_seconds", 0.0)
+    besides = (run["total_seconds"] - cache - sum(seconds)) / len(seconds)
     return float(cache + epochs * (statistics.median(seconds) + besides))
 
 
@@ -163,25 +163,25 @@ def summarise(runs: Sequence[Run], epochs: int) -> Row:
     `top1` is in percent of the test split. Absent: `cache_seconds` and its share per epoch without
     a cache; the range and deviation over rounds if there is one round; `top1` if `extrapolated`.
     """
-    per_epoch = [statistics.median(one["epoch_seconds"]) for one in runs]
+    per_epoch = [statistics.median(run["epoch_seconds"]) for run in runs]
     typical = statistics.median(per_epoch)
     row: Row = {
         "engine": runs[0]["engine"],
         "seconds_per_epoch": typical,
         "images_per_s": runs[0]["images_per_epoch"] / typical,
-        "peak_memory_bytes": round(statistics.median(one["peak_memory_bytes"] for one in runs)),
-        "total_seconds": statistics.median(whole_seconds(one, epochs) for one in runs),
+        "peak_memory_bytes": round(statistics.median(run["peak_memory_bytes"] for run in runs)),
+        "total_seconds": statistics.median(whole_seconds(run, epochs) for run in runs),
     }
     if len(runs) > 1:
         row["seconds_per_epoch_min"] = min(per_epoch)
         row["seconds_per_epoch_max"] = max(per_epoch)
     if "cache_seconds" in runs[0]:
-        row["cache_seconds"] = statistics.median(one["cache_seconds"] for one in runs)
+        row["cache_seconds"] = statistics.median(run["cache_seconds"] for run in runs)
         row["cache_seconds_per_epoch"] = row["cache_seconds"] / epochs
     if len(runs[0]["epoch_seconds"]) < epochs:
         row["extrapolated"] = True
         return row
-    scores = [one["top1"] for one in runs]
+    scores = [run["top1"] for run in runs]
     row["top1"] = statistics.fmean(scores)
     if len(scores) > 1:
         row["top1_std"] = statistics.stdev(scores)
@@ -196,18 +196,18 @@ def ratios(runs: Sequence[Run], epochs: int) -> dict[str, dict[str, float]]:
         the engines that ask a teacher. Empty if the other engine was not run.
     """
 
-    def per_epoch(one: Run) -> float:
-        return float(statistics.median(one["epoch_seconds"]))
+    def per_epoch(run: Run) -> float:
+        return float(statistics.median(run["epoch_seconds"]))
 
-    def total(one: Run) -> float:
-        return whole_seconds(one, epochs)
+    def total(run: Run) -> float:
+        return whole_seconds(run, epochs)
 
     def over(other: Engine, clock: Callable[[Run], float]) -> dict[str, float]:
-        bases = {one["round"]: clock(one) for one in runs if one["engine"] == other}
-        found: dict[str, list[float]] = {}
-        for one in runs if bases else ():
-            found.setdefault(one["engine"], []).append(clock(one) / bases[one["round"]])
-        return {engine: statistics.median(values) for engine, values in found.items()}
+        bases = {run["round"]: clock(run) for run in runs if run["engine"] == other}
+        by_engine: dict[str, list[float]] = {}
+        for run in runs if bases else ():
+            by_engine.setdefault(run["engine"], []).append(clock(run) / bases[run["round"]])
+        return {engine: statistics.median(values) for engine, values in by_engine.items()}
 
     cached = over("cached", total)
     return {

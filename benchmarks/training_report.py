@@ -38,17 +38,17 @@ def title(config: TrainingBench, num_images: int) -> str:
     )
 
 
-def render(found: Document, heading: str) -> Table:
+def render(report: Document, heading: str) -> Table:
     """A row per engine; empty is not measured, `~` extrapolated from fewer epochs."""
     table = Table(title=heading, box=box.SIMPLE)
     table.add_column("engine")
     for name in ("s/epoch", "range", "images/s", "peak MB", "cache s", "total s", "x student"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("top1 %", justify="right", no_wrap=True)
-    for row in found["rows"]:
+    for row in report["rows"]:
         low, high = row.get("seconds_per_epoch_min"), row.get("seconds_per_epoch_max")
         about = "~" if row.get("extrapolated") else ""
-        ratio, spread = _over_student(row, found), row.get("top1_std")
+        ratio, spread = _over_student(row, report), row.get("top1_std")
         cells = (
             row["engine"],
             f"{row['seconds_per_epoch']:.3f}",
@@ -66,31 +66,31 @@ def render(found: Document, heading: str) -> Table:
     return table
 
 
-def ratio_lines(found: Document) -> list[str]:
+def ratio_lines(report: Document) -> list[str]:
     """The ratios that we aim at, a line each; none for what was not measured."""
     return [
-        f"{what}: {found['ratios'][name][engine]:.2f} (aim {aim})"
+        f"{what}: {report['ratios'][name][engine]:.2f} (aim {aim})"
         for name, engine, what, aim in AIMS
-        if engine in found["ratios"][name]
+        if engine in report["ratios"][name]
     ]
 
 
-def draw(found: Document, heading: str, file: Path) -> None:
+def draw(report: Document, heading: str, file: Path) -> None:
     """Plots the seconds of a whole run, cache and training stacked, as a PNG."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    rows = found["rows"]
+    rows = report["rows"]
     names = [row["engine"] for row in rows]
     cache = [row.get("cache_seconds", 0.0) for row in rows]
-    rest = [row["total_seconds"] - one for row, one in zip(rows, cache, strict=True)]
+    rest = [row["total_seconds"] - seconds for row, seconds in zip(rows, cache, strict=True)]
     height = 1.6 + 0.45 * len(rows)
     figure, axes = pyplot.subplots(figsize=(8, height), layout="constrained")
     axes.barh(names, cache, color="tab:orange", label="building the cache")
     bars = axes.barh(names, rest, left=cache, color="tab:blue", label="training and validation")
-    axes.bar_label(bars, labels=[_label(row, found) for row in rows], padding=4)
+    axes.bar_label(bars, labels=[_label(row, report) for row in rows], padding=4)
     axes.invert_yaxis()
     axes.margins(x=0.25)
     axes.set_xlim(left=0)
@@ -103,12 +103,12 @@ def draw(found: Document, heading: str, file: Path) -> None:
     pyplot.close(figure)
 
 
-def _label(row: dict[str, Any], found: Document) -> str:
-    ratio = _over_student(row, found)
+def _label(row: dict[str, Any], report: Document) -> str:
+    ratio = _over_student(row, report)
     about = "~" if row.get("extrapolated") else ""
     return f"{about}{row['total_seconds']:,.1f} s" + (f" ({ratio:.2f}x)" if ratio else "")
 
 
-def _over_student(row: dict[str, Any], found: Document) -> float | None:
-    ratio: float | None = found["ratios"]["total_over_student_only"].get(row["engine"])
+def _over_student(row: dict[str, Any], report: Document) -> float | None:
+    ratio: float | None = report["ratios"]["total_over_student_only"].get(row["engine"])
     return ratio

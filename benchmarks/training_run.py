@@ -144,7 +144,7 @@ def make_workload(
     """What an engine trains in a round; of the engine, only the number of epochs depends on it."""
     teacher, seed = load_teacher(config, data), config.seed + round_
     train = config.train.model_copy(update={"epochs": config.epochs_of(engine)})
-    wanted = RunConfig(
+    run = RunConfig(
         name=engine,
         model=config.student,
         strategy=config.strategy,
@@ -153,7 +153,7 @@ def make_workload(
     )
     torch.manual_seed(seed)
     student = build_classifier(config.student, data.classes, data.spec)
-    job = Job(wanted, data, ViewsConfig(), seed, folder, [teacher], cache=folder / "cache")
+    job = Job(run, data, ViewsConfig(), seed, folder, [teacher], cache=folder / "cache")
     return Workload(student, job, torch.device(config.device))
 
 
@@ -179,7 +179,7 @@ def measure(
     measured = train_with(engine, workload)
     total = time.perf_counter() - start
     count, batch_size = len(data.train.labels), min(config.train.batch_size, len(data.train.labels))
-    found: dict[str, Any] = {
+    run: dict[str, Any] = {
         "engine": engine,
         "round": round_,
         "epoch_seconds": measured.epoch_seconds,
@@ -188,10 +188,10 @@ def measure(
         "peak_memory_bytes": peak_memory_bytes(workload.device),
     }
     if measured.cache_seconds is not None:
-        found["cache_seconds"] = measured.cache_seconds
+        run["cache_seconds"] = measured.cache_seconds
     if config.epochs_of(engine) == config.train.epochs:
-        found["top1"] = top1(workload.student, workload.job, workload.device)
-    return found
+        run["top1"] = top1(workload.student, workload.job, workload.device)
+    return run
 
 
 def peak_memory_bytes(device: torch.device) -> int:
@@ -218,8 +218,8 @@ def main(arguments: list[str]) -> int:
     try:
         config = TrainingBench.model_validate_json(Path(settings).read_text("utf-8"))
         data = load_data(config, Path(settings).parent / "images", 1, QUIET)
-        found = measure(config, data, cast(Engine, engine), int(round_), place)
-        write_json(place / "result.json", found)
+        run = measure(config, data, cast(Engine, engine), int(round_), place)
+        write_json(place / "result.json", run)
     except KeyboardInterrupt:
         return INTERRUPTED
     except DistillError as error:

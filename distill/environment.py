@@ -26,7 +26,7 @@ def environment() -> dict[str, Any]:
     for name in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
-    found = {
+    record = {
         "versions": versions,
         "platform": platform.platform(),
         "cpu": _cpu_name(),
@@ -38,10 +38,10 @@ def environment() -> dict[str, Any]:
     }
     torch = sys.modules.get("torch")
     if torch is not None:
-        found["torch_threads"] = torch.get_num_threads()
+        record["torch_threads"] = torch.get_num_threads()
         if torch.cuda.is_available():
-            found["gpu"] = torch.cuda.get_device_name()
-    return found
+            record["gpu"] = torch.cuda.get_device_name()
+    return record
 
 
 def _cpu_name() -> str:

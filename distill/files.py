@@ -117,9 +117,9 @@ def differing_keys(old: Any, new: Any, prefix: str = "") -> list[str]:
     if isinstance(old, dict) and isinstance(new, dict):
         keys = sorted({*old, *new})
         return [
-            found
+            dotted
             for key in keys
-            for found in differing_keys(old.get(key), new.get(key), f"{prefix}.{key}".strip("."))
+            for dotted in differing_keys(old.get(key), new.get(key), f"{prefix}.{key}".strip("."))
         ]
     return [] if old == new else [prefix]
 

@@ -82,14 +82,14 @@ def describe(error: ValidationError, table: Table) -> str:
 
 def _dotted(places: tuple[int | str, ...], table: Table, is_missing: bool) -> str:
     """A validation error's key, without pydantic's names of the types that a value may have."""
-    found, here = [], cast(Any, table)
+    parts, here = [], cast(Any, table)
     for number, place in enumerate(places):
         known = place in here if isinstance(here, dict) else isinstance(place, int)
         if known:
             here = here[place]
         if known or (is_missing and number + 1 == len(places)):
-            found.append(str(place))
-    return ".".join(found)
+            parts.append(str(place))
+    return ".".join(parts)
 
 
 def find_recipe(path: str | Path) -> Path:

@@ -82,8 +82,8 @@ def find_engines(names: Sequence[str]) -> dict[str, EngineModule]:
     Raises:
         UserError: There is none of such a name.
     """
-    given = [other for name in names for other in (engine_names() if name == "all" else [name])]
-    return {name: find_engine(name) for name in given}
+    requested = [other for name in names for other in (engine_names() if name == "all" else [name])]
+    return {name: find_engine(name) for name in requested}
 
 
 def find_engine(name: str, where: str = "bench.engines") -> EngineModule:
@@ -95,8 +95,8 @@ def find_engine(name: str, where: str = "bench.engines") -> EngineModule:
     Raises:
         UserError: There is none.
     """
-    found: Any = find_module(FOLDER, name, where, "load")
-    return cast(EngineModule, found)
+    module: Any = find_module(FOLDER, name, where, "load")
+    return cast(EngineModule, module)
 
 
 def reason_against(name: str, device: Device) -> str | None:

@@ -118,12 +118,12 @@ def evaluate_command(
     from distill.pipeline.evaluate import evaluate
     from distill.report.table import confusion_table, label_table, scores_line, show
 
-    found = evaluate(model, data, split, settings.device, settings.workers, Progress())
-    show(confusion_table(found) if "confusion" in found else label_table(found))
-    print(scores_line(found))
-    for path, reason in found["unreadable"].items():
+    scores = evaluate(model, data, split, settings.device, settings.workers, Progress())
+    show(confusion_table(scores) if "confusion" in scores else label_table(scores))
+    print(scores_line(scores))
+    for path, reason in scores["unreadable"].items():
         print(f"left out, unreadable: {path}: {reason}", file=sys.stderr)
-    stages.emit(found, settings.as_json)
+    stages.emit(scores, settings.as_json)
 
 
 @app.command("predict")

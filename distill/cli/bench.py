@@ -22,14 +22,14 @@ def readable_pictures(folder: Path, most: int = 64) -> list[bytes]:
     from distill.data.decode import UnreadableImageError, read_image
     from distill.runtime.predict import find_images
 
-    found: list[bytes] = []
+    pictures: list[bytes] = []
     for path in find_images([folder]):
         with contextlib.suppress(UnreadableImageError):
             read_image(path)
-            found.append(path.read_bytes())
-        if len(found) == most:
+            pictures.append(path.read_bytes())
+        if len(pictures) == most:
             break
-    return found
+    return pictures
 
 
 class BenchGroup(TyperGroup):
@@ -78,11 +78,11 @@ def bench_command(
     if not paths:
         raise UserError("nothing to time", "distill bench", "name ONNX files or run directories")
     progress, pictures = Progress(), readable_pictures(data) if data else []
-    found = bench_speed(open_models(paths), config, progress, pictures)
-    show_results(found)
+    report = bench_speed(open_models(paths), config, progress, pictures)
+    show_results(report)
     if out:
-        write_results(found, out, progress)
-    stages.emit(found, settings.as_json)
+        write_results(report, out, progress)
+    stages.emit(report, settings.as_json)
 
 
 def is_option(argument: str) -> bool:
@@ -104,27 +104,27 @@ def bench_options(arguments: list[str], device: str) -> BenchConfig:
     return recipe_of(overrides).bench
 
 
-def show_results(found: dict[str, Any]) -> None:
+def show_results(report: dict[str, Any]) -> None:
     """Prints the conditions, the tables, and what not to trust in them."""
     from distill.benchmarks.speed_report import heading, limit_lines, tables, warning_lines
     from distill.report.table import show
 
-    print(heading(found))
-    for table in tables(found):
+    print(heading(report))
+    for table in tables(report):
         show(table)
-    for line in (*limit_lines(found), *warning_lines(found)):
+    for line in (*limit_lines(report), *warning_lines(report)):
         print(line)
 
 
-def write_results(found: dict[str, Any], file: Path, progress: Progress) -> None:
+def write_results(report: dict[str, Any], file: Path, progress: Progress) -> None:
     """Writes the JSON and, where matplotlib is installed, the plots beside it."""
     from distill.benchmarks.speed_plots import draw_all
     from distill.benchmarks.speed_report import heading
     from distill.files import write_json
 
-    write_json(file, found)
+    write_json(file, report)
     try:
-        for plot in draw_all(found["rows"], heading(found), file.with_suffix("")):
+        for plot in draw_all(report["rows"], heading(report), file.with_suffix("")):
             progress.say(f"bench: {plot}")
     except ModuleNotFoundError as error:
         progress.say(f"bench: no plots, they need {error.name}: pip install 'distillate[report]'")
@@ -187,8 +187,8 @@ def bench_training_command(
     table["device"] = str(resolve_device(device))
     config = check_table(TrainingBench, table, "distill bench training")
     chosen = choose_engines(engines, table["device"], Progress())
-    found = bench_training(config, chosen, workers, out, Progress())
-    show(render(found, title(config, found["images"]["train"])))
-    for line in ratio_lines(found):
+    report = bench_training(config, chosen, workers, out, Progress())
+    show(render(report, title(config, report["images"]["train"])))
+    for line in ratio_lines(report):
         print(line)
-    stages.emit(found, as_json)
+    stages.emit(report, as_json)

@@ -50,14 +50,14 @@ def check_command(
         raise UserError("trains teachers", "--label-errors", "say where to, with --out")
     if weights and backbone is None:
         raise UserError("weights of which network", "--weights", "name it with --backbone")
-    from distill.pipeline.check import Wanted, check_data
+    from distill.pipeline.check import CheckOptions, check_data
     from distill.recipe import load_recipe, recipe_of
 
     keys = stages.with_seed(
         [*(overrides or []), *([f"data.split={split}"] if split else [])], settings.seed
     )
     recipe = load_recipe(label_errors, keys) if label_errors else recipe_of(keys)
-    wanted = Wanted(
+    options = CheckOptions(
         out=settings.out,
         device=settings.device,
         workers=settings.workers,
@@ -68,4 +68,4 @@ def check_command(
         show=show,
         overwrite=overwrite,
     )
-    stages.emit(check_data(data, recipe, wanted, Progress()), settings.as_json)
+    stages.emit(check_data(data, recipe, options, Progress()), settings.as_json)

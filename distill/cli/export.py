@@ -35,7 +35,7 @@ def inspect_command(
     """Show what is inside a shipped file; needs no torch, and says more where onnx is installed."""
     from distill.runtime.inspect_file import describe_file, lines_of
 
-    found = describe_file(model)
-    for line in lines_of(found):
+    record = describe_file(model)
+    for line in lines_of(record):
         print(line)
-    stages.emit(found, as_json)
+    stages.emit(record, as_json)

@@ -71,9 +71,9 @@ def takes(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
         ]
 
         @functools.wraps(command)
-        def with_settings(**given: Any) -> None:
-            common = {name: given.pop(name) for name in chosen}
-            command(**given, settings=Settings(**common))
+        def with_settings(**arguments: Any) -> None:
+            common = {name: arguments.pop(name) for name in chosen}
+            command(**arguments, settings=Settings(**common))
 
         del with_settings.__wrapped__  # or typer would read the signature behind it
         parameters = [*kept, *added]

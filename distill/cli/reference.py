@@ -26,9 +26,9 @@ def options_command(
     if markdown:
         print(options.options_page(), end="")
         return
-    found = [*options.recipe_options(), *options.plugin_options()]
+    selected = [*options.recipe_options(), *options.plugin_options()]
     if key:
-        found = options.find_options(key)
-    for line in options.option_lines(found):
+        selected = options.find_options(key)
+    for line in options.option_lines(selected):
         print(line)
-    stages.emit({"options": [asdict(one) for one in found]}, as_json)
+    stages.emit({"options": [asdict(option) for option in selected]}, as_json)

@@ -39,9 +39,9 @@ def search_command(
     from distill.search.find import Search, check_search, find_student, plan
     from distill.search.space import Limits
 
-    given = {"max_latency_ms": max_latency_ms}
-    given["max_size_bytes"] = None if max_size_kb is None else 1000 * max_size_kb
-    limits = check_table(Limits, given, "distill search")
+    table = {"max_latency_ms": max_latency_ms}
+    table["max_size_bytes"] = None if max_size_kb is None else 1000 * max_size_kb
+    limits = check_table(Limits, table, "distill search")
     search = Search(stages.open_experiment(recipe, overrides, data, settings), limits)
     check_search(search)
     if settings.dry_run:
@@ -49,15 +49,15 @@ def search_command(
         print("\n".join(lines))
         stages.emit({"plan": lines}, settings.as_json)
         return
-    found = find_student(search)
-    show(search_table(found))
-    print(f"{found['winner']['name']}: its experiment directory is {found['experiment']}")
-    stages.emit(found, settings.as_json)
+    report = find_student(search)
+    show(search_table(report))
+    print(f"{report['winner']['name']}: its experiment directory is {report['experiment']}")
+    stages.emit(report, settings.as_json)
 
 
-def search_table(found: dict[str, Any]) -> Table:
+def search_table(report: dict[str, Any]) -> Table:
     """What every shape gave, the winner first, the larger before the smaller."""
-    rows = sorted(found["candidates"], key=lambda r: (ORDER.index(r["outcome"]), -r["macs"]))
+    rows = sorted(report["candidates"], key=lambda r: (ORDER.index(r["outcome"]), -r["macs"]))
     table = Table(title="shapes of the student", box=box.SIMPLE)
     table.add_column("shape")
     for name in ("params", "million MACs", "kB", "ms", "images/s", "brief val %", "val %"):

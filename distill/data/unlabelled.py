@@ -94,10 +94,10 @@ def copies_of(known: Fingerprints, splits: Sequence[str], prints: Fingerprints) 
     worst: dict[str, str] = {}
     for group, split in zip(groups, splits, strict=False):
         worst[group] = min(worst.get(group, split), split, key=COPIES_OF.index)
-    found: list[str | None] = []
+    origins: list[str | None] = []
     seen: set[str] = set()
     for group, digest in zip(groups[len(splits) :], prints.sha256, strict=True):
         again = EACH_OTHER if digest and digest in seen else None
-        found.append(worst.get(group, again))
+        origins.append(worst.get(group, again))
         seen.add(digest)
-    return found
+    return origins

@@ -60,9 +60,9 @@ def make_targets(config: ExportConfig) -> dict[str, Target]:
         UserError: No such target, an option that it does not have, or it cannot be made here.
     """
     named = {target.name: target for target in (PluginConfig(name=REFERENCE), *config.targets)}
-    found: dict[str, Target] = {}
+    targets: dict[str, Target] = {}
     for name, target in named.items():
         declared = find_module("export", name, "export.targets", "Target").Target
-        found[name] = check_options(declared, target.options, f"target {name!r}")
-        found[name].check()
-    return dict(sorted(found.items(), key=lambda item: item[1].packs))
+        targets[name] = check_options(declared, target.options, f"target {name!r}")
+        targets[name].check()
+    return dict(sorted(targets.items(), key=lambda item: item[1].packs))

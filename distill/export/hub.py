@@ -105,7 +105,7 @@ def preprocessor_config(metadata: Record) -> Record:
     """`preprocessor_config.json`: our `input_spec` in the words of their image processors."""
     spec = metadata["input_spec"]
     size = {"height": spec["height"], "width": spec["width"]}
-    found = {
+    config = {
         "do_resize": True,
         "size": size,
         "resample": int(Image.Resampling[spec["interpolation"].upper()]),
@@ -117,7 +117,7 @@ def preprocessor_config(metadata: Record) -> Record:
         "do_convert_rgb": True,
     }
     if spec["resize"] == "squash":
-        return {"image_processor_type": "ViTImageProcessor", **found}
+        return {"image_processor_type": "ViTImageProcessor", **config}
     edge = round(spec["height"] / spec["crop_pct"])
     cropped = {"size": {"shortest_edge": edge}, "do_center_crop": True, "crop_size": size}
-    return {"image_processor_type": "BitImageProcessor", **found, **cropped}
+    return {"image_processor_type": "BitImageProcessor", **config, **cropped}

@@ -79,12 +79,12 @@ def scores_table(shipment: Shipment) -> list[str]:
     """The scores of every precision that the folder has, as Markdown."""
     files = [file for precision in ("fp32", "int8") if (file := shipment.onnx(precision))]
     scored = [Predictor(file).metadata for file in files]
-    rows = {key: [one["metrics"].get(key) for one in scored] for key in SHOWN}
+    rows = {key: [metadata["metrics"].get(key) for metadata in scored] for key in SHOWN}
     for name in shipment.metadata["metrics"]["per_class_recall"]:
-        recalls = [one["metrics"]["per_class_recall"].get(name) for one in scored]
+        recalls = [metadata["metrics"]["per_class_recall"].get(name) for metadata in scored]
         rows[f"recall of {name}"] = recalls
     return [
-        f"| score | {' | '.join(one['precision'] for one in scored)} |",
+        f"| score | {' | '.join(metadata['precision'] for metadata in scored)} |",
         f"| --- |{' ---: |' * len(scored)}",
         *(
             f"| {name} | {' | '.join(f'{value:.4g}' for value in values)} |"

@@ -79,14 +79,14 @@ def to_float16(model: onnx.ModelProto) -> onnx.ModelProto:
         if node.name not in inner and to_prob & of_image & set(node.output)
     ]
     # The list of operators that it keeps in float by itself is of other runtimes' gaps.
-    found = convert_float_to_float16(
+    converted = convert_float_to_float16(
         model, keep_io_types=True, op_block_list=[], node_block_list=floats
     )
-    drop_round_trips(found.graph)
-    ONNXModel(found).topological_sort()
-    clean(found)
-    onnx.checker.check_model(found, full_check=True)
-    return found
+    drop_round_trips(converted.graph)
+    ONNXModel(converted).topological_sort()
+    clean(converted)
+    onnx.checker.check_model(converted, full_check=True)
+    return converted
 
 
 def drop_round_trips(graph: onnx.GraphProto) -> None:
@@ -112,11 +112,11 @@ def drop_round_trips(graph: onnx.GraphProto) -> None:
 
 def made_of(graph: onnx.GraphProto, tensor: str) -> set[str]:
     """Names of all tensors that are computed from this one, and not from weights alone."""
-    found = {tensor}
+    names = {tensor}
     for node in graph.node:
-        if found & set(node.input):
-            found |= set(node.output)
-    return found
+        if names & set(node.input):
+            names |= set(node.output)
+    return names
 
 
 def casts_of(graph: onnx.GraphProto) -> list[onnx.NodeProto]:

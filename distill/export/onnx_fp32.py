@@ -44,17 +44,17 @@ class Target(Base):
         """By the first path that agrees with torch on every image of the test split."""
         file, data = folder / shipment.fp32.name, shipment.data
         path, pixels = shipment.config.path, data.test.pixels
-        found = export_onnx(shipment.classifier, file, shipment.metadata, pixels, path)
+        record = export_onnx(shipment.classifier, file, shipment.metadata, pixels, path)
         write_golden(file, folder / "golden.npz")
         write_labels(data.classes, folder / "labels.txt")
         row = shipment.judge(probs_of_file(file, data.val.pixels), shipment.val_probs)
-        parity = found["tried"][-1]
+        parity = record["tried"][-1]
         shipment.say(
             f"{shipment.fp32}, {file.stat().st_size / 1e6:.2f} MB, agrees with torch on "
             f"{parity['agreement']:.2f} % of {parity['n']:,} test images, "
             f"largest difference {parity['max_prob_difference']:.1e}"
         )
-        return {"files": {file.name: row}, **found}
+        return {"files": {file.name: row}, **record}
 
 
 def export_onnx(

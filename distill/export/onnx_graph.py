@@ -34,15 +34,15 @@ def inner_nodes(graph: onnx.GraphProto) -> list[str]:
     layers = [n for n in graph.node if is_layer(graph, n) and n.output[0] in to_prob]
     to_layers = leading_to(graph, [layer.input[0] for layer in layers])
     names = {layer.name for layer in layers}
-    found, after = list[str](), set[str]()
+    inner, after = list[str](), set[str]()
     for node in graph.node:
         follows = bool(after & set(node.input))
         between = follows and bool(to_layers & set(node.output))
         activates = follows and node.op_type in ACTIVATIONS and node.output[0] in to_prob
         if node.name in names or between or activates:
-            found.append(node.name)
+            inner.append(node.name)
             after |= set(node.output)
-    return found
+    return inner
 
 
 def order_layers(graph: onnx.GraphProto) -> tuple[tuple[str, ...], tuple[str, ...]]:

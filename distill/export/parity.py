@@ -61,18 +61,18 @@ def answer_rule(metadata: dict[str, Any]) -> tuple[TaskName, list[float] | None]
 
 
 def compare_probs(
-    found: Probs,
+    probs: Probs,
     expected: Probs,
     task: TaskName = "single",
     thresholds: list[float] | None = None,
     limits: Limits = FLOAT32,
 ) -> Parity:
     """Parity of probabilities `(n, classes)`; one that is not a number is as far off as can be."""
-    found = np.nan_to_num(found, nan=-1.0)
-    difference = np.abs(found - expected)
-    settled = np.where(difference <= limits.rounding, expected, found)
+    probs = np.nan_to_num(probs, nan=-1.0)
+    difference = np.abs(probs - expected)
+    settled = np.where(difference <= limits.rounding, expected, probs)
     same = task_of(task).agreement(settled, expected, thresholds)
-    return Parity(len(found), same, float(difference.max()))
+    return Parity(len(probs), same, float(difference.max()))
 
 
 def in_words(row: Mapping[str, Any]) -> str:

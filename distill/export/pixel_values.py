@@ -29,9 +29,9 @@ def to_pixel_values(model: onnx.ModelProto) -> onnx.ModelProto:
     Raises:
         UserError: Something else than normalisation comes before the first layer.
     """
-    found = onnx.ModelProto()
-    found.CopyFrom(model)
-    graph = found.graph
+    rewritten = onnx.ModelProto()
+    rewritten.CopyFrom(model)
+    graph = rewritten.graph
     *earlier, start = normalising_tensors(graph)
     end = logits_tensor(graph)
     before, needed = leading_to(graph, [start]), leading_to(graph, [end])
@@ -51,8 +51,8 @@ def to_pixel_values(model: onnx.ModelProto) -> onnx.ModelProto:
         for name, shape in shapes.items()
     )
     graph.CopyFrom(helper.make_graph(kept, "pixel_values", [first], [last], weights))
-    onnx.checker.check_model(found, full_check=True)
-    return found
+    onnx.checker.check_model(rewritten, full_check=True)
+    return rewritten
 
 
 def normalising_tensors(graph: onnx.GraphProto) -> list[str]:

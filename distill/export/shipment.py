@@ -85,8 +85,8 @@ class Shipment:
         expected = self.reference if reference is None else reference
         main = task_of(self.data.task).main_score
         scored = [
-            score(np.nan_to_num(one), self.data.val.labels, self.data.classes)[main]
-            for one in (probs, expected)
+            score(np.nan_to_num(matrix), self.data.val.labels, self.data.classes)[main]
+            for matrix in (probs, expected)
         ]
         parity = compare_probs(probs, expected, *answer_rule(self.metadata), limits)
         return {"split": "val", main: scored[0], f"reference_{main}": scored[1], **vars(parity)}
@@ -122,5 +122,5 @@ class Shipment:
         ids = np.random.default_rng(images.seed).choice(len(images), count, replace=False)
         views = [images.view(ids[i : i + 64], 0, cpu) for i in range(0, count, 64)]
         pixels = torch.cat(views).mul(255.0).round().to(torch.uint8).permute(0, 2, 3, 1)
-        found: NDArray[np.uint8] = pixels.contiguous().numpy()
-        return found
+        result: NDArray[np.uint8] = pixels.contiguous().numpy()
+        return result

@@ -72,8 +72,8 @@ class Target(Base):
                 f"name: {_text(self.model)}",
                 'backend: "onnxruntime"',
                 f"max_batch_size: {self.max_batch_size}",
-                *(f"input [ {_tensor(one)} ]" for one in session.get_inputs()),
-                *(f"output [ {one} ]" for one in outputs),
+                *(f"input [ {_tensor(value)} ]" for value in session.get_inputs()),
+                *(f"output [ {entry} ]" for entry in outputs),
                 f"dynamic_batching {{ max_queue_delay_microseconds: {self.max_queue_delay_us} }}",
                 "",
             ]

@@ -72,9 +72,9 @@ def _features_of(
     blank: Pixels = np.zeros((spec.height, spec.width, 3), np.uint8)
     batch = np.stack([blank if image is None else image for image in images])
     pixels = torch.from_numpy(batch).to(device).permute(0, 3, 1, 2).float() / 255.0
-    found = F.normalize(_pool(_before_head(model, pixels), model.network), dim=1).cpu()
-    found[[index for index, image in enumerate(images) if image is None]] = 0.0
-    result: NDArray[np.float32] = found.numpy()
+    features = F.normalize(_pool(_before_head(model, pixels), model.network), dim=1).cpu()
+    features[[index for index, image in enumerate(images) if image is None]] = 0.0
+    result: NDArray[np.float32] = features.numpy()
     return result
 
 

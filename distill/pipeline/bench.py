@@ -33,8 +33,8 @@ def bench_experiment(experiment: Experiment) -> None:
         models.append(_teacher_onnx(experiment, best_run(experiment, names)))
     models += [_opponent(experiment, name) for name in config.opponents]
     models += [run_model(experiment.folder(name), name) for name in (student, *names)]
-    found = bench_speed(models, config, experiment.progress, encoded_images(experiment))
-    write_json(place, {"identity": identity, **found})
+    report = bench_speed(models, config, experiment.progress, encoded_images(experiment))
+    write_json(place, {"identity": identity, **report})
 
 
 def _teacher_onnx(experiment: Experiment, name: str) -> Model:
@@ -69,6 +69,6 @@ def encoded_images(experiment: Experiment) -> list[bytes]:
     from distill.data.sources import open_source
 
     source = open_source(experiment.location, experiment.recipe.data.task)
-    wanted = set(experiment.data.test.names[:TIMED_IMAGES])
-    raw = [source.read(item) for item in source.items if item.name in wanted]
+    names = set(experiment.data.test.names[:TIMED_IMAGES])
+    raw = [source.read(item) for item in source.items if item.name in names]
     return [content for content in raw if isinstance(content, bytes)]

@@ -25,13 +25,13 @@ def cached_jobs(experiment: Experiment) -> Iterator[Job]:
     Raises:
         UserError: No student of the recipe reads a cache, or a teacher is not trained yet.
     """
-    found = False
+    has_jobs = False
     for config in student_runs(experiment.recipe):
         reads = config.cache.use and config.engine == "distill"
         if reads and taught_by(experiment, config):
-            found = True
+            has_jobs = True
             yield load_job(experiment, config)
-    if not found:
+    if not has_jobs:
         where, hint = str(experiment.out), "cache.use = false, or nobody teaches"
         raise UserError("no student of this recipe reads a teacher cache", where, hint)
 
@@ -60,8 +60,8 @@ def verify_experiment(experiment: Experiment, samples: int) -> list[dict[str, An
     for job in cached_jobs(experiment):
         for cache, teacher in zip(open_caches(job), job.teachers, strict=True):
             model = frozen(teacher, experiment.device)
-            found = verify_cache(cache, model, job.images, experiment.device, samples)
-            row = {"teacher": cache.name, "folder": str(cache.folder), **found}
+            measured = verify_cache(cache, model, job.images, experiment.device, samples)
+            row = {"teacher": cache.name, "folder": str(cache.folder), **measured}
             rows[cache.folder] = row
     return list(rows.values())
 

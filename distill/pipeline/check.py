@@ -31,7 +31,7 @@ MANIFEST = "manifest.parquet"
 
 
 @dataclass(frozen=True)
-class Wanted:
+class CheckOptions:
     """What a check is to do beside looking.
 
     Attributes:
@@ -54,7 +54,9 @@ class Wanted:
     overwrite: bool = False
 
 
-def check_data(location: str, recipe: Recipe, wanted: Wanted, progress: Progress) -> dict[str, Any]:
+def check_data(
+    location: str, recipe: Recipe, options: CheckOptions, progress: Progress
+) -> dict[str, Any]:
     """Looks at a data source, prints what was found, and writes it down.
 
     Returns:
@@ -63,69 +65,69 @@ def check_data(location: str, recipe: Recipe, wanted: Wanted, progress: Progress
     Raises:
         UserError: The source cannot be used, or a file is in the way; nothing is written then.
     """
-    picture = (wanted.out or Path()) / PICTURE
-    if wanted.show and picture.exists() and not wanted.overwrite:
+    picture = (options.out or Path()) / PICTURE
+    if options.show and picture.exists() and not options.overwrite:
         raise UserError("the picture exists", str(picture), "remove it or add --overwrite")
     source = open_source(location, recipe.data.task)
-    check_place(source, wanted)
+    check_place(source, options)
     check_views(recipe.views, source.classes, recipe.data.task)
     with tempfile.TemporaryDirectory() as scratch:
-        cache = wanted.out / "cache" if wanted.out else Path(scratch)
-        work = Workspace(cache, wanted.workers, progress)
+        cache = options.out / "cache" if options.out else Path(scratch)
+        work = Workspace(cache, options.workers, progress)
         listing = list_data(
             source,
             recipe.data,
             recipe.seed,
             work,
-            features=backbone_features(wanted, progress),
+            features=backbone_features(options, progress),
             always=True,
         )
-        if wanted.repair:
+        if options.repair:
             listing = repaired(listing, progress)
-        if wanted.label_errors:
-            listing = doubted(location, listing, recipe, wanted, progress)
-        found = listing.describe(input_spec(recipe.data))
+        if options.label_errors:
+            listing = doubted(location, listing, recipe, options, progress)
+        record = listing.describe(input_spec(recipe.data))
         show_listing(listing)
-        if wanted.out:
-            write_down(listing, found, wanted.out, wanted.overwrite)
+        if options.out:
+            write_down(listing, record, options.out, options.overwrite)
         elif listing.findings:
             print("to see every file of these, with pictures: add --out DIR")
-        if wanted.show:
-            draw_views(listing, recipe, wanted, work)
+        if options.show:
+            draw_views(listing, recipe, options, work)
             print(picture)
-    return found
+    return record
 
 
-def check_place(source: Source, wanted: Wanted) -> None:
+def check_place(source: Source, options: CheckOptions) -> None:
     """Checks that what is asked for can be written.
 
     Raises:
         UserError: A repaired manifest of images that are no files, or results among the images or
             where an experiment has its own.
     """
-    if source.root is None and wanted.repair:
+    if source.root is None and options.repair:
         what = "these images are no files of their own, so no manifest can list them"
         raise UserError(what, "--repair", "train with data.split=grouped instead")
-    if source.root and wanted.out and wanted.out.resolve().is_relative_to(source.root.resolve()):
-        raise UserError("lies among the images", str(wanted.out), "choose an --out beside them")
-    if wanted.out and (wanted.out / "recipe.toml").exists():
-        raise UserError("an experiment is there", str(wanted.out), "choose another --out")
+    if source.root and options.out and options.out.resolve().is_relative_to(source.root.resolve()):
+        raise UserError("lies among the images", str(options.out), "choose an --out beside them")
+    if options.out and (options.out / "recipe.toml").exists():
+        raise UserError("an experiment is there", str(options.out), "choose another --out")
 
 
-def backbone_features(wanted: Wanted, progress: Progress) -> Features | None:
-    """The function that looks at images through `wanted.backbone`."""
-    if wanted.backbone is None:
+def backbone_features(options: CheckOptions, progress: Progress) -> Features | None:
+    """The function that looks at images through `options.backbone`."""
+    if options.backbone is None:
         return None
     from distill.device import resolve_device
     from distill.models.features import build_backbone, pooled_features
 
-    pretrained = True if wanted.weights is None else str(wanted.weights)
-    model = build_backbone(ModelConfig(name=wanted.backbone, pretrained=pretrained))
-    device = resolve_device(wanted.device)
+    pretrained = True if options.weights is None else str(options.weights)
+    model = build_backbone(ModelConfig(name=options.backbone, pretrained=pretrained))
+    device = resolve_device(options.device)
 
     def features(source: Source, items: Sequence[Item]) -> NDArray[np.float32]:
-        with progress.task(f"features by {wanted.backbone}", len(items), "images") as task:
-            return pooled_features(model, source, items, device, wanted.workers, task.advance)
+        with progress.task(f"features by {options.backbone}", len(items), "images") as task:
+            return pooled_features(model, source, items, device, options.workers, task.advance)
 
     return features
 
@@ -141,25 +143,25 @@ def repaired(listing: Listing, progress: Progress) -> Listing:
 
 
 def doubted(
-    location: str, listing: Listing, recipe: Recipe, wanted: Wanted, progress: Progress
+    location: str, listing: Listing, recipe: Recipe, options: CheckOptions, progress: Progress
 ) -> Listing:
     """The listing with findings of labels that are probably wrong."""
     from distill.device import resolve_device
     from distill.pipeline.experiment import Experiment
     from distill.pipeline.label_errors import find_label_errors
 
-    assert wanted.out is not None
+    assert options.out is not None
     experiment = Experiment(
         recipe,
         location,
-        wanted.out,
-        resolve_device(wanted.device),
-        workers=wanted.workers,
+        options.out,
+        resolve_device(options.device),
+        workers=options.workers,
         progress=progress,
     )
     experiment.__dict__["listing"] = listing
-    found = find_label_errors(experiment, wanted.label_errors)
-    return replace(listing, findings=(*listing.findings, *found))
+    errors = find_label_errors(experiment, options.label_errors)
+    return replace(listing, findings=(*listing.findings, *errors))
 
 
 def show_listing(listing: Listing) -> None:
@@ -171,7 +173,7 @@ def show_listing(listing: Listing) -> None:
         print(line)
 
 
-def write_down(listing: Listing, found: dict[str, Any], out: Path, overwrite: bool) -> None:
+def write_down(listing: Listing, record: dict[str, Any], out: Path, overwrite: bool) -> None:
     """The page, `data.json` and, where images are files, the manifest; says where the page is.
 
     Raises:
@@ -180,7 +182,7 @@ def write_down(listing: Listing, found: dict[str, Any], out: Path, overwrite: bo
     """
     place, fresh, described = out / MANIFEST, out / f"new-{MANIFEST}", out / "data.json"
     if described.exists() and not overwrite:
-        odd = differing_keys(read_json(described), found)
+        odd = differing_keys(read_json(described), record)
         if odd not in ([], ["findings"]):
             what = f"another check is there, of other {odd[0]}"
             raise UserError(what, str(described), "choose another --out or add --overwrite")
@@ -190,15 +192,15 @@ def write_down(listing: Listing, found: dict[str, Any], out: Path, overwrite: bo
             fresh.unlink()
             raise UserError("another manifest is there", str(place), "remove it or add --overwrite")
         fresh.replace(place)
-    write_json(described, found)
+    write_json(described, record)
     write_page(out / "data.html", listing)
     print(out / "data.html")
 
 
-def draw_views(listing: Listing, recipe: Recipe, wanted: Wanted, work: Workspace) -> None:
+def draw_views(listing: Listing, recipe: Recipe, options: CheckOptions, work: Workspace) -> None:
     """The training views as a picture, beside the other findings or in the current folder."""
     from distill.report.contact_sheet import contact_sheet
 
     data = decode_listing(listing, recipe.data, recipe.views, work)
-    with atomic((wanted.out or Path()) / PICTURE) as temporary:
+    with atomic((options.out or Path()) / PICTURE) as temporary:
         contact_sheet(data, recipe.views, recipe.seed).save(temporary, format="PNG")

@@ -88,16 +88,16 @@ def evaluate(
     if not rows:
         raise UserError("no readable image", location)
     probs, truth = np.concatenate(rows), true_labels(kept, source.classes, opened.names)
-    found = score(probs, truth, opened.names, opened.thresholds)
+    scores = score(probs, truth, opened.names, opened.thresholds)
     if opened.task == "multi":
-        found["positives"] = dict(zip(opened.names, truth.sum(axis=0).tolist(), strict=True))
+        scores["positives"] = dict(zip(opened.names, truth.sum(axis=0).tolist(), strict=True))
     else:
         matrix = confusion_matrix(probs.argmax(axis=1), truth, len(opened.names))
         named = {"names": list(opened.names), "rows_true_columns_predicted": matrix.tolist()}
-        found["confusion"] = named
+        scores["confusion"] = named
     if opened.thresholds is not None:
-        found["thresholds"] = dict(zip(opened.names, opened.thresholds.tolist(), strict=True))
-    return {"model": str(model), "data": location, **found, "unreadable": unreadable}
+        scores["thresholds"] = dict(zip(opened.names, opened.thresholds.tolist(), strict=True))
+    return {"model": str(model), "data": location, **scores, "unreadable": unreadable}
 
 
 def true_labels(

@@ -47,15 +47,15 @@ def export_student(experiment: Experiment) -> None:
     folder, name = experiment.out / "export", chosen_student(experiment)
     targets = make_targets(experiment.recipe.export)
     record = open_record(folder, identity_of(experiment, name))
-    if is_complete(folder) and all(is_made(folder, record, *one) for one in targets.items()):
+    if is_complete(folder) and all(is_made(folder, record, *item) for item in targets.items()):
         experiment.progress.say("export: done before, kept")
         return
-    shipment, found = prepare(experiment, name)
+    shipment, summary = prepare(experiment, name)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST).unlink(missing_ok=True)
     for leftover in folder.glob("*.tmp"):  # of a process that was killed
         shutil.rmtree(leftover, ignore_errors=True)
-    record |= found
+    record |= summary
     for key, target in targets.items():
         if not is_made(folder, record, key, target):
             record["targets"][key] = make_target(shipment, record, key, target)
@@ -108,12 +108,12 @@ def make_target(shipment: Shipment, record: Record, key: str, target: Target) ->
         (folder / path).unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(prefix=f"{key}.", suffix=".tmp", dir=folder) as name:
         work = Path(name)
-        found = target.make(shipment, work)
+        made = target.make(shipment, work)
         files = {
             path: {
                 "size_bytes": (work / path).stat().st_size,
                 "sha256": sha256_of(work / path),
-                **found.get("files", {}).get(path, {}),
+                **made.get("files", {}).get(path, {}),
             }
             for path in files_below(work)
         }
@@ -121,7 +121,7 @@ def make_target(shipment: Shipment, record: Record, key: str, target: Target) ->
             shutil.rmtree(folder / entry.name, ignore_errors=True)
             entry.replace(folder / entry.name)
     options = {"options": target.model_dump(mode="json"), "inputs": inputs_of(folder, target)}
-    return {**options, **found, "files": files}
+    return {**options, **made, "files": files}
 
 
 def prepare(experiment: Experiment, name: str) -> tuple[Shipment, Record]:
@@ -130,7 +130,7 @@ def prepare(experiment: Experiment, name: str) -> tuple[Shipment, Record]:
     classifier = finished.classifier
     probs, tuned = tune_on_validation(experiment, classifier)
     metadata = shipped_metadata(experiment, classifier, finished.strategy, probs, tuned)
-    found = {
+    summary = {
         "strategy": finished.strategy,
         "params": sum(p.numel() for p in deployed(classifier).parameters()),
         "thresholds": {"split": "val", **tuned.record},
@@ -152,7 +152,7 @@ def prepare(experiment: Experiment, name: str) -> tuple[Shipment, Record]:
         threads=recipe.bench.threads,
         distil=int8_distillation(experiment, name),
     )
-    return shipment, found
+    return shipment, summary
 
 
 def producer() -> str:

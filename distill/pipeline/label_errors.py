@@ -53,9 +53,9 @@ def find_label_errors(experiment: Experiment, folds: int) -> list[Finding]:
     data = experiment.data
     names = [name for split in SPLITS for name in data.splits[split].names]
     labels = np.concatenate([data.splits[split].labels for split in SPLITS])
-    found = []
+    findings = []
     for row in suspicious(labels, probs):
-        found.append(
+        findings.append(
             Finding(
                 kind="label_error",
                 severity="warning",
@@ -63,7 +63,7 @@ def find_label_errors(experiment: Experiment, folds: int) -> list[Finding]:
                 detail=_detail(labels[row], probs[row], data.classes),
             )
         )
-    return found
+    return findings
 
 
 def check_cleanlab() -> None:
@@ -93,8 +93,8 @@ def suspicious(labels: Ids, probs: Probs) -> list[int]:
         return [int(row) for row in find_label_issues(labels, probs, **options)]
     from cleanlab.multilabel_classification.filter import find_label_issues as find_multilabel
 
-    given = [np.flatnonzero(row).tolist() for row in labels]
-    return [int(row) for row in find_multilabel(given, probs, **options)]
+    label_lists = [np.flatnonzero(row).tolist() for row in labels]
+    return [int(row) for row in find_multilabel(label_lists, probs, **options)]
 
 
 def _detail(label: Any, probs: Probs, classes: Sequence[str]) -> str:
@@ -120,9 +120,9 @@ def out_of_fold_probs(experiment: Experiment, folds: int) -> Probs:
     others = []
     for fold in range(folds):
         teacher = _fold_teacher(experiment, fold, folds, fold_of).to(device)
-        mine = np.flatnonzero(fold_of == fold)
-        held_out = subset(data.train, mine)
-        train[mine] = task_of(data.task).probabilities(predict_logits(teacher, held_out, device))
+        rows = np.flatnonzero(fold_of == fold)
+        held_out = subset(data.train, rows)
+        train[rows] = task_of(data.task).probabilities(predict_logits(teacher, held_out, device))
         logits = [predict_logits(teacher, data.splits[split], device) for split in ("val", "test")]
         others.append(task_of(data.task).probabilities(np.concatenate(logits)))
     return np.concatenate([train, np.mean(others, axis=0)])

@@ -56,9 +56,9 @@ def find_lr(experiment: Experiment, config: RunConfig) -> dict[str, Any]:
     suggested = suggest(rates, losses)
     plot = job.folder / "lr_find.png"
     draw(rates, losses, suggested, plot, config.name)
-    found = {"suggested_lr": suggested, "lr": rates, "loss": losses, "plot": str(plot)}
-    write_json(job.folder / "lr_find.json", found)
-    return found
+    record = {"suggested_lr": suggested, "lr": rates, "loss": losses, "plot": str(plot)}
+    write_json(job.folder / "lr_find.json", record)
+    return record
 
 
 def suggest(rates: list[float], losses: list[float]) -> float:

@@ -67,8 +67,8 @@ def _with_agreement(
 ) -> ResultRow:
     if row.name not in probs:
         return row
-    found = task.agreement(probs[row.name], probs[reference])
-    return row.model_copy(update={task.agreement_key: found})
+    agreement = task.agreement(probs[row.name], probs[reference])
+    return row.model_copy(update={task.agreement_key: agreement})
 
 
 def _forest_row(experiment: Experiment) -> ResultRow:
@@ -121,9 +121,9 @@ def _speeds(file: Path) -> dict[tuple[str, str], Speed]:
     """Figures of one image after the other by (name, engine), and the file size if it was timed."""
     if not file.is_file():
         return {}
-    wanted, alone = (*LATENCY, "size_bytes", "params"), "single_stream"
+    keys, alone = (*LATENCY, "size_bytes", "params"), "single_stream"
     return {
-        (row["name"], row["engine"]): {key: row[key] for key in wanted if key in row}
+        (row["name"], row["engine"]): {key: row[key] for key in keys if key in row}
         for row in read_json(file)["rows"]
         if row["batch_size"] == 1
         and row["clock"] == "model"

@@ -135,7 +135,7 @@ def ship(experiment: Experiment, stages: tuple[str, ...], as_json: bool) -> None
     from distill.pipeline.report import report_experiment
     from distill.report.table import results_table, show, verdict_line
 
-    found: dict[str, Any] = {"out": str(experiment.out)}
+    summary: dict[str, Any] = {"out": str(experiment.out)}
     if "export" in stages:
         export_student(experiment)
     if "bench" in stages:
@@ -144,8 +144,8 @@ def ship(experiment: Experiment, stages: tuple[str, ...], as_json: bool) -> None
         results = report_experiment(experiment)
         show(results_table(results))
         print(verdict_line(results.verdict))
-        found |= results.to_json()
-    emit(found, as_json)
+        summary |= results.to_json()
+    emit(summary, as_json)
 
 
 def find_learning_rates(experiment: Experiment, stages: tuple[str, ...], as_json: bool) -> None:
@@ -154,14 +154,14 @@ def find_learning_rates(experiment: Experiment, stages: tuple[str, ...], as_json
 
     if num_processes() > 1:
         raise UserError("processes cannot share a range test", "--find-lr", "start it alone")
-    recipe, found = experiment.recipe, {}
+    recipe, by_run = experiment.recipe, {}
     teachers = recipe.teachers if "teacher" in stages else ()
     students = recipe.students if "student" in stages else ()
     for config in (*teachers, *students):
-        found[config.name] = find_lr(experiment, config)
-        suggested, plot = found[config.name]["suggested_lr"], found[config.name]["plot"]
+        by_run[config.name] = find_lr(experiment, config)
+        suggested, plot = by_run[config.name]["suggested_lr"], by_run[config.name]["plot"]
         print(f"{config.name}: try train.lr={suggested:.1e}, see {plot}")
-    emit(found, as_json)
+    emit(by_run, as_json)
 
 
 def show_plan(experiment: Experiment, stages: tuple[str, ...], as_json: bool) -> None:

@@ -129,13 +129,13 @@ def write_page(path: Path, listing: Listing) -> None:
     by_kind: dict[str, list[Finding]] = {kind: [] for kind in KINDS}
     for finding in listing.findings:
         by_kind[finding.kind].append(finding)
-    found = {kind: findings for kind, findings in by_kind.items() if findings}
+    sections = {kind: findings for kind, findings in by_kind.items() if findings}
     pictures = _Pictures(listing)
     with atomic(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write(HEAD.replace("{title}", escape(listing.location)))
-        file.writelines(_summary(listing, found))
+        file.writelines(_summary(listing, sections))
         file.writelines(_counts(listing))
-        for kind, findings in found.items():
+        for kind, findings in sections.items():
             title, meaning = TITLES[kind]
             file.write(f'<section id="{kind}"><h2>{title} <small>{_amount(findings)}</small></h2>')
             file.write(f"<p>{meaning}</p>\n")
@@ -144,14 +144,14 @@ def write_page(path: Path, listing: Listing) -> None:
         file.write("</main></body></html>\n")
 
 
-def _summary(listing: Listing, found: dict[str, list[Finding]]) -> Iterator[str]:
+def _summary(listing: Listing, sections: dict[str, list[Finding]]) -> Iterator[str]:
     yield f"<h1>{escape(listing.location)}</h1>\n"
     yield f"<p>{len(listing.items):,} images, {len(listing.classes):,} classes</p>\n"
-    if not found:
+    if not sections:
         yield "<p>Nothing odd was found.</p>\n"
         return
     yield '<nav aria-label="Findings"><ul>\n'
-    for kind, findings in found.items():
+    for kind, findings in sections.items():
         mark = ' class="error"' if any(f.severity == "error" for f in findings) else ""
         link = f'<a{mark} href="#{kind}">{TITLES[kind][0]}</a>'
         yield f"<li>{link} <small>{_amount(findings)}</small></li>\n"

@@ -56,73 +56,73 @@ def recipe_options() -> list[OptionDoc]:
 
 def plugin_options() -> list[OptionDoc]:
     """The options that strategies, students, teacher families and export targets declare."""
-    found = []
+    options = []
     for folder, offers, holder, place in PLUGINS:
         for name in names_in(folder, offers):
             declared: type[BaseModel] = getattr(find_module(folder, name, "", offers), holder)
             schema = declared.model_json_schema()
-            for one in _walk(schema, schema.get("$defs", {}), ""):
-                key = place.format(option=one.key)
+            for option in _walk(schema, schema.get("$defs", {}), ""):
+                key = place.format(option=option.key)
                 if folder == "export":
-                    key = f'export.targets=[{{name="{name}", {one.key}=…}}]'
-                found.append(OptionDoc(key, one.values, one.default, one.text, name))
-    return found
+                    key = f'export.targets=[{{name="{name}", {option.key}=…}}]'
+                options.append(OptionDoc(key, option.values, option.default, option.text, name))
+    return options
 
 
 def _walk(schema: dict[str, Any], defs: dict[str, Any], prefix: str) -> Iterator[OptionDoc]:
     """The options of a JSON schema, those of tables in it by dotted keys."""
-    for name, given in schema.get("properties", {}).items():
+    for name, field in schema.get("properties", {}).items():
         if name in SKIPPED and not prefix:
             continue
-        inner = _table_in(given, defs)
+        inner = _table_in(field, defs)
         if inner is not None:
-            role = name.removesuffix("s") if "items" in given else name  # students, each a student
+            role = name.removesuffix("s") if "items" in field else name  # students, each a student
             yield from _walk(inner, defs, f"{prefix}{role}.")
         else:
             needed = name in schema.get("required", ())
-            default = "" if needed else json.dumps(given.get("default"), ensure_ascii=False)
+            default = "" if needed else json.dumps(field.get("default"), ensure_ascii=False)
             default = "none" if default == "null" else default
-            text = " ".join(given.get("description", "").split())
-            yield OptionDoc(prefix + name, values_of(given, defs), default, text)
+            text = " ".join(field.get("description", "").split())
+            yield OptionDoc(prefix + name, values_of(field, defs), default, text)
 
 
-def _table_in(given: dict[str, Any], defs: dict[str, Any]) -> dict[str, Any] | None:
+def _table_in(field: dict[str, Any], defs: dict[str, Any]) -> dict[str, Any] | None:
     """The schema of a table with options of its own, be it one of several."""
-    link = given.get("items", given)
+    link = field.get("items", field)
     link = next(iter(link.get("allOf", ())), link)
-    found: dict[str, Any] = defs.get(link.get("$ref", "").rpartition("/")[2], {})
-    return found if found.get("properties", {}).keys() - {"name"} else None
+    table: dict[str, Any] = defs.get(link.get("$ref", "").rpartition("/")[2], {})
+    return table if table.get("properties", {}).keys() - {"name"} else None
 
 
-def values_of(given: dict[str, Any], defs: dict[str, Any]) -> str:
+def values_of(field: dict[str, Any], defs: dict[str, Any]) -> str:
     """What an option may be, in a few words."""
-    if "$ref" in given:
-        return values_of(defs[given["$ref"].rpartition("/")[2]], defs)
-    if "enum" in given:
-        return " | ".join(map(str, given["enum"]))
-    if "const" in given:
-        return str(given["const"])
-    if "anyOf" in given:
-        return " or ".join(dict.fromkeys(values_of(one, defs) for one in given["anyOf"]))
-    kind = given.get("type", "")
+    if "$ref" in field:
+        return values_of(defs[field["$ref"].rpartition("/")[2]], defs)
+    if "enum" in field:
+        return " | ".join(map(str, field["enum"]))
+    if "const" in field:
+        return str(field["const"])
+    if "anyOf" in field:
+        return " or ".join(dict.fromkeys(values_of(choice, defs) for choice in field["anyOf"]))
+    kind = field.get("type", "")
     if kind == "array":
-        parts = given.get("prefixItems")
+        parts = field.get("prefixItems")
         if parts:
-            return f"[{', '.join(values_of(one, defs) for one in parts)}]"
-        return f"list of: {values_of(given.get('items', {}), defs)}"
+            return f"[{', '.join(values_of(part, defs) for part in parts)}]"
+        return f"list of: {values_of(field.get('items', {}), defs)}"
     if kind in ("object", ""):
         return "table" if kind else "any"
     if kind == "null":
         return "none"
     bounds = [
-        f"{sign} {given[key]:,}"
+        f"{sign} {field[key]:,}"
         for key, sign in (
             ("minimum", "≥"),
             ("exclusiveMinimum", ">"),
             ("maximum", "≤"),
             ("exclusiveMaximum", "<"),
         )
-        if key in given
+        if key in field
     ]
     return " ".join([UNITS.get(kind, kind), *bounds])
 
@@ -137,23 +137,23 @@ def find_options(key: str) -> list[OptionDoc]:
     Raises:
         UserError: No such option; names those that are meant, perhaps.
     """
-    wanted = re.sub(r"^(teachers|students)\.[^.]+\.(?=.*)", "student.", key.strip("."))
-    wanted = ROLE.sub("student.", wanted)
+    requested = re.sub(r"^(teachers|students)\.[^.]+\.(?=.*)", "student.", key.strip("."))
+    requested = ROLE.sub("student.", requested)
     known = recipe_options()
     for more in (list[OptionDoc], plugin_options):
         known += more()
-        for spelled in (wanted, f"student.{wanted}"):
-            found = [o for o in known if o.key == spelled or o.key.startswith(f"{spelled}.")]
-            if found:
-                return found
-    raise UserError(f"no option {key!r}", "distill options", meant(wanted, known))
+        for spelled in (requested, f"student.{requested}"):
+            matches = [o for o in known if o.key == spelled or o.key.startswith(f"{spelled}.")]
+            if matches:
+                return matches
+    raise UserError(f"no option {key!r}", "distill options", meant(requested, known))
 
 
-def meant(wanted: str, known: Sequence[OptionDoc]) -> str:
+def meant(requested: str, known: Sequence[OptionDoc]) -> str:
     """Which keys somebody may have had in mind: those alike, as a whole or in their last part."""
-    last = {one.key: one.key.rpartition(".")[2] for one in known}
-    alike = difflib.get_close_matches(wanted.rpartition(".")[2], last.values(), 3, 0.75)
-    close = [*difflib.get_close_matches(wanted, last, 3, 0.75)]
+    last = {option.key: option.key.rpartition(".")[2] for option in known}
+    alike = difflib.get_close_matches(requested.rpartition(".")[2], last.values(), 3, 0.75)
+    close = [*difflib.get_close_matches(requested, last, 3, 0.75)]
     close += [key for key, name in last.items() if name in alike]
     few = list(dict.fromkeys(close))[:4]
     return f"did you mean {' or '.join(few)}?" if few else "see `distill options`"
@@ -161,13 +161,13 @@ def meant(wanted: str, known: Sequence[OptionDoc]) -> str:
 
 def option_lines(options: Sequence[OptionDoc]) -> Iterator[str]:
     """Options as text: the key with its default and values, and below it what it means."""
-    for one in options:
-        of = f"  (of {one.of})" if one.of else ""
-        default = f" = {one.default}" if one.default else ""
-        yield f"{one.key}{default}{of}"
-        yield f"    {one.values}"
-        if one.text:
-            yield f"    {one.text}"
+    for option in options:
+        of = f"  (of {option.of})" if option.of else ""
+        default = f" = {option.default}" if option.default else ""
+        yield f"{option.key}{default}{of}"
+        yield f"    {option.values}"
+        if option.text:
+            yield f"    {option.text}"
 
 
 def options_page() -> str:
@@ -181,20 +181,30 @@ def options_page() -> str:
         "`students.NAME.…` is one student of several. `distill options KEY` prints one or a group.",
     ]
     recipe = recipe_options()
-    groups = dict.fromkeys(one.key.rpartition(".")[0] for one in recipe)
+    groups = dict.fromkeys(option.key.rpartition(".")[0] for option in recipe)
     for group in groups:
-        rows = [one for one in recipe if one.key.rpartition(".")[0] == group]
+        rows = [option for option in recipe if option.key.rpartition(".")[0] == group]
         lines += ["", f"## {group or 'Recipe'}", "", *_table(rows)]
     lines += ["", "## Of plug-ins"]
     plugins = plugin_options()
-    for name in dict.fromkeys(one.of for one in plugins):
-        lines += ["", f"### {name}", "", *_table([one for one in plugins if one.of == name])]
+    for name in dict.fromkeys(option.of for option in plugins):
+        lines += [
+            "",
+            f"### {name}",
+            "",
+            *_table([option for option in plugins if option.of == name]),
+        ]
     return "\n".join(lines) + "\n"
 
 
 def _table(options: Sequence[OptionDoc]) -> Iterator[str]:
     yield "| option | default | values | meaning |"
     yield "| --- | --- | --- | --- |"
-    for one in options:
-        cells = (f"`{one.key}`", f"`{one.default}`" if one.default else "", one.values, one.text)
+    for option in options:
+        cells = (
+            f"`{option.key}`",
+            f"`{option.default}`" if option.default else "",
+            option.values,
+            option.text,
+        )
         yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

@@ -112,35 +112,35 @@ def finding_lines(findings: Sequence[Finding], most: int = 10) -> list[str]:
     return lines
 
 
-def confusion_table(found: dict[str, Any]) -> Table:
+def confusion_table(scores: dict[str, Any]) -> Table:
     """Confusion matrix with the recall of each class."""
-    names = found["confusion"]["names"]
+    names = scores["confusion"]["names"]
     table = Table(title="rows: true class, columns: predicted", box=box.SIMPLE)
     table.add_column("")
     for name in (*names, "recall %"):
         table.add_column(escape(name), justify="right")
-    recall = found["per_class_recall"]
-    for name, counts in zip(names, found["confusion"]["rows_true_columns_predicted"], strict=True):
+    recall = scores["per_class_recall"]
+    for name, counts in zip(names, scores["confusion"]["rows_true_columns_predicted"], strict=True):
         numbers = (f"{c:,}" for c in counts)
         table.add_row(escape(name), *numbers, _number(recall.get(name), "{:.2f}"))
     return table
 
 
-def label_table(found: dict[str, Any]) -> Table:
+def label_table(scores: dict[str, Any]) -> Table:
     """Scores of each label where labels are many; a share of nothing is blank."""
     table = Table(title="each label", box=box.SIMPLE)
     for name in ("label", "images", "AP %", "precision %", "recall %", "threshold"):
         table.add_column(name, justify="left" if name == "label" else "right")
     shares = ("per_label_ap", "per_class_precision", "per_class_recall")
-    thresholds = found.get("thresholds", {})
-    for name, count in found["positives"].items():
-        cells = [_number(found[share].get(name), "{:.2f}") for share in shares]
+    thresholds = scores.get("thresholds", {})
+    for name, count in scores["positives"].items():
+        cells = [_number(scores[share].get(name), "{:.2f}") for share in shares]
         threshold = f"{thresholds.get(name, THRESHOLD):.3f}"
         table.add_row(escape(name), f"{count:,}", *cells, threshold)
     return table
 
 
-def scores_line(found: dict[str, Any]) -> str:
+def scores_line(scores: dict[str, Any]) -> str:
     """What `distill evaluate` found, in one line."""
     named = {
         "top1": "top1",
@@ -151,10 +151,10 @@ def scores_line(found: dict[str, Any]) -> str:
         "hamming": "wrong cells",
         "ece": "ECE",
     }
-    parts = [f"{name} {found[key]:.2f} %" for key, name in named.items() if key in found]
-    line = f"{', '.join(parts)}, nll {found['nll']:.4f} on {found['n']:,} images"
-    if "answered" in found:
-        answered = found["answered"]
+    parts = [f"{name} {scores[key]:.2f} %" for key, name in named.items() if key in scores]
+    line = f"{', '.join(parts)}, nll {scores['nll']:.4f} on {scores['n']:,} images"
+    if "answered" in scores:
+        answered = scores["answered"]
         right = f", {answered['accuracy']:.2f} % of them right" if "accuracy" in answered else ""
         line += f"; answered {answered['coverage']:.2f} %{right}"
     return line

@@ -84,8 +84,8 @@ def _label_panels(
     handles, texts = panels[0].get_legend_handles_labels()
     figure.legend(handles, texts, loc="outside lower center", ncols=len(texts), frameon=False)
     few = len(shown) < len(names)
-    some = f", the {len(shown)} of {len(names)} labels with the lowest F1" if few else ""
-    figure.suptitle(f"validation by threshold{some}", fontsize=11)
+    note = f", the {len(shown)} of {len(names)} labels with the lowest F1" if few else ""
+    figure.suptitle(f"validation by threshold{note}", fontsize=11)
     return figure
 
 
@@ -133,18 +133,18 @@ def _coverage_panels(
     pyplot: Any, probs: NDArray[np.floating[Any]], labels: NDArray[np.int64], record: dict[str, Any]
 ) -> Any:
     curve, confidence = coverage_curve(probs, labels), probs.max(axis=1)
-    wanted, chosen, accuracy = record["min_accuracy"], record["threshold"], record["accuracy"]
+    min_accuracy, chosen, accuracy = record["min_accuracy"], record["threshold"], record["accuracy"]
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9.6, 4.2), layout="constrained")
     left.plot(curve.coverage, curve.accuracy, marker=".", markersize=3, **LINES["f1"])
     sure = f"at least, {record['confidence']:g} % confident"
     left.plot(curve.coverage, curve.at_least, label=sure, **{**LINES["f1"], "linestyle": ":"})
-    left.axhline(wanted, label=f"wanted: {wanted:g} %", **WANTED)
+    left.axhline(min_accuracy, label=f"wanted: {min_accuracy:g} %", **WANTED)
     text = (
         f"{accuracy:.2f} % of {record['answered']:,} right,\nanswering {record['coverage']:.1f} %"
     )
     mark = {"color": LINES["recall"]["color"], "markeredgecolor": "white", "markersize": 10}
     left.plot(record["coverage"], accuracy, "o", linestyle="none", label=text, **mark)
-    lowest = min(wanted, np.nanmin(curve.accuracy))
+    lowest = min(min_accuracy, np.nanmin(curve.accuracy))
     room = max(1.0, 0.1 * (100.0 - lowest))
     left.set(xlabel="coverage: images answered, %", ylabel="accuracy of the answers, %")
     left.set(xlim=(0, 102), ylim=(lowest - 2 * room, 100.0 + 0.5 * room))

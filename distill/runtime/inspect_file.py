@@ -26,7 +26,7 @@ def describe_file(file: Path) -> Record:
         UserError: No such file, or onnxruntime cannot read it.
     """
     session = open_session(file)
-    found = {
+    record = {
         "file": str(file),
         "size_bytes": file.stat().st_size,
         "sha256": sha256_of(file),
@@ -35,9 +35,9 @@ def describe_file(file: Path) -> Record:
         "metadata": metadata_of(session),
     }
     try:
-        return {**found, "graph": describe_graph(file)}
+        return {**record, "graph": describe_graph(file)}
     except ModuleNotFoundError:
-        return found
+        return record
 
 
 def describe_graph(file: Path) -> Record:
@@ -52,7 +52,7 @@ def describe_graph(file: Path) -> Record:
     weights: Counter[str] = Counter()
     for tensor in model.graph.initializer:
         weights[onnx.TensorProto.DataType.Name(tensor.data_type).lower()] += math.prod(tensor.dims)
-    found: Record = {
+    record: Record = {
         "ir_version": model.ir_version,
         "opset": {opset.domain or "ai.onnx": opset.version for opset in model.opset_import},
         "producer": model.producer_name,
@@ -60,17 +60,17 @@ def describe_graph(file: Path) -> Record:
         "weights": dict(weights.most_common()),
     }
     quantised = {kind: operators[kind] for kind in ("QuantizeLinear", "DequantizeLinear")}
-    return {**found, "qdq": quantised} if any(quantised.values()) else found
+    return {**record, "qdq": quantised} if any(quantised.values()) else record
 
 
-def lines_of(found: Record) -> list[str]:
+def lines_of(record: Record) -> list[str]:
     """The same in lines for people."""
-    metadata, graph = found["metadata"], found.get("graph")
+    metadata, graph = record["metadata"], record.get("graph")
     rows = [
-        ("file", found["file"]),
-        ("size", f"{found['size_bytes'] / 1e6:.2f} MB, SHA-256 {found['sha256']}"),
-        *(("input", _ends(value)) for value in found["inputs"]),
-        *(("output", _ends(value)) for value in found["outputs"]),
+        ("file", record["file"]),
+        ("size", f"{record['size_bytes'] / 1e6:.2f} MB, SHA-256 {record['sha256']}"),
+        *(("input", _ends(value)) for value in record["inputs"]),
+        *(("output", _ends(value)) for value in record["outputs"]),
     ]
     if graph:
         opsets = ", ".join(f"{domain} {version}" for domain, version in graph["opset"].items())
@@ -109,7 +109,7 @@ def _value(value: Any) -> str:
     """A value in one line; of nested tables the plain entries."""
     if isinstance(value, dict):
         plain = {k: v for k, v in value.items() if not isinstance(v, dict)}
-        return ", ".join(f"{key} {_value(one)}" for key, one in plain.items())
+        return ", ".join(f"{key} {_value(entry)}" for key, entry in plain.items())
     if isinstance(value, list):
         return ", ".join(map(_value, value))
     return f"{value:.5g}" if isinstance(value, float) else str(value)

@@ -72,8 +72,10 @@ class Predictor:
         self.names = tuple(self.metadata["names"])
         self.task: TaskName = self.metadata["task"]
         self.spec = read_spec(self.session, self.metadata, self.path)
-        given, default = self.metadata["thresholds"], task_of(self.task).threshold
-        self.thresholds = np.asarray([given.get(name, default) for name in self.names], np.float32)
+        thresholds, default = self.metadata["thresholds"], task_of(self.task).threshold
+        self.thresholds = np.asarray(
+            [thresholds.get(name, default) for name in self.names], np.float32
+        )
 
     @property
     def tuned(self) -> NDArray[np.float32] | None:
@@ -145,12 +147,12 @@ def read_metadata(session: Any, path: Path) -> dict[str, Any]:
     Raises:
         UserError: A key that every shipped file has is missing.
     """
-    found = metadata_of(session)
-    missing = [key for key in REQUIRED if key not in found]
+    metadata = metadata_of(session)
+    missing = [key for key in REQUIRED if key not in metadata]
     if missing:
         hint = "use a file that `distill export` wrote"
         raise UserError(f"no metadata {missing[0]!r} in it", str(path), hint)
-    return found
+    return metadata
 
 
 def read_spec(session: Any, metadata: dict[str, Any], path: Path) -> InputSpec:
@@ -179,13 +181,13 @@ def read_spec(session: Any, metadata: dict[str, Any], path: Path) -> InputSpec:
 def metadata_of(session: Any) -> dict[str, Any]:
     """The metadata of any ONNX file; what is not JSON stays the text that it is."""
     raw = session.get_modelmeta().custom_metadata_map
-    found: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
     for key, value in raw.items():
         try:
-            found[key] = json.loads(value)
+            metadata[key] = json.loads(value)
         except ValueError:
-            found[key] = value
-    return found
+            metadata[key] = value
+    return metadata
 
 
 def find_images(paths: Iterable[str | Path]) -> Iterator[Path]:

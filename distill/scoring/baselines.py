@@ -20,17 +20,17 @@ def random_forest_probs(data: ImageData, config: ForestConfig, seed: int) -> NDA
 
     forest = RandomForestClassifier(config.trees, n_jobs=-1, random_state=seed)
     forest.fit(small_pixels(data.train, config.size), data.train.labels)
-    found = forest.predict_proba(small_pixels(data.test, config.size))
+    probs = forest.predict_proba(small_pixels(data.test, config.size))
     if data.task == "multi":
         # One array per label, a column for each of 0 and 1 that the training labels have.
-        found = np.stack(
+        probs = np.stack(
             [
-                (probs * (values == 1)).sum(axis=1)
-                for probs, values in zip(found, forest.classes_, strict=True)
+                (columns * (values == 1)).sum(axis=1)
+                for columns, values in zip(probs, forest.classes_, strict=True)
             ],
             axis=1,
         )
-    result: NDArray[np.float64] = found
+    result: NDArray[np.float64] = probs
     return result
 
 

@@ -45,7 +45,7 @@ def score(
     present = actual > 0
     f1, recall = 2.0 * hits / np.maximum(actual + predicted, 1), hits / np.maximum(actual, 1)
     picked = probs[np.arange(len(labels)), labels].astype(np.float64)
-    found = {
+    scores = {
         "n": len(labels),
         "top1": 100.0 * float(hits.sum() / len(labels)),
         "macro_f1": 100.0 * float(f1[present].mean()),
@@ -59,17 +59,17 @@ def score(
     }
     if thresholds is not None:
         confident = probs.max(axis=1) >= np.asarray(thresholds)[chosen]
-        found["answered"] = answered(confident, chosen == labels)
-    return found
+        scores["answered"] = answered(confident, chosen == labels)
+    return scores
 
 
 def answered(confident: NDArray[np.bool_], correct: NDArray[np.bool_]) -> dict[str, float]:
     """`coverage` and `accuracy` of the images that are answered, in percent, from flags `(n,)`."""
     count = int(confident.sum())
-    found = {"coverage": 100.0 * count / len(confident)}
+    shares = {"coverage": 100.0 * count / len(confident)}
     if count:
-        found["accuracy"] = 100.0 * int(correct[confident].sum()) / count
-    return found
+        shares["accuracy"] = 100.0 * int(correct[confident].sum()) / count
+    return shares
 
 
 def expected_calibration_error(probs: Probs, labels: Labels, bins: int = 15) -> float:

@@ -186,9 +186,9 @@ def lower_bound(right: NDArray[np.int64], answered: NDArray[np.int64]) -> NDArra
     """
     from scipy.stats import beta
 
-    some = np.maximum(right, 1)
-    found = 100.0 * beta.ppf(1.0 - CONFIDENCE / 100.0, some, answered - right + 1)
-    result: NDArray[np.float64] = np.where(right > 0, found, 0.0)
+    successes = np.maximum(right, 1)
+    bound = 100.0 * beta.ppf(1.0 - CONFIDENCE / 100.0, successes, answered - right + 1)
+    result: NDArray[np.float64] = np.where(right > 0, bound, 0.0)
     return result
 
 
@@ -252,17 +252,17 @@ def _tune_labels(
     else:
         chosen = np.full(len(names), THRESHOLD)
     needed = {"f1": 1, "fpr": 0}.get(rule)
-    found: dict[str, dict[str, Any]] = {}
+    rows: dict[str, dict[str, Any]] = {}
     for label, name in enumerate(names):
         truth = labels[:, label] == 1
         threshold = float(chosen[label])
         shares = _at(threshold, probs[:, label], truth)
-        found[name] = {"threshold": threshold, "positives": int(truth.sum()), **shares}
+        rows[name] = {"threshold": threshold, "positives": int(truth.sum()), **shares}
         if needed is not None and not (truth == needed).any():
             kind = "positives" if needed else "negatives"
-            found[name]["note"] = f"no {kind} in validation: {THRESHOLD} is kept"
-    record = {"rule": rule, **({"max_fpr": max_fpr} if rule == "fpr" else {}), "labels": found}
-    return Tuned(rule, {name: row["threshold"] for name, row in found.items()}, record)
+            rows[name]["note"] = f"no {kind} in validation: {THRESHOLD} is kept"
+    record = {"rule": rule, **({"max_fpr": max_fpr} if rule == "fpr" else {}), "labels": rows}
+    return Tuned(rule, {name: row["threshold"] for name, row in rows.items()}, record)
 
 
 def _at(threshold: float, scores: Floats, truth: Flags) -> dict[str, float]:

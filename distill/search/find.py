@@ -130,7 +130,7 @@ def find_student(search: Search) -> dict[str, Any]:
     experiment = search.experiment(shape.size, [search.student(shape)])
     stages.run_stages(experiment, STAGES, dry_run=False, as_json=False)
     winner[score] = experiment.finished(shape.name).best_score
-    found = {
+    record = {
         **read_json(place),
         "limits": search.limits.model_dump(exclude_none=True),
         "candidates": rows,
@@ -138,8 +138,8 @@ def find_student(search: Search) -> dict[str, Any]:
         "shipped": shipped_costs(experiment),
         "experiment": str(experiment.out),
     }
-    write_json(place, found)
-    return found
+    write_json(place, record)
+    return record
 
 
 def timed_candidates(search: Search, place: Path) -> list[Row]:

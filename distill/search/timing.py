@@ -51,8 +51,10 @@ def time_candidates(recipe: Recipe, shapes: Iterable[Candidate], progress: Progr
                     }
                 )
                 task.advance()
-        for row, found in zip(rows, time_files(files, recipe.bench.threads, progress), strict=True):
-            row |= {"latency_ms": found, "images_per_s": 1000 / found}
+        for row, latency_ms in zip(
+            rows, time_files(files, recipe.bench.threads, progress), strict=True
+        ):
+            row |= {"latency_ms": latency_ms, "images_per_s": 1000 / latency_ms}
     return rows
 
 

@@ -90,11 +90,11 @@ class TeacherCache:
         """The memory-mapped rows of a shard; None if it is missing or not whole."""
         expected = self.empty_rows(shard.stop - shard.start)
         try:
-            found: NDArray[Any] = np.load(self.folder / shard.file_name, mmap_mode="r")
+            rows: NDArray[Any] = np.load(self.folder / shard.file_name, mmap_mode="r")
         except (OSError, ValueError, EOFError):
             return None
-        fits = found.shape == expected.shape and found.dtype == expected.dtype
-        return found if fits else None
+        fits = rows.shape == expected.shape and rows.dtype == expected.dtype
+        return rows if fits else None
 
     def missing(self, views: Sequence[int]) -> list[Shard]:
         """Shards of these views that are still to be computed."""
@@ -203,8 +203,8 @@ def answers(teacher: Classifier, images: TrainingImages) -> list[float]:
         return []  # building will say so
     spread = max(float(logits.std()), 1e-12)
     directions = rng.standard_normal((DIRECTIONS, logits.size)) / np.sqrt(logits.size)
-    found = directions @ ((logits - logits.mean()) / spread)
-    summary = [float(logits.mean() / spread), float(np.log10(spread)), *found.tolist()]
+    projections = directions @ ((logits - logits.mean()) / spread)
+    summary = [float(logits.mean() / spread), float(np.log10(spread)), *projections.tolist()]
     return [round(round(value / GRAIN) * GRAIN, 4) + 0.0 for value in summary]
 
 
@@ -234,10 +234,10 @@ class CacheReader:
         needed, owners = np.unique(places, axis=1, return_inverse=True)
         rows = self._cache.empty_rows(len(ids))
         for owner, (number, place) in enumerate(needed.T.tolist()):
-            mine = owners.reshape(-1) == owner
+            in_shard = owners.reshape(-1) == owner
             start = place * SHARD_ROWS
             stop = min(start + SHARD_ROWS, self._cache.count)
-            rows[mine] = self._rows(Shard(number, start, stop))[ids[mine] - start]
+            rows[in_shard] = self._rows(Shard(number, start, stop))[ids[in_shard] - start]
         return self._cache.unpack(rows)
 
     def _rows(self, shard: Shard) -> NDArray[Any]:

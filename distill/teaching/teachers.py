@@ -76,8 +76,8 @@ class CachedTeachers:
         Raises:
             RunStopped: A file of a cache is missing or was cut short.
         """
-        found = torch.stack([reader.logits(batch.ids, batch.view) for reader in self.readers])
-        logits = to_device(found, self.device)
+        cached = torch.stack([reader.logits(batch.ids, batch.view) for reader in self.readers])
+        logits = to_device(cached, self.device)
         if self._offsets is not None:  # before mixing: it is probabilities that are mixed
             logits = logits + self._offsets
         if batch.share is None:

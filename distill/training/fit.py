@@ -203,9 +203,9 @@ def _validate(trainer: Trainer) -> dict[str, float]:
             predict_logits(trainer.evaluated, data.val, world.device)
         )
         row = validation_row(score(probs, data.val.labels, data.classes), data.task)
-    found = world.from_main(row)
-    assert found is not None
-    return found
+    shared = world.from_main(row)
+    assert shared is not None
+    return shared
 
 
 def _environment(trainer: Trainer) -> dict[str, Any]:

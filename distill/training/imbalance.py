@@ -109,8 +109,8 @@ def balanced_sampling(labels: Ints, is_labelled: NDArray[np.bool_]) -> Sampling:
     groups = np.zeros(len(labels), dtype=np.int64)
     if labels.ndim == 2:
         sizes = (labels == 1).sum(axis=0)
-        found = np.where(labels == 1, sizes, len(labels) + 1)
-        groups = np.where((labels == 1).any(axis=1), found.argmin(axis=1), sizes.argmax())
+        own_sizes = np.where(labels == 1, sizes, len(labels) + 1)
+        groups = np.where((labels == 1).any(axis=1), own_sizes.argmin(axis=1), sizes.argmax())
     else:
         groups[is_labelled] = labels[is_labelled]
         sizes = np.bincount(groups[is_labelled])

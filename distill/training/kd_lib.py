@@ -228,20 +228,20 @@ def make_learner(
     optimizer = make_optimizer(classifier, job.config.train, job.config.transfer)
     set_lr(optimizer, job.config.train.lr)
     options = make_strategy(job.config.strategy).model_dump()
-    given = {
+    arguments = {
         "temp": options["temperature"],
         "distil_weight": options["kd_weight"],
         "device": device.type,
     }
     if name == "noisy_teacher":
-        given |= {"alpha": options["noise_share"], "noise_variance": options["noise_std"] ** 2}
+        arguments |= {"alpha": options["noise_share"], "noise_variance": options["noise_std"] ** 2}
     if name == "messy_collaboration":
-        given |= {"noise_rate": options["label_noise"]}
+        arguments |= {"noise_rate": options["label_noise"]}
     method = getattr(library, STRATEGIES[name])
     if name == "self_training":
-        return method(student, train, val, optimizer, **given)
+        return method(student, train, val, optimizer, **arguments)
     (teacher,) = job.teachers
-    return method(Logits(teacher), student, train, val, None, optimizer, **given)
+    return method(Logits(teacher), student, train, val, None, optimizer, **arguments)
 
 
 def _begin(classifier: Classifier, job: Job, device: torch.device, progress: Progress) -> None:

@@ -45,8 +45,8 @@ class FinishedRun:
     @cached_property
     def config(self) -> dict[str, Any]:
         """Every option of the run, and what it depended on."""
-        found: dict[str, Any] = read_json(self.folder / CONFIG)
-        return found
+        config: dict[str, Any] = read_json(self.folder / CONFIG)
+        return config
 
     @cached_property
     def contract(self) -> Contract:

@@ -42,8 +42,8 @@ def build_caches(
     caches = world.from_main(open_caches(job))
     first, step = part * world.size + world.rank, parts * world.size
     for cache, teacher in zip(caches, job.teachers, strict=True):
-        mine = list(cache.shards(range(job.cached_views)))[first::step]
-        todo = [shard for shard in mine if cache.open_shard(shard) is None]
+        own_shards = list(cache.shards(range(job.cached_views)))[first::step]
+        todo = [shard for shard in own_shards if cache.open_shard(shard) is None]
         if todo:
             build_missing(cache, todo, teacher, job.images, world.device, progress)
     return caches

@@ -118,8 +118,8 @@ class Trainer:
         else:
             ids, repeats = draw_epoch(self.sampling, seed, epoch)
             order = ((ids[place], repeats[place]) for place in places)
-        for step, (some, pixels) in enumerate(self._read(order)):
-            yield self._batch(some, pixels, epoch, [seed, epoch, step, rank])
+        for step, (picked, pixels) in enumerate(self._read(order)):
+            yield self._batch(picked, pixels, epoch, [seed, epoch, step, rank])
 
     def step(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
         """One optimiser step; returns the terms of the loss, detached.
@@ -174,18 +174,18 @@ class Trainer:
         """Stored images, batch by batch; for a GPU the next batch is read and pinned meanwhile."""
         images = self.job.images
         if self.device.type != "cuda":
-            yield from ((some, torch.from_numpy(images.pixels(some[0]))) for some in order)
+            yield from ((picked, torch.from_numpy(images.pixels(picked[0]))) for picked in order)
             return
         # A thread begins on the first GPU, whichever this process is to use.
         with ThreadPoolExecutor(1, "pin", torch.cuda.set_device, (self.device,)) as pool:
             ahead: tuple[Picked, Future[Tensor]] | None = None
-            for some in order:
+            for picked in order:
                 reading = pool.submit(
-                    lambda i: torch.from_numpy(images.pixels(i)).pin_memory(), some[0]
+                    lambda i: torch.from_numpy(images.pixels(i)).pin_memory(), picked[0]
                 )
                 if ahead:
                     yield ahead[0], ahead[1].result()
-                ahead = some, reading
+                ahead = picked, reading
             if ahead:
                 yield ahead[0], ahead[1].result()
 
@@ -252,8 +252,8 @@ def update_average(averaged: AveragedModel, classifier: Classifier, decay: float
 
     `AveragedModel.update_parameters` would send its counter to the GPU and wait, at every step.
     """
-    mine = [*averaged.module.parameters(), *averaged.module.buffers()]
-    pairs = list(zip(mine, [*classifier.parameters(), *classifier.buffers()], strict=True))
+    averages = [*averaged.module.parameters(), *averaged.module.buffers()]
+    pairs = list(zip(averages, [*classifier.parameters(), *classifier.buffers()], strict=True))
     moving = [pair for pair in pairs if pair[0].is_floating_point()]
     is_first = averaged.n_averaged.item() == 0  # a number in the host's memory
     old, new = map(list, zip(*moving, strict=True))

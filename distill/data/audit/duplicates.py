@@ -57,19 +57,21 @@ class _Sight(NamedTuple):
 
 
 def group_names(
-    prints: Fingerprints, given: Sequence[str | None], features: Floats | None = None
+    prints: Fingerprints, source_groups: Sequence[str | None], features: Floats | None = None
 ) -> list[str]:
     """Groups of images that belong into the same split: copies, and what the source says.
 
     Args:
-        given: Name of the group that the source gives each image; None where it gives none.
+        source_groups: Name of the group that the source gives each image; None where it gives none.
         features: See `near_pairs`.
 
     Returns:
         The name of each image's group, the alphabetically first of its members. Unreadable images
         are groups of their own.
     """
-    known = [group if ok else None for group, ok in zip(given, prints.readable, strict=True)]
+    known = [
+        group if ok else None for group, ok in zip(source_groups, prints.readable, strict=True)
+    ]
     return join_groups(prints.names, copy_groups(prints, features), known)
 
 
@@ -103,12 +105,12 @@ def near_pairs(prints: Fingerprints, features: Floats | None = None) -> Ids:
     _, first = np.unique(np.array(prints.sha256, "S64"), return_index=True)  # in any order of items
     ids: Ids = first[prints.readable[first]].astype(np.int64)
     flat = _contrast(prints.thumbs[ids]) < FLAT
-    count, found = len(prints.names), [_blank_pairs(prints, ids[flat])]
+    count, pair_lists = len(prints.names), [_blank_pairs(prints, ids[flat])]
     for pairs in _compare(prints, ids[~flat], features):
-        found.append(pairs)
-        if sum(len(held) for held in found) > MOST_PAIRS:
-            found = [_star(components(count, np.concatenate(found)).tolist())]
-    pairs = np.sort(np.concatenate(found), axis=1)
+        pair_lists.append(pairs)
+        if sum(len(held) for held in pair_lists) > MOST_PAIRS:
+            pair_lists = [_star(components(count, np.concatenate(pair_lists)).tolist())]
+    pairs = np.sort(np.concatenate(pair_lists), axis=1)
     return np.unique(pairs, axis=0)
 
 
@@ -160,20 +162,20 @@ def _blank_pairs(prints: Fingerprints, ids: Ids) -> Ids:
 def _compare(prints: Fingerprints, ids: Ids, features: Floats | None) -> Iterator[Ids]:
     """Pairs among `ids`, tile by tile of the matrix over all pairs."""
     thumbs, hashes = prints.thumbs[ids], [_signs(prints.hashes[ids, side]) for side in (0, 1)]
-    pixels = _sight(lambda some: _unit(thumbs[some]), len(ids), MAYBE_COPY)
+    pixels = _sight(lambda index: _unit(thumbs[index]), len(ids), MAYBE_COPY)
     seen = None
     if features is not None:
         known = features[ids]
         # A network that was trained for these classes may see no more than the class: all count.
-        seen = _sight(lambda some: known[some], len(ids), 2.0)
+        seen = _sight(lambda index: known[index], len(ids), 2.0)
     for left, right in _tiles(len(ids)):
         ahead, bits = left[:, None] < right, _bits_apart(hashes, left, right)
         most = HASH_DISTANCE if seen is None else WIDE_HASH_DISTANCE
         candidates = ahead & (bits <= most)
-        some, others = candidates.any(axis=1), candidates.any(axis=0)
-        at = np.ix_(some, others)
-        apart = _pixel_distance(thumbs[left[some]], thumbs[right[others]])
-        limits = pixels.limits(left[some], right[others])
+        kept_left, kept_right = candidates.any(axis=1), candidates.any(axis=0)
+        at = np.ix_(kept_left, kept_right)
+        apart = _pixel_distance(thumbs[left[kept_left]], thumbs[right[kept_right]])
+        limits = pixels.limits(left[kept_left], right[kept_right])
         near = np.zeros_like(candidates)
         near[at] = candidates[at] & (bits[at] <= HASH_DISTANCE) & (apart <= CLOSE * limits)
         if seen is not None:

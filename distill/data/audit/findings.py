@@ -88,14 +88,14 @@ def audit(
     labels = [items[i].label for i in kept]
     columns = (prints.names, splits, prints.sha256, copies, groups)
     facts = _Facts(source, labels, *([column[i] for i in kept] for column in columns))
-    found = [
+    findings = [
         *_unusable(source, prints),
         *_copies(facts),
         *_leaks(facts),
         *_imbalance(facts),
         *_oddities(prints, kept),
     ]
-    return tuple(sorted(found, key=lambda finding: KINDS.index(finding.kind)))
+    return tuple(sorted(findings, key=lambda finding: KINDS.index(finding.kind)))
 
 
 def advice(
@@ -116,7 +116,7 @@ def advice(
             paths = [finding.paths for finding in findings if finding.kind == kind]
             if kind == "exact_duplicate":  # of those of several labels, which one is to be decided
                 paths = [same[1:] for same in paths if disputed.isdisjoint(same)]
-            named = list(dict.fromkeys(path for some in paths for path in some))
+            named = list(dict.fromkeys(path for group in paths for path in group))
             if not named:
                 continue
             lines.append(f"{_ADVICE[kind]} ({len(named):,}): {_some(named)}")
@@ -262,7 +262,7 @@ def _oddities(prints: Fingerprints, kept: Ids) -> Iterator[Finding]:
     sharp = BLURRED_SHARE * float(np.median(prints.sharpness[kept]))
     names = [prints.names[i] for i in kept]
 
-    def found(
+    def flag(
         kind: str, severity: Severity, odd: NDArray[np.bool_], detail: str
     ) -> Iterator[Finding]:
         if odd.any():
@@ -271,18 +271,18 @@ def _oddities(prints: Fingerprints, kept: Ids) -> Iterator[Finding]:
 
     median = f"the median is {side:.0f}"
     detail = f"shorter side below {least:.0f} px, {median}"
-    yield from found("tiny", "warning", shorter < least, detail)
+    yield from flag("tiny", "warning", shorter < least, detail)
     is_huge = (shorter > most) | (width * height > MOST_PIXELS)
     bound = f"or more than {MOST_PIXELS // 10**6} megapixels"
     detail = f"shorter side above {most:.0f} px, {median}, {bound}"
-    yield from found("huge", "info", is_huge, detail)
+    yield from flag("huge", "info", is_huge, detail)
     detail = f"95 % of the pixels below {DARK_LEVEL} of 255"
-    yield from found("dark", "warning", prints.brightness[kept] < DARK_LEVEL, detail)
+    yield from flag("dark", "warning", prints.brightness[kept] < DARK_LEVEL, detail)
     detail = "sharpness below a fifth of the median, or blank"
     is_blurred = (prints.sharpness[kept] < sharp) | (prints.sharpness[kept] == 0)
-    yield from found("blurred", "info", is_blurred, detail)
+    yield from flag("blurred", "info", is_blurred, detail)
     detail = f"one side more than {ODD_RATIO:.0f} times the other"
-    yield from found("odd_shape", "warning", longer > ODD_RATIO * shorter, detail)
+    yield from flag("odd_shape", "warning", longer > ODD_RATIO * shorter, detail)
 
 
 def _some(paths: Sequence[str], most: int = 3) -> str:

@@ -103,13 +103,13 @@ def take_fingerprints(
     prints = _load(place) if place else None
     if prints is not None:
         return prints
-    found: list[_Print] = []
+    rows: list[_Print] = []
     with ThreadPoolExecutor(max(1, workers)) as pool:
         for start in range(0, len(items), CHUNK):
             chunk = items[start : start + CHUNK]
-            found += pool.map(lambda item: _look(source, item), chunk)
+            rows += pool.map(lambda item: _look(source, item), chunk)
             advance(len(chunk))
-    prints = _gather([item.name for item in items], found)
+    prints = _gather([item.name for item in items], rows)
     if place:
         _save(place, prints)
     return prints
@@ -207,19 +207,19 @@ def _light_and_sharpness(grey: Image.Image) -> tuple[float, float]:
     return brightness, float((4 * x[1:-1, 1:-1] - around).std()) / contrast
 
 
-def _gather(names: Sequence[str], found: Sequence[_Print]) -> Fingerprints:
-    count = len(found)
+def _gather(names: Sequence[str], rows: Sequence[_Print]) -> Fingerprints:
+    count = len(rows)
     return Fingerprints(
         names=tuple(names),
-        sha256=tuple(one.sha256 for one in found),
-        hashes=np.array([one.hashes for one in found], np.uint64).reshape(count, 2),
-        thumbs=np.array([one.thumb for one in found], np.uint8).reshape(count, THUMB, THUMB, 3),
-        width=np.array([one.width for one in found], np.int32),
-        height=np.array([one.height for one in found], np.int32),
-        brightness=np.array([one.brightness for one in found], np.float32),
-        sharpness=np.array([one.sharpness for one in found], np.float32),
-        readable=np.array([not one.reason for one in found], np.bool_),
-        unreadable={n: one.reason for n, one in zip(names, found, strict=True) if one.reason},
+        sha256=tuple(row.sha256 for row in rows),
+        hashes=np.array([row.hashes for row in rows], np.uint64).reshape(count, 2),
+        thumbs=np.array([row.thumb for row in rows], np.uint8).reshape(count, THUMB, THUMB, 3),
+        width=np.array([row.width for row in rows], np.int32),
+        height=np.array([row.height for row in rows], np.int32),
+        brightness=np.array([row.brightness for row in rows], np.float32),
+        sharpness=np.array([row.sharpness for row in rows], np.float32),
+        readable=np.array([not row.reason for row in rows], np.bool_),
+        unreadable={n: row.reason for n, row in zip(names, rows, strict=True) if row.reason},
     )
 
 

@@ -88,7 +88,7 @@ class Listing:
         `sha256` is absent where nobody looked at the images.
         """
         members = {split: self.readable(split) for split in SPLITS}
-        found: dict[str, Any] = {
+        record: dict[str, Any] = {
             "location": self.location,
             "task": self.source.task,
             "classes": list(self.classes),
@@ -102,8 +102,8 @@ class Listing:
         }
         if digests := self.digests():
             listed = (item for items in members.values() for item in items)
-            found["sha256"] = data_sha256((i.name, i.label, digests[i.name]) for i in listed)
-        return found
+            record["sha256"] = data_sha256((i.name, i.label, digests[i.name]) for i in listed)
+        return record
 
     def rows(self) -> list[dict[str, Any]]:
         """The rows of a manifest, of the images that can be read."""
@@ -145,13 +145,13 @@ def list_data(
     """
     items = limit_per_class(source.items, SMOKE_IMAGES) if smoke else list(source.items)
     prints, copies = None, [item.name for item in items]
-    given = [item.group for item in items]
+    source_groups = [item.group for item in items]
     if always or not source.distinct:
         with work.progress.task(f"look at {len(items):,} images", len(items), "images") as task:
             prints = take_fingerprints(source, items, work.cache, work.workers, task.advance)
-        found = features(source, items) if features else None
-        copies = _copies(prints, found, work.cache)
-    groups = join_groups([item.name for item in items], copies, given)
+        vectors = features(source, items) if features else None
+        copies = _copies(prints, vectors, work.cache)
+    groups = join_groups([item.name for item in items], copies, source_groups)
     apart = data.split == "random"
     splits = assign_splits(items, source.classes, data, seed, None if apart else groups)
     findings = audit(source, items, splits, prints, copies) if prints else ()

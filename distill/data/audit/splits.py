@@ -46,7 +46,7 @@ def assign_splits(
         UserError: A class has too few groups for that, or a given split lacks a class.
     """
     given = [None if config.split == "grouped" else item.split for item in items]
-    wanted = {
+    fractions = {
         split: fraction
         for split, fraction in (("test", config.test_fraction), ("val", config.val_fraction))
         if split not in given
@@ -60,7 +60,7 @@ def assign_splits(
             members[group].append(index)
     counts = {g: Counter(k for i in ids for k in labels_of(items[i])) for g, ids in members.items()}
     order = sorted(counts, key=lambda group: (group in settled, _key(seed, group)))
-    for group, split in _take(order, counts, wanted, classes).items():
+    for group, split in _take(order, counts, fractions, classes).items():
         for index in members[group]:
             splits[index] = split
     check_no_class_is_empty(splits, [item.label for item in items], classes)
@@ -70,7 +70,7 @@ def assign_splits(
 def _take(
     order: Sequence[str],
     counts: dict[str, Counts],
-    wanted: dict[str, float],
+    fractions: dict[str, float],
     classes: Sequence[str],
 ) -> dict[str, str]:
     """The groups that leave `train`, and where they go; the first in `order` go first."""
@@ -81,15 +81,15 @@ def _take(
             holders[label].append(group)
     need = {
         split: {label: max(1, round(count * fraction)) for label, count in total.items()}
-        for split, fraction in wanted.items()
+        for split, fraction in fractions.items()
     }
     taken: dict[str, str] = {}
     for label in sorted({*total, *range(len(classes))}, key=lambda k: (total[k], k)):
-        if label != UNLABELLED and len(holders[label]) <= len(wanted):
-            raise _too_few(classes[label], len(holders[label]), total[label], len(wanted))
-        for split in wanted:
+        if label != UNLABELLED and len(holders[label]) <= len(fractions):
+            raise _too_few(classes[label], len(holders[label]), total[label], len(fractions))
+        for split in fractions:
             free = [group for group in holders[label] if group not in taken]
-            for group in _fitting(free, label, counts, need[split][label], len(wanted)):
+            for group in _fitting(free, label, counts, need[split][label], len(fractions)):
                 taken[group] = split
                 for other, count in counts[group].items():
                     need[split][other] = max(0, need[split][other] - count)
@@ -116,10 +116,10 @@ def _fitting(
     return chosen
 
 
-def _too_few(name: str, groups: int, images: int, wanted: int) -> UserError:
+def _too_few(name: str, groups: int, images: int, num_splits: int) -> UserError:
     if groups == images:
         what = f"class {name!r} has {images} training images, too few to split"
-        return UserError(what, hint=f"it needs at least {wanted + 1}")
+        return UserError(what, hint=f"it needs at least {num_splits + 1}")
     what = f"{images} images of class {name!r} make {groups} groups of copies, too few to split"
     return UserError(what, hint="add others, or let images be split one by one: data.split=random")
 
@@ -168,8 +168,8 @@ def check_no_class_is_empty(
     multi = any(isinstance(label, tuple) for label in labels)
     counts: Counter[tuple[str, int]] = Counter()
     for split, label in zip(splits, labels, strict=True):
-        for one in label if isinstance(label, tuple) else (label,):
-            counts[split, one] += 1
+        for index in label if isinstance(label, tuple) else (label,):
+            counts[split, index] += 1
     for split in ("train",) if multi else SPLITS:
         for number, name in enumerate(classes):
             if not counts[split, number]:

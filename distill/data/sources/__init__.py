@@ -105,8 +105,8 @@ def open_source(location: str, task: TaskName = "single") -> Source:
 def _one_label(item: Item, source: Source) -> Item:
     labels = item.label if isinstance(item.label, tuple) else (item.label,)
     if len(labels) != 1:
-        found = "".join(f"{', ' if n else ': '}{source.classes[i]}" for n, i in enumerate(labels))
-        what = f"{item.name} has {len(labels)} labels{found}"
+        names = "".join(f"{', ' if n else ': '}{source.classes[i]}" for n, i in enumerate(labels))
+        what = f"{item.name} has {len(labels)} labels{names}"
         hint = 'set data.task="multi", or give every image one label'
         raise UserError(what, source.location, hint)
     return replace(item, label=labels[0])

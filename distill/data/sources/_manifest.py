@@ -152,12 +152,12 @@ def _labels(table: Table) -> list[tuple[str, ...]]:
     for index, cell in enumerate(table.cells("label")):
         if cell in known:
             continue
-        found = tuple(part.strip() for part in cell.split(SEPARATOR)) if cell.strip() else ()
-        if "" in found or len(set(found)) < len(found):
+        labels = tuple(part.strip() for part in cell.split(SEPARATOR)) if cell.strip() else ()
+        if "" in labels or len(set(labels)) < len(labels):
             what = f"label {cell!r} has an empty or repeated part between {SEPARATOR!r}"
             raise table.wrong(index, what, "correct the cell")
-        known[cell] = found
-        for label in found:
+        known[cell] = labels
+        for label in labels:
             first.setdefault(label, index)
     _check_spelling(table, first)
     return [known[cell] for cell in table.cells("label")]
@@ -202,20 +202,20 @@ def _hashes(table: Table) -> list[str | None]:
 
 def _table(path: Path, rows: Sequence[Mapping[str, Any]], root: str | None) -> Table:
     """The cells to be written; raises `UserError` for a row that would be read as another one."""
-    wanted = [_entry(row, str(path)) for row in rows]
+    entries = [_entry(row, str(path)) for row in rows]
     cells = {
-        "path": [entry.name for entry in wanted],
-        "label": [SEPARATOR.join(entry.labels) for entry in wanted],
-        "split": [entry.split or "" for entry in wanted],
-        "group": [entry.group or "" for entry in wanted],
-        "sha256": [entry.sha256 or "" for entry in wanted],
+        "path": [entry.name for entry in entries],
+        "label": [SEPARATOR.join(entry.labels) for entry in entries],
+        "split": [entry.split or "" for entry in entries],
+        "group": [entry.group or "" for entry in entries],
+        "sha256": [entry.sha256 or "" for entry in entries],
     }
-    kept = {column: found for column, found in cells.items() if column == "path" or any(found)}
+    kept = {column: values for column, values in cells.items() if column == "path" or any(values)}
     if any(row.get("label") is not None for row in rows):
         kept["label"] = cells["label"]
     ordered = {column: kept[column] for column in COLUMNS if column in kept}
     table = Table(path, ordered, range(len(rows)), "row", root)
-    for index, (entry, read) in enumerate(zip(wanted, parse(table, path.parent), strict=True)):
+    for index, (entry, read) in enumerate(zip(entries, parse(table, path.parent), strict=True)):
         if "label" in kept and rows[index].get("label") is None:
             raise table.wrong(index, "no label, other rows have one", "() says that it has none")
         for column, ours, theirs in zip(Entry._fields, entry, read, strict=True):

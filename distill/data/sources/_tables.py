@@ -149,7 +149,7 @@ def _find_columns(names: Sequence[str], file: Path) -> dict[str, int]:
     places: dict[str, list[int]] = {}
     for place, name in enumerate(names):
         places.setdefault(name.strip().lower(), []).append(place)
-    found = {}
+    columns = {}
     for column, known in COLUMNS.items():
         matching = [(name, place) for name in known for place in places.get(name, ())]
         own = [(name, place) for name, place in matching if name == column] or matching
@@ -157,8 +157,8 @@ def _find_columns(names: Sequence[str], file: Path) -> dict[str, int]:
             what = f"columns {own[0][0]!r} and {own[1][0]!r} could both be the {column}"
             raise UserError(what, str(file), f"name one of them {column}, and the other otherwise")
         if own:
-            found[column] = own[0][1]
-    return found
+            columns[column] = own[0][1]
+    return columns
 
 
 def _lacking(places: dict[str, int], labelled: bool) -> list[str]:

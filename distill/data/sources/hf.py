@@ -53,8 +53,8 @@ def _cached(repository: str, revision: str | None, folder: str | None, where: st
         return None
     except ValueError as error:
         raise UserError(_first_line(error), where, "write hf:OWNER/NAME") from None
-    found = (file for file in snapshot.rglob("*.parquet") if file.is_file())
-    files = [file.relative_to(snapshot).as_posix() for file in found]
+    paths = (file for file in snapshot.rglob("*.parquet") if file.is_file())
+    files = [file.relative_to(snapshot).as_posix() for file in paths]
     chosen = _folder(files, folder, where)
     if chosen is None or not _whole(file for file in files if _parent(file) == chosen):
         return None
@@ -108,15 +108,15 @@ def _snapshot(
     return path
 
 
-def _folder(files: Iterable[str], wanted: str | None, where: str) -> str | None:
+def _folder(files: Iterable[str], requested: str | None, where: str) -> str | None:
     """The folder that the Parquet files are in, empty for the top; None without such files."""
-    found = sorted({_parent(file) for file in files if file.endswith(".parquet")})
-    if wanted is not None:
-        found = [folder for folder in found if folder == wanted] or found
-    if len(found) > 1 or (found and wanted not in (None, found[0])):
-        what = f"Parquet files in {', '.join(folder or 'the top folder' for folder in found[:8])}"
+    folders = sorted({_parent(file) for file in files if file.endswith(".parquet")})
+    if requested is not None:
+        folders = [folder for folder in folders if folder == requested] or folders
+    if len(folders) > 1 or (folders and requested not in (None, folders[0])):
+        what = f"Parquet files in {', '.join(folder or 'the top folder' for folder in folders[:8])}"
         raise UserError(what, where, "name one of these folders: hf:OWNER/NAME/FOLDER")
-    return found[0] if found else None
+    return folders[0] if folders else None
 
 
 def _parent(file: str) -> str:
@@ -132,7 +132,7 @@ def _whole(files: Iterable[str]) -> bool:
         if numbered:
             key = (numbered[1], int(numbered[2]))
             shards[key] = shards.get(key, 0) + 1
-    return all(count == wanted for (_, wanted), count in shards.items())
+    return all(count == total for (_, total), count in shards.items())
 
 
 def _place(snapshot: Path, folder: str) -> Path:

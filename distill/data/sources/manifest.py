@@ -68,10 +68,10 @@ def _open(location: str, labelled: bool) -> Source:
     task: TaskName = "multi" if multi else "single"
     index = {name: position for position, name in enumerate(classes)}
     items, digest = [], hashlib.sha256(repr(classes).encode())
-    for entry, name, found in zip(entries, names, stats, strict=True):
+    for entry, name, status in zip(entries, names, stats, strict=True):
         labels = tuple(sorted(index[label] for label in entry.labels)) if labelled else (-1,)
         items.append(Item(name, labels if multi else labels[0], entry.split, entry.group))
-        row = (name, labels, entry.split, entry.group, found.st_size, found.st_mtime_ns)
+        row = (name, labels, entry.split, entry.group, status.st_size, status.st_mtime_ns)
         digest.update(f"{row}\n".encode())
     return Source(
         location=location,
@@ -97,8 +97,8 @@ def _file(location: str) -> Path:
         return path
     files = _manifests(path)
     if len(files) != 1:
-        found = " and ".join(file.name for file in files) or f"none of {', '.join(NAMES)}"
-        raise UserError(f"{found} in the folder", location, "name the manifest itself")
+        listed = " and ".join(file.name for file in files) or f"none of {', '.join(NAMES)}"
+        raise UserError(f"{listed} in the folder", location, "name the manifest itself")
     return files[0]
 
 
@@ -124,8 +124,8 @@ def _find_files(
     first: dict[str, int] = {}
     for index, entry in enumerate(entries):
         for name in (place + entry.name for place in places):
-            found = _file_stat(root / name)
-            if found:
+            status = _file_stat(root / name)
+            if status:
                 break
         else:
             missing.append(index)
@@ -134,7 +134,7 @@ def _find_files(
             what = f"{name!r} is already listed in {table.at(first[name])}"
             raise table.wrong(index, what, "list each image once")
         names.append(name)
-        stats.append(found)
+        stats.append(status)
     if missing:
         cells = table.cells("path")
         hint = f"paths are relative to {root}; correct them or remove the rows"
@@ -146,10 +146,10 @@ def _find_files(
 
 def _file_stat(path: Path) -> os.stat_result | None:
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return found if stat.S_ISREG(found.st_mode) else None
+    return status if stat.S_ISREG(status.st_mode) else None
 
 
 def _several(table: Table, rows: Sequence[int], what: str) -> str:
@@ -161,16 +161,16 @@ def _several(table: Table, rows: Sequence[int], what: str) -> str:
 
 
 def _check_hashes(table: Table, entries: Sequence[Entry], files: Sequence[Path]) -> None:
-    given = [index for index, entry in enumerate(entries) if entry.sha256]
-    if not given:
+    hashed = [index for index, entry in enumerate(entries) if entry.sha256]
+    if not hashed:
         return
     try:
         with ThreadPoolExecutor() as pool:
-            digests = list(pool.map(sha256_of, (files[index] for index in given)))
+            digests = list(pool.map(sha256_of, (files[index] for index in hashed)))
     except OSError as error:
         what = f"cannot read: {error.strerror}"
         raise UserError(what, str(error.filename), "correct its permissions") from None
-    pairs = zip(given, digests, strict=True)
+    pairs = zip(hashed, digests, strict=True)
     wrong = [index for index, digest in pairs if digest != entries[index].sha256]
     if wrong:
         hint = "fetch the files again, or correct the column sha256"

@@ -127,9 +127,9 @@ class _RowReader:
 
 def _files(folder: Path) -> list[Path]:
     for place in (folder, folder / "data"):
-        found = sorted(f for f in place.glob(f"*{ENDING}") if not f.name.startswith("."))
-        if found:
-            return found
+        files = sorted(f for f in place.glob(f"*{ENDING}") if not f.name.startswith("."))
+        if files:
+            return files
     return []
 
 

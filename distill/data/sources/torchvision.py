@@ -47,7 +47,7 @@ def open_source(rest: str) -> Source:
     where = f"torchvision:{rest}"
     kind, parameters = _data_set(name, where)
     splits = _splits(kind, parameters, root, where)
-    labels = {split: _labels(found, where) for split, found in splits.items()}
+    labels = {split: _labels(dataset, where) for split, dataset in splits.items()}
     classes = _classes(splits, labels)
     if len(classes) < 2:
         raise UserError(f"classes {list(classes)}", where, "choose a set of two classes or more")
@@ -57,8 +57,8 @@ def open_source(rest: str) -> Source:
         classes=classes,
         items=tuple(
             Item(f"{split}/{number:06d}", label, split)
-            for split, found in labels.items()
-            for number, label in enumerate(found)
+            for split, column in labels.items()
+            for number, label in enumerate(column)
         ),
         read=_PictureReader(splits),
         fingerprint=hashlib.sha256(content.encode()).hexdigest(),
@@ -91,13 +91,13 @@ def _data_set(name: str, where: str) -> tuple[Any, frozenset[str]]:
             "torchvision is not installed", where, "install distillate[train]"
         ) from None
     usable = {}
-    for found in datasets.__all__:
-        if inspect.isclass(getattr(datasets, found)):
-            taken = inspect.signature(getattr(datasets, found)).parameters
+    for class_name in datasets.__all__:
+        if inspect.isclass(getattr(datasets, class_name)):
+            taken = inspect.signature(getattr(datasets, class_name)).parameters
             if "root" in taken and {"train", "split"} & set(taken) and not _demands(taken):
-                usable[found] = frozenset(taken)
+                usable[class_name] = frozenset(taken)
     if name not in usable:
-        known = {found.lower(): found for found in usable}
+        known = {class_name.lower(): class_name for class_name in usable}
         hint = "name a class of torchvision.datasets, such as CIFAR10, Food101 or OxfordIIITPet"
         if name.lower() in known:
             hint = f"write torchvision:{known[name.lower()]}"
@@ -128,9 +128,9 @@ def _splits(kind: Any, parameters: frozenset[str], root: Path, where: str) -> di
     opened = {}
     for split, options in choices.items():
         for option in options:
-            found = _open_split(kind, root, option, fetches, where)
-            if found is not None:
-                opened[split] = found
+            dataset = _open_split(kind, root, option, fetches, where)
+            if dataset is not None:
+                opened[split] = dataset
                 break
     if "train" not in opened:
         raise UserError(
@@ -163,19 +163,19 @@ def _open_split(kind: Any, root: Path, option: dict[str, Any], fetches: bool, wh
         raise UserError(what, where, hint) from error
 
 
-def _labels(found: Any, where: str) -> list[int]:
+def _labels(dataset: Any, where: str) -> list[int]:
     """The label of every picture, where possible without decoding any."""
-    columns = [getattr(found, name, None) for name in ("targets", "_labels", "labels")]
-    for pairs in (getattr(found, name, None) for name in ("_samples", "samples")):
+    columns = [getattr(dataset, name, None) for name in ("targets", "_labels", "labels")]
+    for pairs in (getattr(dataset, name, None) for name in ("_samples", "samples")):
         columns.append(None if pairs is None else [pair[1] for pair in pairs])
     for column in columns:
-        if column is not None and len(column) == len(found):
+        if column is not None and len(column) == len(dataset):
             break
     else:
-        column = [found[number][1] for number in range(len(found))]
+        column = [dataset[number][1] for number in range(len(dataset))]
     try:
         labels = [int(label) for label in column]
-        same = labels[0] == int(found[0][1])
+        same = labels[0] == int(dataset[0][1])
     except (TypeError, ValueError, IndexError):
         same = False
     if not same:
@@ -191,7 +191,7 @@ def _classes(splits: dict[str, Any], labels: dict[str, list[int]]) -> tuple[str,
     """
     names = getattr(splits["train"], "classes", None)
     if names is None:
-        names = range(max(max(found) for found in labels.values()) + 1)
+        names = range(max(max(column) for column in labels.values()) + 1)
     names = [", ".join(n) if isinstance(n, tuple | list) else str(n) for n in names]
     count = Counter(names)
     return tuple(n if count[n] == 1 else f"{n} {number}" for number, n in enumerate(names))

@@ -133,11 +133,11 @@ def _files(location: str) -> list[Path]:
     files = []
     for name in _expand(location):
         path = Path(name)
-        found = [path] if path.is_file() else sorted(path.parent.glob(path.name))
-        if not found:
+        shards = [path] if path.is_file() else sorted(path.parent.glob(path.name))
+        if not shards:
             what = "no such shard" if name != location else "no such shard or folder"
             raise UserError(what, name, "name a folder, a file, or like train-{000..003}.tar")
-        files += found
+        files += shards
     return list(dict.fromkeys(files))
 
 
@@ -159,12 +159,12 @@ def _expand(pattern: str) -> Iterator[str]:
 
 def _samples(file: Path, labelled: bool) -> list[tuple[str, _Part, Any]]:
     """Key, picture and label of each sample of a shard; the label is None unless asked for."""
-    found: dict[str, dict[str, _Part]] = {}
+    by_key: dict[str, dict[str, _Part]] = {}
     for name, part in _members(file):
         key, _, ending = PurePosixPath(name).name.partition(".")
         if not key or key.startswith("__"):  # hidden files; facts about the shard itself
             continue
-        sample = found.setdefault(str(PurePosixPath(name).with_name(key)), {})
+        sample = by_key.setdefault(str(PurePosixPath(name).with_name(key)), {})
         kind = "picture" if f".{ending.lower()}" in EXTENSIONS else ending.lower()
         if kind in sample:
             raise UserError(f"{name!r} is the second {kind} of its sample", str(file), "remove one")
@@ -172,7 +172,7 @@ def _samples(file: Path, labelled: bool) -> list[tuple[str, _Part, Any]]:
             sample[kind] = part
     samples = []
     with file.open("rb") as opened:
-        for key, parts in found.items():
+        for key, parts in by_key.items():
             if not parts:
                 continue
             if "picture" not in parts:

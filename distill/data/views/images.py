@@ -131,7 +131,7 @@ class TrainingImages:
 
     def describe(self) -> dict[str, Any]:
         """What the views of these images depend on, and nothing else."""
-        found: dict[str, Any] = {
+        record: dict[str, Any] = {
             "images_sha256": [split_sha256(split) for split in self.splits],
             "views": self.views.model_dump(mode="json"),
             "versions": {"decoding": DECODING_VERSION, "views": VIEWS_VERSION},
@@ -139,8 +139,8 @@ class TrainingImages:
             "size": self.size,
         }
         if self.views.per_class:
-            found["labels_sha256"] = hashlib.sha256(self.labels.tobytes()).hexdigest()
-        return found
+            record["labels_sha256"] = hashlib.sha256(self.labels.tobytes()).hexdigest()
+        return record
 
 
 def epoch_batches(

@@ -52,7 +52,7 @@ def strengths(config: ViewsConfig, labels: Ints | None, classes: Sequence[str]) 
     own = [config.per_class.get(name, ClassViews()) for name in classes]
 
     def table(key: str) -> Floats:
-        rows = [getattr(one, key) for one in [*own, ClassViews()]]  # the last one is found by -1
+        rows = [getattr(views, key) for views in [*own, ClassViews()]]  # the last is found by -1
         common = getattr(config, key)
         return np.asarray([common if row is None else row for row in rows], dtype=np.float64)
 
@@ -127,7 +127,7 @@ def blur_radius(config: ViewsConfig, size: int) -> int:
     """Pixels to either side of a blur's centre; one for all images, whoever is in the batch."""
     if config.blur_size is not None:
         return min(config.blur_size // 2, size - 1)
-    own = [one.blur_sigma for one in config.per_class.values() if one.blur_sigma]
+    own = [views.blur_sigma for views in config.per_class.values() if views.blur_sigma]
     largest = max(high for _, high in (config.blur_sigma, *own))
     return min(math.ceil(3.0 * largest), size - 1)  # a mirror image reaches no further
 

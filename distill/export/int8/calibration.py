@@ -54,7 +54,9 @@ def find_ranges(model: Path, pixels: Pixels, method: Method, folder: Path) -> An
         if method != "mse":
             return calibrator.compute_data()
         histograms = calibrator.collector.get_histogram_dict()
-    return as_ranges({name: closest_range(*found[:4]) for name, found in histograms.items()})
+    return as_ranges(
+        {name: closest_range(*histogram[:4]) for name, histogram in histograms.items()}
+    )
 
 
 def as_ranges(ends: dict[str, tuple[float, float]]) -> Any:

@@ -87,8 +87,8 @@ class Range(nn.Module):
     @torch.no_grad()
     def observe(self, several: list[Tensor]) -> None:
         """Moves a little towards the range that is closest to what a batch gave."""
-        found = [closest_ends(v.clamp(min=0) if self.from_zero else v) for v in several]
-        low, high = (torch.stack(ends) for ends in zip(*found, strict=True))
+        ranges = [closest_ends(v.clamp(min=0) if self.from_zero else v) for v in several]
+        low, high = (torch.stack(ends) for ends in zip(*ranges, strict=True))
         self.ends.lerp_(torch.stack([low.min(), high.max()]), MOMENTUM)
 
 
@@ -180,8 +180,8 @@ class FakeQuantised(nn.Module):
                 inputs += self.layers[step.layer]()
             if step.range is not None and moving:
                 met[step.range].append(inputs[0].detach())
-            found = step.op(*inputs)
-            outputs = found if isinstance(found, tuple) else (found,)
+            output = step.op(*inputs)
+            outputs = output if isinstance(output, tuple) else (output,)
             values.update(zip(step.outputs, outputs, strict=True))
         for number, several in met.items():
             cast(Range, self.ranges[number]).observe(several)
@@ -198,7 +198,7 @@ class FakeQuantised(nn.Module):
 
     def ends(self) -> dict[str, tuple[float, float]]:
         """Lowest and highest value of each rounded activation, by name."""
-        ends = [cast(Range, one).ends.tolist() for one in self.ranges]
+        ends = [cast(Range, module).ends.tolist() for module in self.ranges]
         return {name: (ends[number][0], ends[number][1]) for name, number in self.groups.items()}
 
     def written_into(self, source: onnx.ModelProto) -> onnx.ModelProto:
@@ -209,8 +209,8 @@ class FakeQuantised(nn.Module):
         written = onnx.ModelProto()
         written.CopyFrom(source)
         nodes = {node.name: node for node in written.graph.node}
-        for name, one in zip(self.names, self.layers, strict=True):
-            layer = cast(Layer, one)
+        for name, module in zip(self.names, self.layers, strict=True):
+            layer = cast(Layer, module)
             _set_input(written.graph, nodes[name], 1, layer.weight)
             if layer.bias is not None:
                 _set_input(written.graph, nodes[name], 2, layer.bias)

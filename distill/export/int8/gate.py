@@ -80,10 +80,10 @@ class Gate:
             probs, ran = probs_of_file(file, self.pixels), kernels(file, self.folder)
         except UserError as error:
             return {"refused": f"onnxruntime does not open it: {error.what}"}
-        found, size_bytes = self._main_score(probs), file.stat().st_size
+        main_score, size_bytes = self._main_score(probs), file.stat().st_size
         row: Record = {
-            "score": found,
-            "drop": self.reference - found,
+            "score": main_score,
+            "drop": self.reference - main_score,
             "size_bytes": size_bytes,
             "size_ratio": size_bytes / self.source.stat().st_size,
             "time_ratio": time_ratio(file, self.source, self.pixels, self.threads),
@@ -169,5 +169,7 @@ def time_ratio(file: Path, reference: Path, pixels: Pixels, threads: int = 0) ->
     0.05.
     """
     spent = turns_ns(dict.fromkeys((file, reference), pixels), TURNS, CALLS, threads)
-    typical = {one: statistics.median(min(turn) for turn in turns) for one, turns in spent.items()}
+    typical = {
+        path: statistics.median(min(turn) for turn in turns) for path, turns in spent.items()
+    }
     return typical[file] / typical[reference]

@@ -32,7 +32,7 @@ def pass_pixels_on(graph: onnx.GraphProto) -> None:
     Quantised by a scale of 1, pixels in float are the bytes that they were. Onnxruntime then makes
     no float of them at all.
     """
-    constants = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     sources = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Cast"}
     casts = pixel_tensors(graph)
     for node in list(graph.node):
@@ -87,10 +87,10 @@ def float_in_disguise(file: Path, layers: Sequence[str], ran: Counter[str]) -> l
     if missing:
         of = f"{len(missing)} of {len(layers)} layers"
         reasons.append(f"{of} have no quantised inputs, the first is {missing[0]}")
-    wanted = sum(quantised.get(name) == "Conv" for name in layers)
+    num_convolutions = sum(quantised.get(name) == "Conv" for name in layers)
     integer = sum(ran[kind] for kind in CONVOLUTIONS)
-    if integer < wanted:
-        reasons.append(f"onnxruntime runs {integer} of {wanted} convolutions in integers")
+    if integer < num_convolutions:
+        reasons.append(f"onnxruntime runs {integer} of {num_convolutions} convolutions in integers")
     if not integer + sum(ran[kind] for kind in MULTIPLICATIONS):
         reasons.append("onnxruntime runs no layer in integers")
     return reasons

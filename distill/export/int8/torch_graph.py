@@ -51,8 +51,8 @@ def _ints(attributes: Attributes, constants: Constants, name: str, place: int) -
     """A list that is an attribute in some versions of an operator and an input in others."""
     if name in attributes:
         return list(attributes[name])
-    given = constants[place] if place < len(constants) else None
-    return None if given is None else [int(value) for value in np.atleast_1d(given)]
+    constant = constants[place] if place < len(constants) else None
+    return None if constant is None else [int(value) for value in np.atleast_1d(constant)]
 
 
 def _padded(attributes: Attributes, fill: float) -> tuple[Op, list[int]]:
@@ -118,14 +118,14 @@ def _clip(attributes: Attributes, constants: Constants) -> Op:
 
 def _mean(attributes: Attributes, constants: Constants) -> Op:
     axes, keep = _ints(attributes, constants, "axes", 1), bool(attributes.get("keepdims", 1))
-    return lambda x, *given: x.mean(dim=axes, keepdim=keep)
+    return lambda x, *inputs: x.mean(dim=axes, keepdim=keep)
 
 
 def _reshape(attributes: Attributes, constants: Constants) -> Op:
     shape = _ints(attributes, constants, "shape", 1)
 
-    def reshape(x: Tensor, given: Tensor) -> Tensor:
-        sizes = given.tolist() if shape is None else shape
+    def reshape(x: Tensor, shape_input: Tensor) -> Tensor:
+        sizes = shape_input.tolist() if shape is None else shape
         return x.reshape([size or x.shape[i] for i, size in enumerate(sizes)])  # 0 keeps a size
 
     return reshape
@@ -149,7 +149,7 @@ def _gather(attributes: Attributes, constants: Constants) -> Op:
 def _unsqueeze(attributes: Attributes, constants: Constants) -> Op:
     axes = _ints(attributes, constants, "axes", 1) or []
 
-    def unsqueeze(x: Tensor, *given: Tensor) -> Tensor:
+    def unsqueeze(x: Tensor, *inputs: Tensor) -> Tensor:
         for axis in axes:
             x = x.unsqueeze(axis)
         return x
@@ -159,7 +159,7 @@ def _unsqueeze(attributes: Attributes, constants: Constants) -> Op:
 
 def _squeeze(attributes: Attributes, constants: Constants) -> Op:
     axes = _ints(attributes, constants, "axes", 1)
-    return lambda x, *given: x.squeeze() if axes is None else x.squeeze(tuple(axes))
+    return lambda x, *inputs: x.squeeze() if axes is None else x.squeeze(tuple(axes))
 
 
 BUILDERS: dict[str, Callable[[Attributes, Constants], Op]] = {
