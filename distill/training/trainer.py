@@ -29,8 +29,6 @@ from distill.training.world import World
 
 Picked = tuple[Ids, Ids | None]  # image numbers, and how often each was drawn before
 AUX_WEIGHT = 0.4  # Szegedy et al., 2015, arXiv:1512.00567: the auxiliary head's share of the loss
-
-
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
