@@ -131,7 +131,7 @@ def load_teacher(config: TrainingBench, data: ImageData) -> Classifier:
         torch.manual_seed(config.seed)
         model = ModelConfig(name=config.teacher)
         return build_classifier(model, data.classes, data.spec).eval()
-    teacher = open_run(Path(config.teacher)).classifier
+    teacher = open_run(Path(config.teacher)).load()
     if teacher.contract.names != data.classes:
         what = f"its classes {teacher.contract.names} are not the data's {data.classes}"
         raise UserError(what, config.teacher, "name a teacher that was trained on this data")

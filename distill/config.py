@@ -51,6 +51,15 @@ def _listed(value: Any) -> Any:
 Words = BeforeValidator(_listed)
 
 
+def _counted(value: Any) -> Any:
+    """A list of whole numbers that was written with commas between them."""
+    parts = _listed(value)
+    return tuple(int(p) if isinstance(p, str) and p.isdigit() else p for p in parts)
+
+
+Numbers = BeforeValidator(_counted)
+
+
 class Options(BaseModel):
     """Base of every option group: immutable, no coercion, no unknown keys."""
 
@@ -403,7 +412,7 @@ class ExportConfig(Options):
 class BenchConfig(Options):
     """Inference speed."""
 
-    batch_sizes: tuple[Count, ...] = (1, 8, 64)
+    batch_sizes: Annotated[tuple[Count, ...], Numbers] = (1, 8, 64)
     """Of the scenario `offline`."""
     seconds: Positive = 1.0
     """Per model, engine, scenario and batch size, over all rounds; warm-up comes on top."""

@@ -1,4 +1,4 @@
-"""The run directory: every write is atomic, and a manifest, written last, says it is complete."""
+"""Files that are written whole or not at all: JSON, records, manifests, which are written last."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ entry's `recipe = "other.toml"` puts another recipe's run beneath it. Overrides 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tomllib
 from importlib.resources import files
@@ -23,6 +24,7 @@ Table = dict[str, Any]
 ModelT = TypeVar("ModelT", bound=BaseModel)
 KindT = TypeVar("KindT")
 ROLES = {"teacher": "teachers", "student": "students"}
+FOLDERS = "DISTILLATE_MODULES"  # environment variable that hands them on
 KINDS: dict[type, str] = {dict: "table", list: "list", str: "string"}
 
 
@@ -105,10 +107,20 @@ def find_recipe(path: str | Path) -> Path:
 
 
 def look_in(folder: Path) -> None:
-    """Lets modules of the user's be imported from a folder, after all that is installed."""
+    """Lets modules of the user's be imported from a folder, after all that is installed.
+
+    Also in processes that this one starts.
+    """
     place = str(folder.resolve())
+    if place not in module_folders():
+        os.environ[FOLDERS] = os.pathsep.join([*module_folders(), place])
     if place not in sys.path:
         sys.path.append(place)
+
+
+def module_folders() -> list[str]:
+    """Folders that `look_in` was told of, here or in the process that started this one."""
+    return [folder for folder in os.environ.get(FOLDERS, "").split(os.pathsep) if folder]
 
 
 def _is_module(plugin: Any) -> bool:

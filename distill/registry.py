@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from distill.errors import UserError
-from distill.recipe import describe, look_in
+from distill.recipe import describe, look_in, module_folders
 
 OptionsT = TypeVar("OptionsT", bound=BaseModel)
 
@@ -54,7 +54,8 @@ def find_module(folder: str, name: str, where: str, offers: str) -> ModuleType:
         raise UserError(f"unknown name {name!r}", where, f"one of {', '.join(known)}")
     target = name if "." in name else f"distill.{folder}.{name}"
     if "." in name:
-        look_in(Path.cwd())
+        for place in (*module_folders(), "."):
+            look_in(Path(place))
     try:
         module = importlib.import_module(target)
     except (ImportError, TypeError, ValueError) as error:  # "." and ".." in a name

@@ -208,7 +208,7 @@ def test_a_strategy_leaves_a_complete_run_directory(
     best = max(row["val/top1"] for row in rows)
     assert best > 25.0  # better than chance with 4 classes, so that this is about something
 
-    loaded = open_run(job.folder).classifier
+    loaded = open_run(job.folder).load()
     logits = predict_logits(loaded, job.data.val, CPU)
     top1 = 100.0 * float((logits.argmax(axis=1) == job.data.val.labels).mean())
     assert top1 == best == open_run(job.folder).best_score
@@ -221,7 +221,7 @@ def test_best_follows_select_where_kd_lib_only_knows_accuracy(kd_lib: Any, tmp_p
     student, job = tiny_job(tmp_path, select="loss")
     fit_with_kd_lib(student, job, CPU, Progress(quiet=True))
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    logits = torch.from_numpy(predict_logits(open_run(tmp_path).classifier, job.data.val, CPU))
+    logits = torch.from_numpy(predict_logits(open_run(tmp_path).load(), job.data.val, CPU))
     loss = nn.functional.cross_entropy(logits.double(), torch.from_numpy(job.data.val.labels))
     assert float(loss) == pytest.approx(min(row["val/loss"] for row in rows), rel=1e-6)
 

@@ -133,7 +133,7 @@ def test_a_teacher_is_asked_only_about_what_it_has_not_seen(
     folder = experiment.out / "cache" / "folds" / "small-1-of-2"
     rows = np.flatnonzero(assign_folds(experiment, 2) == 0)
     logits = predict_logits(
-        open_run(folder).classifier, label_errors.subset(data.train, rows), experiment.device
+        open_run(folder).load(), label_errors.subset(data.train, rows), experiment.device
     )
     assert probs[rows] == pytest.approx(task_of("single").probabilities(logits))
 

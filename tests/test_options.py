@@ -33,6 +33,8 @@ def test_every_key_of_a_recipe_is_there() -> None:
     [
         ("student.train.lr", ["student.train.lr"]),
         ("students.first.train.lr", ["student.train.lr"]),
+        ("students.train.lr", ["student.train.lr"]),
+        ("student.transfer.mode", ["student.transfer.mode"]),
         ("teacher.train.lr", ["student.train.lr"]),
         ("train.lr", ["student.train.lr"]),
         ("student.cache", ["student.cache.use", "student.cache.views", "student.cache.top_k"]),

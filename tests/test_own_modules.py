@@ -1,5 +1,6 @@
 """Plug-ins that are modules of the user's, beside a recipe or in the current folder."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +50,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request) -> Path:
     """A recipe and its packages, whose names no other test has imported."""
     number = request.node.name.replace("-", "_").replace("[", "_").replace("]", "")
     monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setenv("DISTILLATE_MODULES", "")
     files = {f"nets_{number}/small.py": NETWORK, f"methods_{number}/soft.py": STRATEGY}
     for name, text in files.items():
         file = tmp_path / "project" / name
@@ -77,6 +79,27 @@ def test_modules_in_the_current_folder_are_found(own, tmp_path, monkeypatch):
     moved.parent.mkdir()
     own.rename(moved)
     check_plugins(load_recipe(moved))
+
+
+def test_an_experiment_remembers_where_its_modules_are(own, tmp_path, distill, monkeypatch):
+    """Trained from elsewhere, it could not be reported from there; nor did workers find them."""
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    quick = ("bench.scenarios=single_stream", "random_forest.trees=2", "export.targets=[]")
+    command = ("--data", "demo:60", "--out", tmp_path / "out", "--smoke", "--device", "cpu")
+    status, _, err = distill("run", own, *command, "data.size=32", *quick, "export.student=s")
+    assert status == 2  # no such student: nothing has begun
+    status, out, err = distill("run", own, *command, "data.size=32", *quick)
+    assert status == 0, err
+    assert "small" in out.split("random_forest")[0]
+    rows = json.loads((tmp_path / "out" / "bench.json").read_text())["rows"]
+    assert [row for row in rows if row["engine"] == "torch" and "small" in row["name"]]
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if "project" not in p])
+    monkeypatch.setenv("DISTILLATE_MODULES", "")
+    for name in [name for name in sys.modules if name.startswith(("nets_", "methods_"))]:
+        monkeypatch.delitem(sys.modules, name)
+    status, _, err = distill("report", tmp_path / "out", "--device", "cpu")
+    assert status == 0, err
 
 
 def test_what_is_installed_comes_first(own, monkeypatch):

@@ -20,6 +20,7 @@ from distill.pipeline import jobs
 from distill.pipeline import train as pipeline
 from distill.pipeline.experiment import Experiment
 from distill.pipeline.jobs import load_job, load_teacher, tolerance
+from distill.pipeline.lr_finder import find_lr
 from distill.pipeline.plan import check_plugins
 from distill.pipeline.runs import all_runs, has_self_teacher, taught_by
 from distill.progress import Progress
@@ -122,7 +123,7 @@ def test_a_teacher_is_opened_and_checked_once(trained, monkeypatch):
     monkeypatch.setattr(jobs, "predict_logits", lambda *a: asked.append(a) or predict_logits(*a))
     monkeypatch.setattr(experiment_module, "open_run", lambda f: asked.append(f) or open_run(f))
     first = load_teacher(experiment, "one")
-    assert load_teacher(experiment, "one") is first
+    assert load_teacher(experiment, "one") is not first  # each may do with it as it likes
     assert len(asked) == 2
 
 
@@ -147,6 +148,19 @@ def test_a_run_whose_files_changed_is_refused(trained, tmp_path):
         file.write(b"x")
     with pytest.raises(UserError, match=r"best\.safetensors"):
         open_run(folder)
+
+
+def test_a_range_test_leaves_a_finished_run_as_it_is(trained, tmp_path):
+    """Its files were in the manifest: made again, they made the run count as damaged."""
+    import shutil
+
+    out = shutil.copytree(trained.out, tmp_path / "copy")
+    experiment, teacher = replace(trained, out=out), trained.recipe.teachers[0]
+    remove_folder(out / "teachers" / "one")
+    find_lr(experiment, teacher)
+    pipeline.train_teachers(experiment)
+    find_lr(experiment, teacher)
+    open_run(out / "teachers" / "one")
 
 
 def test_a_teacher_trained_anew_makes_its_students_stale(trained, tmp_path):

@@ -124,7 +124,7 @@ def test_the_file_says_what_its_labels_have_to_reach(multi):
 def test_its_probabilities_are_sigmoids_and_its_maps_average_to_the_logits(multi):
     predictor, pixels = Predictor(shipped(multi)), multi.data.test.pixels[:7]
     prob, cam = predictor.session.run(["prob", "cam"], {"image": pixels})
-    classifier = open_run(multi.folder("student")).classifier
+    classifier = open_run(multi.folder("student")).load()
     images = torch.tensor(pixels).permute(0, 3, 1, 2).float() / 255
     with torch.no_grad():
         logits = classifier(images).logits.numpy()
@@ -420,7 +420,7 @@ def test_an_accuracy_that_cannot_be_had_leaves_nothing_behind(tmp_path, make_exp
     experiment.data.val.labels[:] = 0  # a network that finds red never, or is wrong when surest
     probs, _ = stage.tune_on_validation(
         make_experiment(tmp_path / "other", "single"),
-        open_run(experiment.folder("student")).classifier,
+        open_run(experiment.folder("student")).load(),
     )
     experiment.data.val.labels[:] = (probs.argmax(axis=1) + 1) % 3
     with pytest.raises(UserError, match=r"export\.min_accuracy"):

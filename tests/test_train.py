@@ -297,7 +297,7 @@ def test_what_is_kept_is_what_was_validated(data, tmp_path, ema_decay):
     """In bf16, scores were those of a network that is loaded in fp32 later on."""
     train(data, tmp_path, precision="bf16", ema_decay=ema_decay, epochs=2)
     run = open_run(tmp_path)
-    logits = predict_logits(run.classifier, data.val, CPU)
+    logits = predict_logits(run.load(), data.val, CPU)
     found = score(task_of("single").probabilities(logits), data.val.labels, data.classes)
     assert found["nll"] in [pytest.approx(row["val/loss"], rel=1e-5) for row in run.rows]
 

@@ -49,18 +49,21 @@ def test_another_process_takes_the_scores_of_the_main_one(monkeypatch):
     assert fit_module._validate(second) is told
 
 
-def test_images_are_pinned_for_the_gpu_of_this_process(monkeypatch):
+@pytest.mark.parametrize(("name", "gpu"), [("cuda:1", 1), ("cuda", 2)])
+def test_images_are_pinned_for_the_gpu_of_this_process(monkeypatch, name, gpu):
     """The thread that reads ahead began on the first GPU, and pinned memory there."""
     chosen = []
-    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    # As strict as the real one, which refuses a device without a number.
+    index = torch.cuda._utils._get_device_index
+    monkeypatch.setattr(torch.cuda, "set_device", lambda one: chosen.append(index(one)))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 2)
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
     images = SimpleNamespace(pixels=lambda ids: np.zeros((len(ids), 2, 2, 3), np.uint8))
-    device = torch.device("cuda", 1)
-    trainer = SimpleNamespace(device=device, job=SimpleNamespace(images=images))
+    trainer = SimpleNamespace(device=torch.device(name), job=SimpleNamespace(images=images))
     order = [(np.arange(count), None) for count in (3, 2, 1)]
     found = list(Trainer._read(trainer, order))
     assert [len(pixels) for _, pixels in found] == [3, 2, 1]
-    assert chosen == [device]
+    assert chosen == [gpu]
 
 
 class Copied:

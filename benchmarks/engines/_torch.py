@@ -44,9 +44,7 @@ def open_run(folder: Path, settings: Settings, channels_last: bool, dtype: str) 
     torch.set_num_threads(settings.threads)
     kind = getattr(torch, dtype)
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    classifier = (
-        deployed(open_run(folder).classifier).requires_grad_(False).to(settings.device, kind)
-    )
+    classifier = deployed(open_run(folder).load()).requires_grad_(False).to(settings.device, kind)
     classifier.to(memory_format=layout)
     single = classifier.contract.task == "single"
 

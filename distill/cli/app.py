@@ -45,7 +45,7 @@ app = typer.Typer(
 )
 
 INTERRUPTED = 130
-SHARED = ("run", "teacher", "student", "cache")  # commands that several processes may share
+SHARED = ("run", "teacher", "student", "cache build")  # commands that several processes may share
 TRAINING_PACKAGES = (
     *("torch", "torchvision", "timm", "onnx", "onnxscript", "sklearn"),
     *("safetensors", "matplotlib", "pyarrow"),
@@ -166,7 +166,7 @@ def check_processes(command: str) -> None:
 def main() -> None:
     """Entry point of `distill`: failures become one line and an exit status."""
     try:
-        check_processes(next(iter(sys.argv[1:]), ""))
+        check_processes(" ".join(sys.argv[1 : 3 if sys.argv[1:2] == ["cache"] else 2]))
         # Newer typers turn Ctrl-C into the status 130, older ones into Abort.
         interrupted = app(standalone_mode=False) == INTERRUPTED
     except typer.Abort:

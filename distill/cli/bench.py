@@ -49,7 +49,7 @@ bench_app = typer.Typer(
 
 
 @bench_app.command("inference")
-@takes("device", "out", "as_json")
+@takes("as_json")
 def bench_command(
     models: Annotated[
         list[str],
@@ -62,18 +62,20 @@ def bench_command(
     data: Annotated[
         Path | None, typer.Option("--data", help="Pictures for the clock that includes decoding.")
     ] = None,
+    device: Annotated[
+        str, typer.Option("--device", help="cpu or cuda; auto is bench.device.")
+    ] = "auto",
+    out: Annotated[
+        Path | None, typer.Option("--out", help="FILE.json; plots go beside it.")
+    ] = None,
 ) -> None:
-    """Time models side by side: latency percentiles and images per second.
-
-    The results go to --out FILE.json, and plots beside it.
-    """
+    """Time models side by side: latency percentiles and images per second."""
     from distill.benchmarks.speed import bench_speed
     from distill.benchmarks.subjects import open_models
 
-    out = settings.out
     if out and out.suffix != ".json":
         raise UserError(f"got {str(out)!r}", "--out", "a name that ends in .json")
-    config = bench_options(models, settings.device)
+    config = bench_options(models, device)
     paths = [Path(model) for model in models if not is_option(model)]
     if not paths:
         raise UserError("nothing to time", "distill bench", "name ONNX files or run directories")

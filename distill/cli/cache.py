@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from distill.cli.options import DataOpt, ExperimentArg, JsonOpt, Overrides, RecipeArg, takes
+from distill.environment import is_main_process
 from distill.errors import UserError
 from distill.pipeline import stages
 from distill.pipeline.stages import Settings
@@ -41,7 +42,8 @@ def build_command(
 
     experiment = stages.open_experiment(recipe, overrides, data, settings)
     build_experiment(experiment, number - 1, parts)
-    stages.emit({"caches": list_caches(experiment.out)}, settings.as_json)
+    if is_main_process():
+        stages.emit({"caches": list_caches(experiment.out)}, settings.as_json)
 
 
 @cache_app.command("verify")

@@ -26,9 +26,10 @@ def options_command(
     if markdown:
         print(options.options_page(), end="")
         return
-    selected = [*options.recipe_options(), *options.plugin_options()]
     if key:
         selected = options.find_options(key)
+    else:
+        selected = [*options.recipe_options(), *options.plugin_options()]
     for line in options.option_lines(selected):
         print(line)
     stages.emit({"options": [asdict(option) for option in selected]}, as_json)

@@ -8,9 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from distill.config import DataConfig, ViewsConfig
-from distill.data.audit.duplicates import copy_groups
 from distill.data.audit.fingerprints import Fingerprints, joined, take_fingerprints
-from distill.data.audit.listing import Listing
+from distill.data.audit.listing import Listing, kept_copies
 from distill.data.audit.splits import limit_per_class
 from distill.data.prepare import decode, stored_spec
 from distill.data.sources import Item, Source, open_unlabelled
@@ -50,7 +49,8 @@ def prepare_unlabelled(
     items = limit_per_class(source.items, SMOKE_IMAGES) if smoke else list(source.items)
     known = listing.prints or _look(listing.source, listing.items, work)
     prints = _look(source, items, work)
-    of = copies_of(known, listing.splits, prints)
+    groups = kept_copies(joined(known, prints), None, work.cache)
+    of = copies_of(groups, listing.splits, prints.sha256)
     fresh = [i for i, item in zip(items, of, strict=True) if item is None]
     new = [item for item in fresh if item.name not in prints.unreadable]
     counts = Counter(split for split in of if split)
@@ -81,22 +81,25 @@ def _look(source: Source, items: Sequence[Item], work: Workspace) -> Fingerprint
         return take_fingerprints(source, items, work.cache, work.workers, task.advance)
 
 
-def copies_of(known: Fingerprints, splits: Sequence[str], prints: Fingerprints) -> list[str | None]:
-    """What each of the images is a copy of: a split, `each other`, or None for nothing.
+def copies_of(
+    groups: Sequence[str], splits: Sequence[str], sha256: Sequence[str]
+) -> list[str | None]:
+    """What each unlabelled image is a copy of: a split, `each other`, or None for nothing.
 
     Copies of copies count. An image that shows the same as another unlabelled one, but is not the
     same file, is no copy.
 
     Args:
-        known: The labelled images, which are in these `splits`.
+        groups: Name of each image's group of copies, the labelled images first.
+        splits: Of the labelled images.
+        sha256: Of the unlabelled ones, in hex; empty where a file cannot be read.
     """
-    groups = copy_groups(joined(known, prints))
     worst: dict[str, str] = {}
     for group, split in zip(groups, splits, strict=False):
         worst[group] = min(worst.get(group, split), split, key=COPIES_OF.index)
     origins: list[str | None] = []
     seen: set[str] = set()
-    for group, digest in zip(groups[len(splits) :], prints.sha256, strict=True):
+    for group, digest in zip(groups[len(splits) :], sha256, strict=True):
         again = EACH_OTHER if digest and digest in seen else None
         origins.append(worst.get(group, again))
         seen.add(digest)

@@ -39,7 +39,7 @@ def bench_experiment(experiment: Experiment) -> None:
 
 def _teacher_onnx(experiment: Experiment, name: str) -> Model:
     """The teacher as a file like the student's, in the cache: it is timed, not shipped."""
-    classifier = experiment.finished(name).classifier
+    classifier = experiment.finished(name).load()
     return _timed_file(experiment, classifier, f"{name}.onnx")
 
 

@@ -139,7 +139,7 @@ def _open_run(folder: Path, device: str) -> Model:
     from distill.training.run_directory import open_run
 
     chosen = resolve_device(device)
-    classifier = open_run(folder).classifier.to(chosen)
+    classifier = open_run(folder).load().to(chosen)
     contract = classifier.contract
 
     def probabilities(pixels: Pixels) -> NDArray[np.float32]:

@@ -20,7 +20,7 @@ from distill.data.workspace import Workspace
 from distill.errors import UserError
 from distill.files import MANIFEST, atomic, is_complete, read_json, write_json
 from distill.progress import Progress
-from distill.recipe import write_toml
+from distill.recipe import module_folders, write_toml
 from distill.training.imbalance import check_class_weights
 from distill.training.run_directory import FinishedRun, open_run
 
@@ -111,6 +111,8 @@ def write_description(experiment: Experiment) -> None:
     with atomic(experiment.out / "recipe.toml") as temporary:
         temporary.write_text(write_toml(experiment.recipe), "utf-8")
     described = {**experiment.data.describe(), "smoke": experiment.smoke}
+    if folders := module_folders():
+        described["modules"] = folders  # where plug-ins of the user's are, to open it again
     if experiment.extra:
         described["unlabelled"] = experiment.extra[1]
     write_json(experiment.out / "data.json", described)

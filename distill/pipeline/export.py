@@ -127,7 +127,7 @@ def make_target(shipment: Shipment, record: Record, key: str, target: Target) ->
 def prepare(experiment: Experiment, name: str) -> tuple[Shipment, Record]:
     """The student with its metadata, and what `export.json` says of it. Writes no file of it."""
     finished = experiment.finished(name)
-    classifier = finished.classifier
+    classifier = finished.load()
     probs, tuned = tune_on_validation(experiment, classifier)
     metadata = shipped_metadata(experiment, classifier, finished.strategy, probs, tuned)
     summary = {

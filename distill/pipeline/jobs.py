@@ -90,8 +90,7 @@ def is_done(job: Job, overwrite: bool, world: World) -> bool:
     world.wait()  # until every process has looked
     if changed and world.is_main:
         remove_folder(job.folder)
-    world.wait()
-    return is_complete(job.folder)
+    return world.from_main(is_complete(job.folder))
 
 
 def changed_options(job: Job) -> list[str]:
@@ -140,14 +139,14 @@ def load_teacher(experiment: Experiment, name: str) -> Classifier:
         raise UserError(what, where, "train the teacher on this data")
     if finished.weights_sha256 not in experiment.checked:
         device = experiment.device
-        logits = predict_logits(finished.classifier.to(device), data.val, device)
+        logits = predict_logits(finished.load().to(device), data.val, device)
         scores = score(task_of(data.task).probabilities(logits), data.val.labels, data.classes)
         now, before = scores[task_of(data.task).main_score], finished.best_score
         if abs(now - before) > tolerance(len(data.val.labels)):
             what = f"the teacher scores {now:.2f} % on validation, but {before:.2f} % when trained"
             raise UserError(what, where, "its files or the data changed: train it again")
         experiment.checked.add(finished.weights_sha256)
-    return finished.classifier
+    return finished.load()
 
 
 def tolerance(count: int) -> float:

@@ -163,4 +163,4 @@ def _fold_teacher(experiment: Experiment, fold: int, folds: int, fold_of: Ids) -
         experiment.progress.say(f"fold {fold + 1} of {folds}: {len(rest):,} training images")
         fit(model, job, experiment.device, experiment.progress)
     assert is_complete(folder)
-    return open_run(folder).classifier
+    return open_run(folder).load()

@@ -38,7 +38,7 @@ def build_results(experiment: Experiment) -> Results:
     rows: list[ResultRow] = []
     for config in all_runs(recipe):
         run = experiment.finished(config.name)
-        classifier = run.classifier.to(experiment.device)
+        classifier = run.load().to(experiment.device)
         logits = predict_logits(classifier, data.test, experiment.device)
         probs[config.name] = task_of(data.task).probabilities(logits)
         speed = speeds.pop((config.name, "torch"), {})

@@ -76,11 +76,14 @@ def with_seed(overrides: list[str] | None, seed: int | None) -> list[str]:
 def reopen_experiment(folder: Path, overrides: list[str] | None, settings: Settings) -> Experiment:
     """The experiment that `distill run` or a training stage began in a directory."""
     from distill.files import read_json
+    from distill.recipe import look_in
 
     recipe = folder / "recipe.toml"
     if not recipe.is_file():
         raise UserError("not an experiment directory", str(folder), "it has no recipe.toml")
     known = read_json(folder / "data.json")
+    for place in known.get("modules", ()):
+        look_in(Path(place))
     settings = replace(settings, out=folder, unlabelled=known.get("unlabelled", {}).get("location"))
     opened = open_experiment(str(recipe), overrides, known["location"], settings)
     return replace(opened, smoke=known["smoke"])

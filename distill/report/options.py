@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +22,7 @@ PLUGINS = (
     ("export", "Target", "Target", "export.targets"),
 )
 SKIPPED = ("teachers",)  # the same as students
-ROLE = re.compile(r"^(teachers?|students)\.")
+ROLES = ("teacher", "teachers", "student", "students")
 UNITS = {
     "integer": "whole number",
     "number": "number",
@@ -137,16 +136,27 @@ def find_options(key: str) -> list[OptionDoc]:
     Raises:
         UserError: No such option; names those that are meant, perhaps.
     """
-    requested = re.sub(r"^(teachers|students)\.[^.]+\.(?=.*)", "student.", key.strip("."))
-    requested = ROLE.sub("student.", requested)
     known = recipe_options()
-    for more in (list[OptionDoc], plugin_options):
-        known += more()
-        for spelled in (requested, f"student.{requested}"):
-            matches = [o for o in known if o.key == spelled or o.key.startswith(f"{spelled}.")]
-            if matches:
-                return matches
-    raise UserError(f"no option {key!r}", "distill options", meant(requested, known))
+    options = _matching(key, known)
+    if not options:  # then one of a plug-in: these have to be imported
+        known += plugin_options()
+        options = _matching(key, known)
+    if not options:
+        raise UserError(f"no option {key!r}", "distill options", meant(key, known))
+    return options
+
+
+def _matching(key: str, known: Sequence[OptionDoc]) -> list[OptionDoc]:
+    """Options of that key, or whose keys it begins, in any of the ways that it may be typed."""
+    role, _, rest = key.strip(".").partition(".")
+    spelled = [key.strip("."), f"student.{key.strip('.')}"]
+    if role in ROLES:  # of all, as in `student.train.lr`, or of one, `students.NAME.train.lr`
+        spelled = [f"student.{rest}", f"student.{rest.partition('.')[2]}"] if rest else ["student"]
+    for name in spelled:
+        options = [o for o in known if o.key == name or o.key.startswith(f"{name.rstrip('.')}.")]
+        if options and not name.endswith("."):
+            return options
+    return []
 
 
 def meant(requested: str, known: Sequence[OptionDoc]) -> str:

@@ -1,7 +1,8 @@
 """When a probability is enough for an answer: thresholds tuned on validation, and their curves.
 
-numpy only. A threshold is put midway between two neighbouring scores, so that rounding in another
-runtime does not tip the images that it was tuned on.
+numpy only, but for one bound that is asked of scipy while tuning. A threshold is put midway between
+two neighbouring scores, so that rounding in another runtime does not tip the images that it was
+tuned on.
 """
 
 from __future__ import annotations

@@ -135,7 +135,8 @@ def _waiting(folder: Path, epoch: int) -> Path:
 def _resume(trainer: Trainer, folder: Path) -> Standing:
     """Where training goes on, from `last/` if there is one; main puts the directory in order."""
     file, log = folder / "last" / "state.pt", folder / ROWS
-    begun, is_main = file.is_file(), trainer.world.is_main
+    is_main = trainer.world.is_main
+    begun = trainer.world.from_main(file.is_file())
     if not begun:
         if is_main:
             log.unlink(missing_ok=True)

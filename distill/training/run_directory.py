@@ -82,9 +82,8 @@ class FinishedRun:
         """The `train.logit_adjustment` that it was trained with; 0 of before there was one."""
         return float(self.config["run"]["train"].get("logit_adjustment", 0.0))
 
-    @cached_property
-    def classifier(self) -> Classifier:
-        """The model with the kept weights, in evaluation mode; the same one for all who ask."""
+    def load(self) -> Classifier:
+        """The model with the kept weights, in evaluation mode."""
         table = json.dumps(self.config["run"]["model"])
         model, contract = ModelConfig.model_validate_json(table), self.contract
         built = build_classifier(model, contract.names, contract.input_spec, False, contract.task)
@@ -121,7 +120,8 @@ def finish_run(folder: Path) -> None:
     """Writes the manifest; from now on the run counts as complete."""
     missing = [name for name in PROMISED if not (folder / name).is_file()]
     assert not missing, f"{folder} lacks {missing}"
-    write_manifest(folder, files_below(folder))
+    # A learning-rate test may be made again, and changes nothing about the run.
+    write_manifest(folder, [name for name in files_below(folder) if "lr_find" not in name])
 
 
 def save_weights(classifier: Classifier, path: Path) -> None:

@@ -175,7 +175,9 @@ class Trainer:
             yield from ((picked, torch.from_numpy(images.pixels(picked[0]))) for picked in order)
             return
         # A thread begins on the first GPU, whichever this process is to use.
-        with ThreadPoolExecutor(1, "pin", torch.cuda.set_device, (self.device,)) as pool:
+        number = self.device.index
+        gpu = torch.cuda.current_device() if number is None else number
+        with ThreadPoolExecutor(1, "pin", torch.cuda.set_device, (gpu,)) as pool:
             ahead: tuple[Picked, Future[Tensor]] | None = None
             for picked in order:
                 reading = pool.submit(

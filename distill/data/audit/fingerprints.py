@@ -26,7 +26,7 @@ from distill.data.decode import MAX_PIXELS, UnreadableImageError, read_image
 from distill.data.sources import Item, Source
 from distill.files import atomic
 
-FORMAT = 1  # of the cache; prints of another format are taken again
+FORMAT = 2  # of the cache; prints of another format are taken again
 CHUNK = 256
 DRAFT = 256  # a large JPEG is decoded to no less than this on its shorter side, which is faster
 THUMB = 16  # side of the tiny picture

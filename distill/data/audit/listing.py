@@ -150,7 +150,7 @@ def list_data(
         with work.progress.task(f"look at {len(items):,} images", len(items), "images") as task:
             prints = take_fingerprints(source, items, work.cache, work.workers, task.advance)
         vectors = features(source, items) if features else None
-        copies = _copies(prints, vectors, work.cache)
+        copies = kept_copies(prints, vectors, work.cache)
     groups = join_groups([item.name for item in items], copies, source_groups)
     apart = data.split == "random"
     splits = assign_splits(items, source.classes, data, seed, None if apart else groups)
@@ -159,7 +159,9 @@ def list_data(
     return Listing(source, tuple(items), *columns, prints, findings)
 
 
-def _copies(prints: Fingerprints, features: NDArray[np.float32] | None, cache: Path) -> list[str]:
+def kept_copies(
+    prints: Fingerprints, features: NDArray[np.float32] | None, cache: Path
+) -> list[str]:
     """Names of the groups of copies; comparing all pairs takes its time, so it is done once."""
     digest = hashlib.sha256(json.dumps([RULES, prints.names, prints.sha256]).encode())
     if features is not None:
