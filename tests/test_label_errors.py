@@ -1,7 +1,6 @@
 """Probable label errors: who is suspicious, and that no teacher has seen what it is asked about."""
 
-from __future__ import annotations
-
+import tomllib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from packaging.requirements import Requirement
 
 from distill.config import ModelConfig, Recipe, RunConfig, TrainConfig
 from distill.data.sources import SPLITS
@@ -172,3 +172,12 @@ def test_a_finished_fold_is_not_trained_again(
     monkeypatch.setattr(label_errors, "fit", refuse)
     again = replace(experiment)
     assert np.array_equal(out_of_fold_probs(again, 2), first)
+
+
+def test_no_release_under_another_licence_is_admitted(repository):
+    """cleanlab before 2.8 is under the AGPL, and `>=2.6` let it in."""
+    project = tomllib.loads((repository / "pyproject.toml").read_text("utf-8"))["project"]
+    (needed,) = project["optional-dependencies"]["audit"]
+    admitted = Requirement(needed).specifier
+    assert "2.8.0" in admitted
+    assert not any(version in admitted for version in ("2.6.6", "2.7.1"))
