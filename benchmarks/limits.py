@@ -17,14 +17,28 @@ from typing import Any
 
 import numpy as np
 
+from distill.files import Record
+
 SIZE = 1024  # rows and columns of the matrices on a CPU
 SIZE_GPU = 8192
 COPY_BYTES = 2**27  # well beyond the caches
 REPEATS = 15  # short ones, of which the fastest counts: a limit is what can be reached
 
 
-def cpu_limits(threads: int) -> dict[str, Any]:
-    """`flop_per_s` of a product by its precision; `bytes_per_s`, read and written, of a copy."""
+class Limits(Record):
+    """What was reached.
+
+    Attributes:
+        flop_per_s: Of a product, by its precision.
+        bytes_per_s: Of a copy, read and written.
+    """
+
+    flop_per_s: dict[str, float]
+    bytes_per_s: float
+
+
+def cpu_limits(threads: int) -> Limits:
+    """A product by numpy, and a copy by so many threads."""
     a, b = (np.full((SIZE, SIZE), value, np.float32) for value in (0.5, 0.25))
     out = np.empty_like(a)
     product = fastest(lambda: np.matmul(a, b, out=out))
@@ -33,10 +47,11 @@ def cpu_limits(threads: int) -> dict[str, Any]:
     parts = [slice(low, high) for low, high in pairwise(bounds)]
     with ThreadPoolExecutor(threads) as pool:
         copy = fastest(lambda: list(pool.map(lambda p: np.copyto(target[p], source[p]), parts)))
-    return {"flop_per_s": {"fp32": 2 * SIZE**3 / product}, "bytes_per_s": 2 * COPY_BYTES / copy}
+    products = {"fp32": 2 * SIZE**3 / product}
+    return Limits(flop_per_s=products, bytes_per_s=2 * COPY_BYTES / copy)
 
 
-def gpu_limits() -> dict[str, Any]:
+def gpu_limits() -> Limits:
     """As `cpu_limits`, on the GPU by torch; float32 is TF32, as in its convolutions."""
     import torch
 
@@ -48,7 +63,7 @@ def gpu_limits() -> dict[str, Any]:
     source = torch.ones(COPY_BYTES, dtype=torch.uint8, device="cuda")
     target = torch.empty_like(source)
     copy = fastest(lambda: _finished(torch, target.copy_(source)))
-    return {"flop_per_s": products, "bytes_per_s": 2 * COPY_BYTES / copy}
+    return Limits(flop_per_s=products, bytes_per_s=2 * COPY_BYTES / copy)
 
 
 def _finished(torch: Any, result: Any) -> Any:
@@ -68,4 +83,5 @@ def fastest(work: Callable[[], object]) -> float:
 
 
 if __name__ == "__main__":
-    print(json.dumps(gpu_limits() if sys.argv[2] == "cuda" else cpu_limits(int(sys.argv[1]))))
+    limits = gpu_limits() if sys.argv[2] == "cuda" else cpu_limits(int(sys.argv[1]))
+    print(json.dumps(limits.to_json()))

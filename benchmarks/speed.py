@@ -11,28 +11,36 @@ Command: `distill bench MODEL...`, each a run directory or an ONNX file; see doc
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from distill.benchmarks.flops import count_work
+from distill.benchmarks.limits import Limits
 from distill.benchmarks.machine import busy_warning, machine, resolve_threads
+from distill.benchmarks.speed_records import SpeedReport, SpeedRow
 from distill.benchmarks.speed_rows import add_share, base_row, by_series, mark_best, summarise
-from distill.benchmarks.speed_worker import Task
+from distill.benchmarks.speed_worker import (
+    Failed,
+    NoOutcome,
+    Task,
+    Unavailable,
+    WorkerReply,
+    read_reply,
+)
 from distill.benchmarks.subjects import SEED, Model, Subject, pair
 from distill.config import BenchConfig
 from distill.environment import environment
 from distill.errors import UserError
 from distill.progress import Progress
 
-Reply = dict[str, Any]  # what a worker prints
+Printed = TypeVar("Printed")
 START_S = 600.0  # to import, load, compile and warm up: TensorRT takes minutes to build an engine
 SLOWEST = 20.0  # of the time that a worker is to measure for: calls that take longer than planned
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -43,16 +51,12 @@ def bench_speed(
     config: BenchConfig,
     progress: Progress,
     pictures: Sequence[bytes] = (),
-) -> dict[str, Any]:
+) -> SpeedReport:
     """Times every model on every engine that takes it and that can run here.
 
     Args:
         pictures: Encoded pictures for the clock `decode` (decode, resize, model, label); none, no
             such rows.
-
-    Returns:
-        `rows` (see `speed_rows`), `left_out` (what was not measured, and why), `warnings` of the
-        whole table, `limits` (see `limits`), `config`, and `env`.
 
     Raises:
         UserError: An unknown engine, or nothing could be timed.
@@ -72,37 +76,34 @@ def bench_speed(
     if not replies:
         raise UserError(f"nothing could be timed: {'; '.join(left_out)}", "bench")
     work = {model.name: count_work(model.path) for model in models if model.format == "onnx"}
-    for row in rows:
-        add_share(row, work.get(row["name"]), limits)
     for reason in left_out:
         progress.say(f"not measured: {reason}")
     warnings = [busy_warning(env["cpu_busy_percent"])]
     warnings += ["one round tells nothing of variation"] if config.rounds == 1 else []
-    return {
-        "rows": rows,
-        "left_out": left_out,
-        "warnings": [warning for warning in warnings if warning],
-        "limits": limits,
-        "config": config.model_dump(mode="json"),
-        "env": env,
-    }
+    return SpeedReport(
+        rows=tuple(add_share(row, work.get(row.name), limits) for row in rows),
+        left_out=tuple(left_out),
+        warnings=tuple(warning for warning in warnings if warning),
+        limits=limits,
+        config=config,
+        env=env,
+    )
 
 
 def make_rows(
-    replies: dict[Subject, list[Reply]], tasks: dict[Subject, Task], config: BenchConfig
-) -> tuple[list[dict[str, Any]], list[str]]:
+    replies: dict[Subject, list[WorkerReply]], tasks: dict[Subject, Task], config: BenchConfig
+) -> tuple[list[SpeedRow], list[str]]:
     """A row per subject and series, and a line for each series that has none."""
-    rows, without = [], []
+    rows, without = list[SpeedRow](), list[str]()
     for subject, rounds in replies.items():
         base = base_row(subject, rounds, tasks[subject])
         for key, outcomes in by_series(rounds).items():
-            reason = next((outcome["reason"] for outcome in outcomes if "reason" in outcome), None)
-            if reason is None:
-                rows.append(base | summarise(key, outcomes, config))
+            missing = next((one for one in outcomes if isinstance(one, NoOutcome)), None)
+            if missing is None:
+                rows.append(SpeedRow(**dict(base), **dict(summarise(outcomes, config))))
             else:
-                without.append(f"{subject}, {' '.join(map(str, key))}: {reason}")
-    mark_best(rows)
-    return rows, without
+                without.append(f"{subject}, {' '.join(map(str, key))}: {missing.reason}")
+    return mark_best(rows), without
 
 
 def make_task(subject: Subject, config: BenchConfig, pictures: str | None) -> Task:
@@ -121,7 +122,7 @@ def make_task(subject: Subject, config: BenchConfig, pictures: str | None) -> Ta
 
 def run_rounds(
     tasks: dict[Subject, Task], config: BenchConfig, progress: Progress
-) -> tuple[dict[Subject, list[Reply]], dict[str, Any], list[str]]:
+) -> tuple[dict[Subject, list[WorkerReply]], Limits | None, list[str]]:
     """Every task, and the limits, once per round in a process of its own, in random order.
 
     What fails is left out of later rounds and of the results.
@@ -129,8 +130,8 @@ def run_rounds(
     Returns:
         Replies per subject, the limits, and reasons for what was left out.
     """
-    replies: dict[Subject, list[Reply]] = {subject: [] for subject in tasks}
-    limits, left_out = list[Reply](), list[str]()
+    replies: dict[Subject, list[WorkerReply]] = {subject: [] for subject in tasks}
+    limits, left_out = list[Limits | Failed](), list[str]()
     shuffle = random.Random(SEED).shuffle
     with progress.task("bench", config.rounds * (len(tasks) + 1), "processes") as bar:
         for round_ in range(config.rounds):
@@ -141,32 +142,38 @@ def run_rounds(
                     limits.append(run_limits(config))
                 elif subject in replies:
                     task = tasks[subject].model_copy(update={"seed": SEED + round_})
-                    reply = run_process(
-                        "speed_worker", [], task.threads, task.model_dump_json(), measured_s(task)
-                    )
-                    replies[subject].append(reply)
-                    left_out += _dropped(replies, subject)
+                    reply = run_worker(task)
+                    if isinstance(reply, WorkerReply):
+                        replies[subject].append(reply)
+                    else:
+                        left_out.append(_drop(replies, subject, reply))
                 bar.advance()
     return replies, typical_limits(limits), left_out
 
 
-def _dropped(replies: dict[Subject, list[Reply]], subject: Subject) -> list[str]:
+def _drop(
+    replies: dict[Subject, list[WorkerReply]], subject: Subject, reply: Unavailable | Failed
+) -> str:
     """Takes out a subject that failed, or all of an engine that cannot run here; says why."""
-    reply = replies[subject][-1]
-    if "unavailable" in reply:
-        for other in [candidate for candidate in replies if candidate.engine == subject.engine]:
-            del replies[other]
-        return [f"{subject.engine}: {reply['unavailable']}"]
-    if "failed" in reply:
+    if isinstance(reply, Failed):
         del replies[subject]
-        return [f"{subject}: {reply['failed']}"]
-    return []
+        return f"{subject}: {reply.failed}"
+    for other in [candidate for candidate in replies if candidate.engine == subject.engine]:
+        del replies[other]
+    return f"{subject.engine}: {reply.unavailable}"
 
 
-def run_limits(config: BenchConfig) -> Reply:
+def run_worker(task: Task) -> WorkerReply | Unavailable | Failed:
+    """What a worker measured, see `speed_worker`."""
+    stdin, seconds = task.model_dump_json(), measured_s(task)
+    return run_process("speed_worker", read_reply, [], task.threads, stdin, seconds)
+
+
+def run_limits(config: BenchConfig) -> Limits | Failed:
     """What the hardware can do at most, see `limits`."""
     threads = resolve_threads(config.threads)
-    return run_process("limits", [str(threads), config.device], threads)
+    arguments = [str(threads), config.device]
+    return run_process("limits", Limits.model_validate_json, arguments, threads)
 
 
 def measured_s(task: Task) -> float:
@@ -176,27 +183,33 @@ def measured_s(task: Task) -> float:
     return float(task.seconds * series * (2 if task.pictures else 1))
 
 
-def typical_limits(rounds: Sequence[Reply]) -> dict[str, Any]:
-    """Medians over the rounds that could be measured; empty if none could."""
-    measured = [reply for reply in rounds if "failed" not in reply]
+def typical_limits(rounds: Sequence[Limits | Failed]) -> Limits | None:
+    """Medians over the rounds that could be measured; None if none could."""
+    measured = [reply for reply in rounds if isinstance(reply, Limits)]
     if not measured:
-        return {}
+        return None
     products = {
-        precision: statistics.median(reply["flop_per_s"][precision] for reply in measured)
-        for precision in measured[0]["flop_per_s"]
+        precision: statistics.median(reply.flop_per_s[precision] for reply in measured)
+        for precision in measured[0].flop_per_s
     }
-    copy = statistics.median(reply["bytes_per_s"] for reply in measured)
-    return {"flop_per_s": products, "bytes_per_s": copy}
+    copy = statistics.median(reply.bytes_per_s for reply in measured)
+    return Limits(flop_per_s=products, bytes_per_s=copy)
 
 
 def run_process(
-    module: str, arguments: Sequence[str], threads: int, stdin: str = "", seconds: float = 0.0
-) -> Reply:
-    """The JSON that a module of this folder prints last, in a new process.
+    module: str,
+    read: Callable[[str], Printed],
+    arguments: Sequence[str],
+    threads: int,
+    stdin: str = "",
+    seconds: float = 0.0,
+) -> Printed | Failed:
+    """What a module of this folder prints last, in a new process.
 
-    A process that dies, that prints none, or that hangs, has `failed`.
+    A process that dies, that prints nothing of the kind, or that hangs, has `Failed`.
 
     Args:
+        read: Makes it of the printed line; raises ValueError where it cannot.
         seconds: What it is to measure for; it gets `SLOWEST` times that, and `START_S` to begin.
     """
     environment = os.environ | dict.fromkeys(THREAD_VARIABLES, str(threads))
@@ -207,10 +220,9 @@ def run_process(
             command, input=stdin, capture_output=True, text=True, env=environment, timeout=limit
         )
     except subprocess.TimeoutExpired:
-        return {"failed": f"its process did not end within {limit:.0f} s"}
+        return Failed(failed=f"its process did not end within {limit:.0f} s")
     try:
-        reply: Reply = json.loads(done.stdout.splitlines()[-1])
+        return read(done.stdout.splitlines()[-1])
     except (IndexError, ValueError):
         last = (done.stderr.strip().splitlines() or [""])[-1][:200]
-        return {"failed": f"its process ended with status {done.returncode} {last}".strip()}
-    return reply
+        return Failed(failed=f"its process ended with status {done.returncode} {last}".strip())

@@ -3,28 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+from distill.benchmarks.speed_records import SpeedRow
 from distill.files import atomic
+from distill.report.results import ResultRow
 
-Row = dict[str, Any]
 # Okabe and Ito's colours, told apart by the colour-blind, and by their markers without colour.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "black")
 MARKERS = "osD^vPX*<>"
 SCORES = {"top1": "top-1 accuracy", "map": "mean average precision"}
 
 
-def draw_all(rows: Sequence[Row], heading: str, stem: Path) -> list[Path]:
+@dataclass(frozen=True)
+class Point:
+    """A model that was asked with one image at a time, and its score.
+
+    Attributes:
+        score: In percent.
+        of: The score's name and its split.
+        engine: None for the shipped runtime.
+    """
+
+    name: str
+    score: float
+    of: tuple[str, str]
+    latency_p50_ms: float
+    size_bytes: int | None = None
+    engine: str | None = None
+
+
+def draw_all(rows: Sequence[SpeedRow], heading: str, stem: Path) -> list[Path]:
     """Draws what can be drawn of these rows, as `STEM.batch.png` and `STEM.accuracy.png`.
 
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
     """
     drawn = []
-    batches = [row for row in rows if row.get("scenario") == "offline" and row["clock"] == "model"]
-    if len({row["batch_size"] for row in batches}) > 1:
+    batches = [row for row in rows if row.scenario == "offline" and row.clock == "model"]
+    if len({row.batch_size for row in batches}) > 1:
         drawn.append(stem.with_name(f"{stem.name}.batch.png"))
         draw_batches(batches, heading, drawn[-1])
     scored = accuracy_points(rows)
@@ -34,24 +54,24 @@ def draw_all(rows: Sequence[Row], heading: str, stem: Path) -> list[Path]:
     return drawn
 
 
-def draw_batches(rows: Sequence[Row], heading: str, file: Path) -> None:
+def draw_batches(rows: Sequence[SpeedRow], heading: str, file: Path) -> None:
     """Plots images per second against the batch size, a line per model and engine, as a PNG."""
     pyplot = _pyplot()
     figure, axes = pyplot.subplots(figsize=(8, 4.8), layout="constrained")
-    names, engines = ({row[key]: None for row in rows} for key in ("name", "engine"))
+    names, engines = (dict.fromkeys(getattr(row, k) for row in rows) for k in ("name", "engine"))
     colours = dict(zip(names, cycle(COLOURS), strict=False))
     markers = dict(zip(engines, cycle(MARKERS), strict=False))
-    for name, engine in dict.fromkeys((row["name"], row["engine"]) for row in rows):
-        line = [row for row in rows if (row["name"], row["engine"]) == (name, engine)]
-        line.sort(key=lambda row: int(row["batch_size"]))
+    for name, engine in dict.fromkeys((row.name, row.engine) for row in rows):
+        line = [row for row in rows if (row.name, row.engine) == (name, engine)]
+        line.sort(key=lambda row: row.batch_size)
         axes.plot(
-            [row["batch_size"] for row in line],
-            [row["images_per_s"] for row in line],
+            [row.batch_size for row in line],
+            [row.images_per_s for row in line],
             color=colours[name],
             marker=markers[engine],
             label=f"{name}, {engine}",
         )
-    sizes = sorted({row["batch_size"] for row in rows})
+    sizes = sorted({row.batch_size for row in rows})
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_xticks(sizes, [str(size) for size in sizes])
@@ -65,25 +85,27 @@ def draw_batches(rows: Sequence[Row], heading: str, file: Path) -> None:
     _save(pyplot, figure, file)
 
 
-def accuracy_points(rows: Sequence[Row]) -> list[Row]:
-    """Rows of one image at a time that have a score, with `score`, its name and its split.
+def accuracy_points(rows: Sequence[SpeedRow | ResultRow]) -> list[Point]:
+    """Points of the rows of one image at a time that have a score.
 
     Rows of `results.json` have scores of `test`, those of a benchmark of `val`.
     """
     points = []
     for row in rows:
-        alone = row.get("scenario", "single_stream") == "single_stream"
-        if not alone or row.get("clock", "model") != "model" or "latency_p50_ms" not in row:
+        if isinstance(row, ResultRow):
+            scores, split, engine = row.test or {}, "test", None
+        elif (row.scenario, row.clock) == ("single_stream", "model"):
+            scores, split, engine = row.val or {}, "val", row.engine
+        else:
             continue
-        for split in ("test", "val"):
-            score = next((name for name in SCORES if name in row.get(split, {})), None)
-            if score:
-                points.append({**row, "score": row[split][score], "of": (score, split)})
-                break
+        score = next((name for name in SCORES if name in scores), None)
+        if score and row.latency_p50_ms is not None:
+            found = (row.name, scores[score], (score, split), row.latency_p50_ms, row.size_bytes)
+            points.append(Point(*found, engine))
     return points
 
 
-def draw_accuracy(points: Sequence[Row], heading: str, file: Path) -> None:
+def draw_accuracy(points: Sequence[Point], heading: str, file: Path) -> None:
     """Plots accuracy against latency and against size, a panel each, as a PNG.
 
     A model that was timed on several engines is drawn once, with the fastest.
@@ -93,21 +115,23 @@ def draw_accuracy(points: Sequence[Row], heading: str, file: Path) -> None:
     """
     pyplot = _pyplot()
     figure, panels = pyplot.subplots(1, 2, figsize=(10, 4.4), layout="constrained", sharey=True)
-    fastest = {row["name"]: row for row in sorted(points, key=lambda r: -r["latency_p50_ms"])}
-    names = dict.fromkeys(row["name"] for row in points)
+    slowest_first = sorted(points, key=lambda point: -point.latency_p50_ms)
+    fastest = {point.name: point for point in slowest_first}
+    names = dict.fromkeys(point.name for point in points)
     for axes, key, unit in zip(panels, ("latency_p50_ms", "size_bytes"), (1.0, 1e6), strict=True):
         for name, colour, marker in zip(names, cycle(COLOURS), cycle(MARKERS), strict=False):
-            row = fastest[name]
-            label = f"{name} ({row['engine']})" if "engine" in row else name
-            place = [row[key] / unit] if key in row else []
+            point = fastest[name]
+            label = f"{name} ({point.engine})" if point.engine else name
+            value = getattr(point, key)
+            place = [] if value is None else [value / unit]
             style = {"s": 70, "color": colour, "marker": marker, "alpha": 0.85, "zorder": 3}
-            axes.scatter(place, [row["score"]] * len(place), label=label, **style)
+            axes.scatter(place, [point.score] * len(place), label=label, **style)
         axes.set_xscale("log")
         axes.margins(0.12)
         _round_ticks(pyplot, axes.xaxis)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    score, split = points[0]["of"]
+    score, split = points[0].of
     panels[0].set_ylabel(f"{SCORES[score]}, {split} split, %")
     panels[0].set_xlabel("ms for one image, median")
     panels[1].set_xlabel("MB of the file")

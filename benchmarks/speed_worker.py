@@ -1,8 +1,7 @@
 """One model on one engine in a process of its own: loaded, asked in every scenario, timed.
 
 Command: `python -m distill.benchmarks.speed_worker`, with a `Task` as JSON on stdin; the last line
-of stdout is what `measure` returns, or `{"unavailable": reason}` where the engine cannot run here,
-or `{"failed": reason}`.
+of stdout is a `WorkerReply`, `Unavailable` or `Failed` as JSON, see `read_reply`.
 """
 
 from __future__ import annotations
@@ -11,9 +10,9 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
 from distill.benchmarks.engines import EngineModule, Run, Settings, find_engine, reason_against
 from distill.benchmarks.scenarios import (
@@ -28,6 +27,7 @@ from distill.benchmarks.scenarios import (
 from distill.benchmarks.subjects import ClockName, decode_query, model_query
 from distill.config import BenchConfig, Options, Positive, Scenario
 from distill.data.decode import InputSpec
+from distill.files import Record
 
 NS_PER_MS = 1_000_000
 
@@ -53,14 +53,66 @@ class Task(Options):
     pictures: str | None = None
 
 
-def measure(task: Task, clock: Clock) -> dict[str, Any]:
-    """Loads and times a model.
+class Series(Record):
+    """What is asked: a scenario on a clock."""
 
-    Returns:
-        `load_ms` and `first_ms`, the first call with one image, `precision` where the engine sets
-        it, and `series` of `scenario`, `clock`, `batch_size` and an `Outcome`, or a `reason` why
-        there is none.
+    scenario: Scenario
+    clock: ClockName
+    batch_size: int
+
+
+class SeriesOutcome(Series):
+    """What one round of a series gave, see `Outcome`."""
+
+    latencies_ns: tuple[int, ...]
+    images_per_s: float
+
+
+class NoOutcome(Series):
+    """Why a series has none."""
+
+    reason: str
+
+
+class WorkerReply(Record):
+    """What one round of a model on an engine gave.
+
+    Attributes:
+        load_ms: From the file to a model that is ready.
+        first_ms: Its first call with one image.
+        precision: Where the engine sets it.
     """
+
+    load_ms: float
+    first_ms: float
+    series: tuple[SeriesOutcome | NoOutcome, ...]
+    precision: str | None = None
+
+
+class Unavailable(Record):
+    """Why the engine cannot run here."""
+
+    unavailable: str
+
+
+class Failed(Record):
+    """Why a process has nothing to tell."""
+
+    failed: str
+
+
+def read_reply(text: str) -> WorkerReply | Unavailable | Failed:
+    """What a worker printed.
+
+    Raises:
+        ValueError: It is none of these.
+    """
+    replies = TypeAdapter[WorkerReply | Unavailable | Failed](WorkerReply | Unavailable | Failed)
+    return replies.validate_json(text)
+
+
+def measure(task: Task, clock: Clock) -> WorkerReply:
+    """Loads and times a model."""
     engine = find_engine(task.engine)
     start = clock.now()
     loaded = engine.load(Path(task.path), Settings(task.threads, task.config.device))
@@ -69,17 +121,17 @@ def measure(task: Task, clock: Clock) -> dict[str, Any]:
     asked = clock.now()
     query.call(next(query.inputs))
     answered = clock.now()
-    reply: dict[str, Any] = {
-        "load_ms": (ready - start) / NS_PER_MS,
-        "first_ms": (answered - asked) / NS_PER_MS,
-        "series": list(measure_series(loaded.run, engine, task, clock)),
-    }
-    return reply | ({"precision": loaded.precision} if loaded.precision else {})
+    return WorkerReply(
+        load_ms=(ready - start) / NS_PER_MS,
+        first_ms=(answered - asked) / NS_PER_MS,
+        series=tuple(measure_series(loaded.run, engine, task, clock)),
+        precision=loaded.precision or None,
+    )
 
 
 def measure_series(
     run: Run, engine: EngineModule, task: Task, clock: Clock
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[SeriesOutcome | NoOutcome]:
     """Every scenario on every clock; `offline` at every batch size."""
     pictures = read_pictures(task.pictures)
     clocks: tuple[ClockName, ...] = ("model", "decode") if pictures else ("model",)
@@ -94,8 +146,11 @@ def measure_series(
                     for offset in range(count)
                 ]
                 outcome = ask(scenario, queries, engine, task, clock)
-                kind = {"scenario": scenario, "clock": name, "batch_size": size}
-                yield kind | ({"reason": outcome} if isinstance(outcome, str) else vars(outcome))
+                series = Series(scenario=scenario, clock=name, batch_size=size)
+                if isinstance(outcome, str):
+                    yield NoOutcome(**dict(series), reason=outcome)
+                else:
+                    yield SeriesOutcome(**dict(series), **vars(outcome))
 
 
 def ask(
@@ -121,13 +176,14 @@ def read_pictures(folder: str | None) -> list[bytes]:
 def main() -> int:
     """Does the task on stdin; returns the exit status."""
     task = Task.model_validate_json(sys.stdin.read())
+    reply: WorkerReply | Unavailable | Failed
     try:
         reason = reason_against(task.engine, task.config.device)
-        reply = {"unavailable": reason} if reason else measure(task, WallClock())
+        reply = Unavailable(unavailable=reason) if reason else measure(task, WallClock())
     except Exception as error:  # engines raise whatever they like; the others go on without it
         first = (str(error).splitlines() or [""])[0][:200]
-        reply = {"failed": f"{type(error).__name__}: {first}"}
-    print(json.dumps(reply))
+        reply = Failed(failed=f"{type(error).__name__}: {first}")
+    print(json.dumps(reply.to_json()))
     return 0
 
 

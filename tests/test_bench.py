@@ -14,10 +14,27 @@ import pytest
 from PIL import Image
 
 from distill.benchmarks import scenarios, speed
+from distill.benchmarks.limits import Limits
 from distill.benchmarks.scenarios import WallClock
-from distill.benchmarks.speed import bench_speed, make_task, run_process, typical_limits
+from distill.benchmarks.speed import (
+    bench_speed,
+    make_task,
+    run_limits,
+    run_process,
+    run_worker,
+    typical_limits,
+)
+from distill.benchmarks.speed_records import SpeedRow
 from distill.benchmarks.speed_rows import base_row, by_series, mark_best, summarise
-from distill.benchmarks.speed_worker import measure
+from distill.benchmarks.speed_worker import (
+    Failed,
+    NoOutcome,
+    SeriesOutcome,
+    Unavailable,
+    WorkerReply,
+    measure,
+    read_reply,
+)
 from distill.benchmarks.subjects import (
     INPUTS,
     Model,
@@ -51,8 +68,19 @@ def png(colour: tuple[int, int, int] = (200, 30, 30)) -> bytes:
     return file.getvalue()
 
 
-def outcome(latencies_ms: list[int], images_per_s: float) -> dict[str, Any]:
-    return {"latencies_ns": [ms * MS for ms in latencies_ms], "images_per_s": images_per_s}
+def outcome(
+    latencies_ms: list[int],
+    images_per_s: float,
+    scenario: str = "single_stream",
+    batch_size: int = 1,
+) -> SeriesOutcome:
+    latencies_ns = [ms * MS for ms in latencies_ms]
+    asked = {"scenario": scenario, "clock": "model", "batch_size": batch_size}
+    return SeriesOutcome(**asked, latencies_ns=latencies_ns, images_per_s=images_per_s)
+
+
+def summary(rounds: list[SeriesOutcome], **changes: Any) -> dict[str, Any]:
+    return summarise(rounds, configure(**changes)).to_json()
 
 
 def test_a_row_by_hand() -> None:
@@ -62,7 +90,7 @@ def test_a_row_by_hand() -> None:
     p90 is rank 360, p99 rank 396. The median of the rounds is 49, their range 2.
     """
     rounds = [outcome(list(range(1, 201)), 50.0), outcome(list(range(201, 401)), 48.0)]
-    row = summarise(("single_stream", "model", 1), rounds, configure())
+    row = summary(rounds)
     assert row["n"] == 400
     assert (row["latency_p50_ms"], row["latency_p90_ms"], row["latency_p99_ms"]) == (200, 360, 396)
     assert row["latency_p50_ci_ms"] == pytest.approx((180, 221), abs=1)
@@ -75,7 +103,7 @@ def test_a_row_by_hand() -> None:
 def test_a_row_says_what_not_to_trust() -> None:
     """20 queries, rounds of 50 and 40: 10 of 45 are 22 %; p90 takes 36, p99 368."""
     rounds = [outcome([20] * 10, 50.0), outcome([25] * 10, 40.0)]
-    row = summarise(("single_stream", "model", 1), rounds, configure())
+    row = summary(rounds)
     assert row["latency_p50_ms"] == 20
     assert not {"latency_p90_ms", "latency_p99_ms", "latency_p99_ci_ms"} & row.keys()
     assert [one.split()[:2] for one in row["warnings"]] == [
@@ -83,21 +111,28 @@ def test_a_row_says_what_not_to_trust() -> None:
         ["20", "queries"],
         ["20", "queries"],
     ]
-    batch = summarise(("offline", "model", 8), rounds, configure())
+    batches = [outcome([20] * 10, 50.0, "offline", 8), outcome([25] * 10, 40.0, "offline", 8)]
+    batch = summary(batches)
     assert len(batch["warnings"]) == 1  # of batches the rate counts, not the tail
-    assert "variation_percent" not in summarise(("offline", "model", 8), rounds[:1], configure())
+    assert "variation_percent" not in summary(batches[:1])
 
 
 def test_rows_say_what_was_asked() -> None:
-    config = configure(streams=3, latency_bound_ms=7.5)
-    rounds = [outcome([1] * 10, 5.0)]
-    assert summarise(("multi_stream", "model", 1), rounds, config)["streams"] == 3
-    assert summarise(("server", "model", 1), rounds, config)["latency_bound_ms"] == 7.5
+    asked = {"streams": 3, "latency_bound_ms": 7.5}
+    streams, server, batch = (
+        summary([outcome([1] * 10, 5.0, scenario, size)], **asked)
+        for scenario, size in [("multi_stream", 1), ("server", 1), ("offline", 8)]
+    )
+    assert streams["streams"] == 3
+    assert server["latency_bound_ms"] == 7.5
+    assert (batch["scenario"], batch["clock"], batch["batch_size"]) == ("offline", "model", 8)
 
 
 def test_the_best_batch_of_each_model() -> None:
+    common = {"engine": "x", "device": "cpu", "threads": 1, "load_ms": 1.0, "first_ms": 1.0}
+    common |= {"clock": "model", "batch_size": 1, "n": 10}
     rows = [
-        {"name": name, "engine": "x", "clock": "model", "scenario": scenario, "images_per_s": rate}
+        SpeedRow(**common, name=name, scenario=scenario, images_per_s=rate)
         for name, scenario, rate in [
             ("a", "offline", 5.0),
             ("a", "offline", 7.0),
@@ -105,35 +140,42 @@ def test_the_best_batch_of_each_model() -> None:
             ("a", "single_stream", 9.0),
         ]
     ]
-    mark_best(rows)
-    assert [row.get("best", False) for row in rows] == [False, True, True, False]
+    marked = mark_best(rows)
+    assert [row.to_json().get("best", False) for row in marked] == [False, True, True, False]
+    assert [row.name for row in marked] == ["a", "a", "b", "a"]
+    assert not any(row.best for row in rows)  # those that were given are as they were
 
 
 class Workers:
     """Stands in for the processes: notes who was asked when, and answers what a test says."""
 
-    def __init__(self, **answers: dict[str, Any]) -> None:
+    def __init__(self, **answers: WorkerReply | Unavailable | Failed) -> None:
         self.answers, self.asked = answers, list[str]()
         self.tasks: list[dict[str, Any]] = []
 
     def __call__(
-        self, module: str, arguments: list[str], threads: int, stdin: str = "", seconds: float = 0
-    ) -> dict[str, Any]:
+        self,
+        module: str,
+        read: object,
+        arguments: list[str],
+        threads: int,
+        stdin: str = "",
+        seconds: float = 0,
+    ) -> Limits | WorkerReply | Unavailable | Failed:
         if module == "limits":
             self.asked.append("limits")
-            return {"flop_per_s": {"fp32": 1e9}, "bytes_per_s": 1e9}
+            return Limits(flop_per_s={"fp32": 1e9}, bytes_per_s=1e9)
         task = json.loads(stdin)
         self.tasks.append(task)
         self.asked.append(task["path"])
-        series = {"scenario": "single_stream", "clock": "model", "batch_size": 1}
-        good = {"load_ms": 3.0, "first_ms": 2.0, "series": [series | outcome([10] * 10, 100.0)]}
+        good = WorkerReply(load_ms=3.0, first_ms=2.0, series=[outcome([10] * 10, 100.0)])
         return self.answers.get(task["path"], good)
 
 
 def bench_with(workers: Workers, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> dict[str, Any]:
     monkeypatch.setattr(speed, "run_process", workers)
     monkeypatch.setattr(speed, "count_work", lambda path: None)
-    return bench_speed(MODELS, configure(**changes), QUIET)
+    return bench_speed(MODELS, configure(**changes), QUIET).to_json()
 
 
 def test_rounds_are_interleaved(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,7 +198,7 @@ def test_rounds_are_interleaved(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_fails_is_left_out_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    workers = Workers(b={"failed": "ValueError: bad"})
+    workers = Workers(b=Failed(failed="ValueError: bad"))
     found = bench_with(workers, monkeypatch, rounds=3)
     assert [row["name"] for row in found["rows"]] == ["a", "c"]
     assert found["left_out"] == ["b on onnxruntime: ValueError: bad"]
@@ -164,7 +206,7 @@ def test_what_fails_is_left_out_and_said(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_an_engine_that_is_not_there_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    absent = {"unavailable": "openvino is not installed"}
+    absent = Unavailable(unavailable="openvino is not installed")
     workers = Workers(a=absent, b=absent, c=absent)
     with pytest.raises(UserError, match="openvino is not installed"):
         bench_with(workers, monkeypatch, engines=("openvino",), rounds=3)
@@ -173,30 +215,45 @@ def test_an_engine_that_is_not_there_is_said_once(monkeypatch: pytest.MonkeyPatc
 
 def test_a_scenario_without_an_outcome_is_no_row(monkeypatch: pytest.MonkeyPatch) -> None:
     series = [
-        {"scenario": "server", "clock": "model", "batch_size": 1, "reason": "no rate"},
-        {"scenario": "offline", "clock": "model", "batch_size": 8, **outcome([10] * 10, 100.0)},
+        NoOutcome(scenario="server", clock="model", batch_size=1, reason="no rate"),
+        outcome([10] * 10, 100.0, "offline", 8),
     ]
-    workers = Workers(a={"load_ms": 1.0, "first_ms": 1.0, "series": series})
+    workers = Workers(a=WorkerReply(load_ms=1.0, first_ms=1.0, series=series))
     found = bench_with(workers, monkeypatch)
     assert [row["scenario"] for row in found["rows"] if row["name"] == "a"] == ["offline"]
     assert found["left_out"] == ["a on onnxruntime, server model 1: no rate"]
 
 
-def test_limits_that_cannot_be_measured_are_absent() -> None:
-    good = {"flop_per_s": {"fp32": 4.0}, "bytes_per_s": 2.0}
-    assert typical_limits([good, {"failed": "no memory"}]) == good
-    assert typical_limits([{"failed": "no memory"}]) == {}
+def test_limits_that_cannot_be_measured_are_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    good, failed = Limits(flop_per_s={"fp32": 4.0}, bytes_per_s=2.0), Failed(failed="no memory")
+    assert typical_limits([good, failed]) == good
+    assert typical_limits([failed]) is None
+    monkeypatch.setattr(speed, "run_limits", lambda config: failed)
+    assert bench_with(Workers(), monkeypatch)["limits"] == {}
+
+
+def test_a_reply_is_read_as_it_was_printed() -> None:
+    asked = {"scenario": "server", "clock": "decode", "batch_size": 1}
+    series = [asked | {"latencies_ns": [5, 7], "images_per_s": 1.5}, asked | {"reason": "no rate"}]
+    timed = {"load_ms": 1.0, "first_ms": 2.0, "series": series}
+    kinds = {Failed: {"failed": "x"}, Unavailable: {"unavailable": "x"}, WorkerReply: timed}
+    for kind, printed in kinds.items():
+        reply = read_reply(json.dumps(printed))
+        assert isinstance(reply, kind)
+        assert reply.to_json() == printed
+    with pytest.raises(ValueError, match="latency"):
+        read_reply('{"latency": 3}')
 
 
 def test_an_engines_precision_wins_over_the_files() -> None:
     task = make_task(Subject(MODELS[0], "onnxruntime"), configure(), None)
-    reply = {"load_ms": 1.0, "first_ms": 5.0}
-    slow = {"load_ms": 3.0, "first_ms": 6.0}
-    row = base_row(Subject(MODELS[0], "x"), [reply, slow, slow], task)
+    reply = WorkerReply(load_ms=1.0, first_ms=5.0, series=())
+    slow = WorkerReply(load_ms=3.0, first_ms=6.0, series=())
+    row = base_row(Subject(MODELS[0], "x"), [reply, slow, slow], task).to_json()
     assert (row["precision"], row["size_bytes"], row["load_ms"]) == ("fp32", 123, 3.0)
     assert "val" not in row
-    row = base_row(Subject(MODELS[0], "x"), [reply | {"precision": "fp16"}], task)
-    assert row["precision"] == "fp16"
+    half = reply.model_copy(update={"precision": "fp16"})
+    assert base_row(Subject(MODELS[0], "x"), [half], task).precision == "fp16"
 
 
 def test_models_meet_the_engines_that_take_them() -> None:
@@ -267,27 +324,27 @@ def test_a_worker_asks_in_every_scenario(
     config = configure(scenarios=asked, batch_sizes=(1, 3), streams=2, latency_bound_ms=9e3)
     subject = Subject(onnx_model(tiny_onnx), "onnxruntime")
     found = measure(make_task(subject, config, str(tmp_path)), WallClock())
-    assert found["load_ms"] > 0 < found["first_ms"]
+    assert found.load_ms > 0 < found.first_ms
     each = [("single_stream", 1), ("multi_stream", 1), ("server", 1), ("offline", 1)]
     assert list(by_series([found])) == [
         (scenario, clock, size)
         for clock in ("model", "decode")
         for scenario, size in [*each, ("offline", 3)]
     ]
-    assert all(len(one["latencies_ns"]) >= 10 for one in found["series"])
-    assert all(one["images_per_s"] > 0 for one in found["series"])
+    assert all(len(one.latencies_ns) >= 10 for one in found.series)
+    assert all(one.images_per_s > 0 for one in found.series)
 
 
 def test_an_engine_of_one_call_at_a_time_has_no_streams(tiny_onnx: Path) -> None:
     config = configure(scenarios=("multi_stream",))
     subject = Subject(onnx_model(tiny_onnx), "onnxruntime_bound")
     found = measure(make_task(subject, config, None), WallClock())
-    assert ["reason" in one for one in found["series"]] == [True]
+    assert ["reason" in one.to_json() for one in found.series] == [True]
 
 
 def test_a_process_of_its_own_from_file_to_rows(tiny_onnx: Path) -> None:
     config = configure(scenarios=("single_stream", "offline"), batch_sizes=(1, 3), threads=1)
-    found = bench_speed([onnx_model(tiny_onnx)], config, QUIET, [png()])
+    found = bench_speed([onnx_model(tiny_onnx)], config, QUIET, [png()]).to_json()
     assert [(row["clock"], row["scenario"], row["batch_size"]) for row in found["rows"]] == [
         (clock, scenario, size)
         for clock in ("model", "decode")
@@ -304,18 +361,17 @@ def test_a_process_of_its_own_from_file_to_rows(tiny_onnx: Path) -> None:
 
 def test_a_process_that_breaks_says_why(tiny_onnx: Path) -> None:
     broken = make_task(Subject(onnx_model(tiny_onnx), "onnxruntime"), configure(), None)
-    task = broken.model_copy(update={"path": "nowhere.onnx"})
-    reply = run_process("speed_worker", [], 1, task.model_dump_json())
-    assert "nowhere.onnx" in reply["failed"]
-    assert "status 1" in run_process("speed_worker", [], 1, "no json")["failed"]
+    reply = run_worker(broken.model_copy(update={"path": "nowhere.onnx"}))
+    assert "nowhere.onnx" in reply.failed
+    assert "status 1" in run_process("speed_worker", read_reply, [], 1, "no json").failed
 
 
 def test_a_worker_that_hangs_is_given_up(monkeypatch):
     """A bench waited for it for ever."""
     monkeypatch.setattr(speed, "START_S", 0.2)
-    reply = run_process("limits", ["1", "cpu"], 1)
-    assert "did not end within" in reply["failed"]
-    assert typical_limits([reply]) == {}
+    reply = run_limits(configure(threads=1))
+    assert "did not end within" in reply.failed
+    assert typical_limits([reply]) is None
 
 
 def test_onnx_files_are_timed_without_torch_and_onnx(tiny_onnx: Path) -> None:

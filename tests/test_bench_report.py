@@ -10,26 +10,28 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from distill.benchmarks.limits import Limits
 from distill.benchmarks.speed_plots import accuracy_points, draw_all
+from distill.benchmarks.speed_records import SpeedReport, SpeedRow
 from distill.benchmarks.speed_report import heading, limit_lines, tables, warning_lines
+from distill.config import BenchConfig
+from distill.report.results import ResultRow
 
-Row = dict[str, Any]
 
-
-def row(name: str = "a[b].onnx", engine: str = "onnxruntime", **changes: Any) -> Row:
-    found: Row = {"name": name, "engine": engine, "device": "cpu", "precision": "fp32"}
+def row(name: str = "a[b].onnx", engine: str = "onnxruntime", **changes: Any) -> SpeedRow:
+    found: dict[str, Any] = {"name": name, "engine": engine, "device": "cpu", "precision": "fp32"}
     found |= {"threads": 2, "scenario": "single_stream", "clock": "model", "batch_size": 1}
     found |= {"n": 40, "latency_p50_ms": 2.0, "latency_p50_ci_ms": [1.5, 2.25]}
     found |= {"images_per_s": 500.0, "load_ms": 31.0, "first_ms": 4.5}
-    return found | changes
+    return SpeedRow(**(found | changes))
 
 
-def document(*rows: Row, **changes: Any) -> dict[str, Any]:
-    found = {"rows": list(rows), "warnings": [], "limits": {}, "env": {"cpu": "EPYC"}}
-    return found | {"config": {"rounds": 3}} | changes
+def document(*rows: SpeedRow, **changes: Any) -> SpeedReport:
+    found = {"rows": rows, "left_out": (), "warnings": (), "limits": None, "env": {"cpu": "EPYC"}}
+    return SpeedReport(**(found | {"config": BenchConfig(rounds=3)} | changes))
 
 
-def texts(found: dict[str, Any]) -> list[str]:
+def texts(found: SpeedReport) -> list[str]:
     """Every line of all tables, its words apart by one space."""
     console = Console(width=160, record=True, file=io.StringIO())
     for one in tables(found):
@@ -82,7 +84,7 @@ def test_what_not_to_trust_is_marked_and_counted() -> None:
 
 
 def test_limits_are_printed_where_there_are_some() -> None:
-    limits = {"flop_per_s": {"fp32": 1.5e11}, "bytes_per_s": 2.04e10}
+    limits = Limits(flop_per_s={"fp32": 1.5e11}, bytes_per_s=2.04e10)
     line = limit_lines(document(row(), limits=limits))[0]
     assert "0.15 TFLOP/s" in line
     assert "20.4 GB/s" in line
@@ -90,17 +92,17 @@ def test_limits_are_printed_where_there_are_some() -> None:
 
 
 def test_points_are_of_one_image_and_have_a_score() -> None:
-    shipped = {"name": "s.onnx", "kind": "onnx", "latency_p50_ms": 1.0, "test": {"top1": 97.0}}
+    shipped = ResultRow(name="s.onnx", kind="onnx", latency_p50_ms=1.0, test={"top1": 97.0})
     rows = [
         row(val={"top1": 90.0}),
         row(),
         row(clock="decode", val={"top1": 90.0}),
         row(scenario="offline", val={"top1": 90.0}),
         shipped,
-        {"name": "forest", "kind": "control", "test": {"top1": 80.0}},
+        ResultRow(name="forest", kind="control", test={"top1": 80.0}),
     ]
     points = accuracy_points(rows)
-    assert [(point["name"], point["score"], point["of"]) for point in points] == [
+    assert [(point.name, point.score, point.of) for point in points] == [
         ("a[b].onnx", 90.0, ("top1", "val")),
         ("s.onnx", 97.0, ("top1", "test")),
     ]

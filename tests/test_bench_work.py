@@ -7,6 +7,8 @@ import pytest
 
 from distill.benchmarks import limits, machine
 from distill.benchmarks.flops import Work, count_work
+from distill.benchmarks.limits import Limits
+from distill.benchmarks.speed_records import SpeedRow
 from distill.benchmarks.speed_rows import add_share
 
 onnx = pytest.importorskip("onnx")
@@ -93,30 +95,36 @@ def test_an_unknown_shape_is_no_count(tmp_path: Path) -> None:
     assert count_work(file) is None
 
 
+def row_of(**known: object) -> SpeedRow:
+    """A row before the work in its file is known."""
+    asked = {"name": "a", "engine": "x", "device": "cpu", "threads": 1, "scenario": "offline"}
+    return SpeedRow(**asked, n=10, load_ms=1.0, first_ms=1.0, **known)
+
+
 def test_shares_of_the_limits() -> None:
     """1,000 images of 2 MFLOP are 2 GFLOP/s, 20 % of 10; 8 kB and 16 kB / 8 are 10 MB/s, 1 %."""
     work = Work(2_000_000, 16_000, 8_000)
-    limit = {"flop_per_s": {"fp32": 1e10}, "bytes_per_s": 1e9}
-    row = {"clock": "model", "precision": "fp32", "batch_size": 8, "images_per_s": 1000.0}
-    add_share(row, work, limit)
-    assert row["flop_per_s"] == 2e9
-    assert row["flop_share_percent"] == 20
-    assert row["bytes_per_s"] == 1e7
-    assert row["bytes_share_percent"] == 1
+    limit = Limits(flop_per_s={"fp32": 1e10}, bytes_per_s=1e9)
+    row = row_of(clock="model", precision="fp32", batch_size=8, images_per_s=1000.0)
+    row = add_share(row, work, limit)
+    assert row.flop_per_s == 2e9
+    assert row.flop_share_percent == 20
+    assert row.bytes_per_s == 1e7
+    assert row.bytes_share_percent == 1
 
 
 @pytest.mark.parametrize(
     ("changes", "limit", "absent"),
     [
-        ({"clock": "decode"}, {"flop_per_s": {"fp32": 1.0}, "bytes_per_s": 1.0}, "flop_per_s"),
-        ({"precision": "int8"}, {"flop_per_s": {"fp32": 1.0}, "bytes_per_s": 1.0}, "flop_share"),
-        ({}, {}, "share_percent"),
+        ({"clock": "decode"}, Limits(flop_per_s={"fp32": 1.0}, bytes_per_s=1.0), "flop_per_s"),
+        ({"precision": "int8"}, Limits(flop_per_s={"fp32": 1.0}, bytes_per_s=1.0), "flop_share"),
+        ({}, None, "share_percent"),
     ],
 )
-def test_a_share_of_nothing_is_absent(changes: dict, limit: dict, absent: str) -> None:
-    row = {"clock": "model", "precision": "fp32", "batch_size": 1, "images_per_s": 5.0} | changes
-    add_share(row, Work(1, 1, 1), limit)
-    assert not [key for key in row if absent in key]
+def test_a_share_of_nothing_is_absent(changes: dict, limit: Limits | None, absent: str) -> None:
+    known = {"clock": "model", "precision": "fp32", "batch_size": 1, "images_per_s": 5.0} | changes
+    row = add_share(row_of(**known), Work(1, 1, 1), limit)
+    assert not [key for key in row.to_json() if absent in key]
 
 
 def test_limits_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +134,7 @@ def test_limits_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "fastest", lambda work: (work(), 0.5)[1])
     found = limits.cpu_limits(threads=3)
     # 2 * 16^3 operations and 1,000 bytes read and written, in half a second
-    assert found == {"flop_per_s": {"fp32": 16_384.0}, "bytes_per_s": 4000.0}
+    assert found.to_json() == {"flop_per_s": {"fp32": 16_384.0}, "bytes_per_s": 4000.0}
 
 
 def test_the_machine_says_what_it_can() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -15,6 +15,9 @@ from distill.errors import UserError
 from distill.pipeline import stages
 from distill.pipeline.stages import Settings
 from distill.progress import Progress
+
+if TYPE_CHECKING:
+    from distill.benchmarks.speed_records import SpeedReport
 
 
 def readable_pictures(folder: Path, most: int = 64) -> list[bytes]:
@@ -84,7 +87,7 @@ def bench_command(
     show_results(report)
     if out:
         write_results(report, out, progress)
-    stages.emit(report, settings.as_json)
+    stages.emit(report.to_json(), settings.as_json)
 
 
 def is_option(argument: str) -> bool:
@@ -106,7 +109,7 @@ def bench_options(arguments: list[str], device: str) -> BenchConfig:
     return recipe_of(overrides).bench
 
 
-def show_results(report: dict[str, Any]) -> None:
+def show_results(report: SpeedReport) -> None:
     """Prints the conditions, the tables, and what not to trust in them."""
     from distill.benchmarks.speed_report import heading, limit_lines, tables, warning_lines
     from distill.report.table import show
@@ -118,15 +121,15 @@ def show_results(report: dict[str, Any]) -> None:
         print(line)
 
 
-def write_results(report: dict[str, Any], file: Path, progress: Progress) -> None:
+def write_results(report: SpeedReport, file: Path, progress: Progress) -> None:
     """Writes the JSON and, where matplotlib is installed, the plots beside it."""
     from distill.benchmarks.speed_plots import draw_all
     from distill.benchmarks.speed_report import heading
     from distill.files import write_json
 
-    write_json(file, report)
+    write_json(file, report.to_json())
     try:
-        for plot in draw_all(report["rows"], heading(report), file.with_suffix("")):
+        for plot in draw_all(report.rows, heading(report), file.with_suffix("")):
             progress.say(f"bench: {plot}")
     except ModuleNotFoundError as error:
         progress.say(f"bench: no plots, they need {error.name}: pip install 'distillate[report]'")

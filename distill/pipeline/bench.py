@@ -34,7 +34,7 @@ def bench_experiment(experiment: Experiment) -> None:
     models += [_opponent(experiment, name) for name in config.opponents]
     models += [run_model(experiment.folder(name), name) for name in (student, *names)]
     report = bench_speed(models, config, experiment.progress, encoded_images(experiment))
-    write_json(place, {"identity": identity, **report})
+    write_json(place, {"identity": identity, **report.to_json()})
 
 
 def _teacher_onnx(experiment: Experiment, name: str) -> Model:
