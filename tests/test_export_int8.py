@@ -21,7 +21,7 @@ from distill.export.int8.calibration import METHODS, share_ranges
 from distill.export.int8.gate import Gate, export_int8, time_ratio
 from distill.export.int8.integers import float_in_disguise, kernels
 from distill.export.int8.quantiser import Quantiser, widen_constants
-from distill.export.int8.steps import escalate, summary
+from distill.export.int8.steps import Step, escalate, summary
 from distill.export.onnx_file import describe, probs_of_file
 from distill.export.onnx_graph import inner_nodes, order_layers
 from distill.runtime import latency
@@ -30,6 +30,7 @@ from distill.scoring.metrics import score
 from distill.scoring.tasks import task_of
 from distill.scoring.thresholds import tune
 
+MINMAX = Step(step="minmax", calibration="minmax")
 NUM_CONVOLUTIONS = 4  # three blocks and the head's; the one of the activation maps is not counted
 
 
@@ -46,7 +47,8 @@ class Shipped(NamedTuple):
 
     def export(self, file: Path, **options) -> dict:
         config = ExportConfig(int8_max_drop=100.0, **options)
-        return export_int8(self.file, file, self.pixels, (self.pixels, self.labels), config)
+        val = (self.pixels, self.labels)
+        return export_int8(self.file, file, self.pixels, val, config).to_json()
 
     def gate(self, folder: Path, labels: np.ndarray, **options) -> Gate:
         return Gate(self.file, self.pixels, labels, ExportConfig(**options), 1, folder)
@@ -378,11 +380,13 @@ def judge_by(drops: dict[str, float], most: float = 0.5, size: float = 0.3):
     """
     asked = []
 
-    def judge(file: Path, layers: list[str]) -> dict:
+    def judge(step: Step, file: Path, layers: list[str]) -> Step:
         asked.append((file.name, len(layers)))
         share = size + 0.1 * (len(Fake.layers) - len(layers))
-        row = {"drop": drops.get(file.stem, 9.0), "size_ratio": share, "time_ratio": 1.0}
-        return row if row["drop"] <= most and share < 0.95 else row | {"refused": "it is worse"}
+        drop = drops.get(file.stem, 9.0)
+        refused = None if drop <= most and share < 0.95 else "it is worse"
+        figures = {"drop": drop, "size_ratio": share, "time_ratio": 1.0, "refused": refused}
+        return step.model_copy(update=figures)
 
     return judge, asked
 
@@ -405,12 +409,12 @@ def test_steps_become_gentler_until_one_holds():
         fake = Fake()
         judge, asked = judge_by(drops | {held: 0.2})
         steps, file = escalate(fake, judge)
-        assert (len(steps), file, steps[-1]["step"]) == (number, Path(f"{held}.onnx"), name)
-        assert ["refused" in step for step in steps] == [True] * (number - 1) + [False]
+        assert (len(steps), file, steps[-1].step) == (number, Path(f"{held}.onnx"), name)
+        assert [step.refused is not None for step in steps] == [True] * (number - 1) + [False]
         floats = int(held[-1])
         assert asked[-1] == (f"{held}.onnx", 7 - floats)
-        expected = [*Fake.ends, "d", "b", "a", "e"][:floats]
-        assert steps[-1]["float_layers"] == expected
+        expected = (*Fake.ends, "d", "b", "a", "e")[:floats]
+        assert steps[-1].float_layers == expected
         # The search for sensitive layers takes time: only where it is needed.
         assert fake.ranked == (["percentile"] if floats > 2 else [])
 
@@ -419,16 +423,15 @@ def test_all_steps_are_on_record_where_none_holds():
     judge, _ = judge_by({"entropy-0": 0.9, "entropy-3": 0.7})
     steps, file = escalate(Fake(), judge)
     assert file is None
-    assert [step["calibration"] for step in steps] == [
+    assert [step.calibration for step in steps] == [
         "minmax",
         "percentile",
         "entropy",
         "mse",
         *["entropy"] * 4,
     ]
-    assert all(step["refused"] for step in steps)
-    record = {"score": "top1", "steps": [step | {"score": 90.0} for step in steps]}
-    line = summary(record)
+    assert all(step.refused for step in steps)
+    line = summary([step.model_copy(update={"score": 90.0}) for step in steps], "top1")
     assert line.startswith("no int8 file, the best of 8 steps (ends and 1 more in float): 90.00 %")
     assert "-0.70 points" in line
     assert len(line.splitlines()) == 1
@@ -438,11 +441,11 @@ def test_a_step_that_fails_is_on_record_and_the_next_one_is_taken():
     judge, _ = judge_by({"percentile-0": 0.1})
     steps, file = escalate(Fake(minmax=RuntimeError("no such tensor\nand more")), judge)
     assert file == Path("percentile-0.onnx")
-    assert steps[0]["refused"] == "cannot be quantised: no such tensor"
+    assert steps[0].refused == "cannot be quantised: no such tensor"
     broken = {method: TypeError() for method in METHODS}
     steps, file = escalate(Fake(**broken), judge)
     assert (len(steps), file) == (4, None)
-    assert "TypeError" in summary({"steps": steps})
+    assert "TypeError" in summary(steps, "top1")
 
 
 def test_a_file_that_gains_nothing_ends_the_search():
@@ -457,7 +460,7 @@ def test_training_comes_last_and_starts_from_the_best_ranges():
     assert (len(steps), file) == (9, Path("percentile-distilled.onnx"))
     assert asked[-1] == (file.name, len(Fake.layers))
     last = {"step": "quantisation-aware distillation", "calibration": "percentile"}
-    assert steps[-1].items() >= {**last, "float_layers": [], "drop": 0.1}.items()
+    assert steps[-1].to_json().items() >= {**last, "float_layers": [], "drop": 0.1}.items()
 
 
 def test_layers_in_float_that_gain_nothing_leave_the_training():
@@ -486,8 +489,8 @@ def test_the_gate_weighs_the_loss_against_time_and_size(single, tmp_path):
         (0.51, 0.5, 0.3, ["0.51 points of top1 are lost, 0.5 may be"]),
         (0.0, 0.96, 0.96, ["neither faster nor smaller"]),
     ):
-        row = {"drop": drop, "time_ratio": time, "size_ratio": size}
-        assert gate._losses(row) == reasons
+        figures = {"drop": drop, "time_ratio": time, "size_ratio": size}
+        assert gate._losses(MINMAX.model_copy(update=figures)) == reasons
 
 
 def test_the_gate_refuses_a_file_that_answers_differently(single, published, tmp_path, monkeypatch):
@@ -497,22 +500,23 @@ def test_the_gate_refuses_a_file_that_answers_differently(single, published, tmp
     strict = single.gate(tmp_path, right, int8_max_drop=0.0)
     strict.__dict__["reference"] = 100.0
     quantiser = Quantiser(single.file, single.pixels, tmp_path)
-    row = strict.judge(published[0], quantiser.layers)
-    assert "refused" not in row
-    assert (row["score"], row["drop"], row["time_ratio"]) == (100.0, 0.0, 0.8)
+    step = strict.judge(MINMAX, published[0], quantiser.layers)
+    assert step.refused is None
+    assert "refused" not in step.to_json()
+    assert (step.score, step.drop, step.time_ratio) == (100.0, 0.0, 0.8)
     ratio = published[0].stat().st_size / single.file.stat().st_size
-    assert (row["size_bytes"], row["size_ratio"]) == (published[0].stat().st_size, ratio)
+    assert (step.size_bytes, step.size_ratio) == (published[0].stat().st_size, ratio)
     wrong = right.copy()
     wrong[0] = (wrong[0] + 1) % 3
     gate = single.gate(tmp_path, wrong, int8_max_drop=0.0)
     gate.__dict__["reference"] = 100.0
-    row = gate.judge(published[0], quantiser.layers)
+    step = gate.judge(MINMAX, published[0], quantiser.layers)
     points = 100.0 / len(right)
-    assert row["drop"] == pytest.approx(points)
-    assert row["refused"] == f"{points:.2f} points of top1 are lost, 0 may be"
+    assert step.drop == pytest.approx(points)
+    assert step.refused == f"{points:.2f} points of top1 are lost, 0 may be"
     # A file in float is refused however well it answers.
-    row = gate.judge(single.file, quantiser.layers)
-    assert row["refused"].startswith("it has no Q/DQ nodes; 5 of 5 layers")
+    step = gate.judge(MINMAX, single.file, quantiser.layers)
+    assert step.refused.startswith("it has no Q/DQ nodes; 5 of 5 layers")
 
 
 def test_where_nothing_passes_there_is_no_file_and_the_record_says_why(
@@ -527,7 +531,8 @@ def test_where_nothing_passes_there_is_no_file_and_the_record_says_why(
     monkeypatch.setattr(gate_module, "score", lossy)
     monkeypatch.setattr(int8_steps, "METHODS", ("minmax", "percentile"))
     options = (single.pixels, (single.pixels, single.labels), ExportConfig(int8_max_drop=1.0))
-    record = export_int8(single.file, tmp_path / "m.onnx", *options)
+    found = export_int8(single.file, tmp_path / "m.onnx", *options)
+    record = found.to_json()
     assert list(tmp_path.iterdir()) == []
     later = [f"ends and {count} more in float" for count in (1, 2)]
     names = ["minmax", "percentile", "ends in float", *later]
@@ -540,7 +545,7 @@ def test_where_nothing_passes_there_is_no_file_and_the_record_says_why(
     assert sizes[0] < sizes[4]
     assert "thresholds" not in record
     json.dumps(record, allow_nan=False)
-    assert "no int8 file" in summary(record)
+    assert "no int8 file" in summary(found.steps, found.score)
 
 
 def test_thresholds_that_cannot_be_had_refuse_a_file(single, published, tmp_path, monkeypatch):
@@ -551,7 +556,7 @@ def test_thresholds_that_cannot_be_had_refuse_a_file(single, published, tmp_path
     with pytest.raises(UserError):
         gate.publication(published[0])
     layers = Quantiser(single.file, single.pixels, tmp_path).layers
-    assert "90 % accuracy is not shown" in gate.judge(published[0], layers)["refused"]
+    assert "90 % accuracy is not shown" in gate.judge(MINMAX, published[0], layers).refused
 
 
 def test_times_are_of_the_calls_that_nothing_disturbed(monkeypatch):

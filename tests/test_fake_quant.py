@@ -338,7 +338,7 @@ def test_what_no_calibration_passes_is_learned(data, ship_briefly, tmp_path, mon
     monkeypatch.setattr(gate_module, "time_ratio", lambda *_: 0.8)
     monkeypatch.setattr(int8_steps, "SENSITIVE", ())
     options = (pixels, (pixels, labels), ExportConfig(int8_max_drop=5.0), 1, distil)
-    record = export_int8(file, tmp_path / "int8.onnx", *options)
+    record = export_int8(file, tmp_path / "int8.onnx", *options).to_json()
     refused, last = record["steps"][:-1], record["steps"][-1]
     names = ["minmax", "percentile", "entropy", "mse", "ends in float"]
     assert [row["step"] for row in refused] == names

@@ -17,7 +17,7 @@ from distill.progress import Progress
 from distill.recipe import check_table, load_recipe
 from distill.runtime import latency
 from distill.search.find import Search
-from distill.search.space import Limits, candidates, image_sizes, judge
+from distill.search.space import Limits, ShapeRow, candidates, image_sizes, judge, promising_of
 from distill.search.timing import count_macs, time_files
 
 RECIPE = """
@@ -48,10 +48,10 @@ targets = []
 """
 
 
-def row(name: str, macs: int, latency_ms: float, size_bytes: int) -> dict:
+def row(name: str, macs: int, latency_ms: float, size_bytes: int) -> ShapeRow:
     costs = {"macs": macs, "latency_ms": latency_ms, "size_bytes": size_bytes}
-    costs["params"] = size_bytes
-    return {"name": name, "kind": name.rstrip("0123456789"), **costs}
+    costs |= {"params": size_bytes, "images_per_s": 1000 / latency_ms}
+    return ShapeRow(name=name, kind=name.rstrip("0123456789"), main_score="top1", **costs)
 
 
 def test_a_row_is_judged_by_the_limits_by_the_others_and_by_what_it_computes():
@@ -64,9 +64,10 @@ def test_a_row_is_judged_by_the_limits_by_the_others_and_by_what_it_computes():
         row("fast", 20, 0.1, 200),
         row("small", 30, 0.1, 100),  # no faster than fast, but computes more
     ]
-    promising = judge(rows, Limits(max_latency_ms=0.5, max_size_bytes=300), most=2)
-    assert [one["name"] for one in promising] == ["wide", "deep"]
-    assert {one["name"]: one["outcome"] for one in rows} == {
+    judged = judge(rows, Limits(max_latency_ms=0.5, max_size_bytes=300), most=2)
+    assert [one.name for one in promising_of(judged)] == ["wide", "deep"]
+    assert [one.name for one in judged] == [one.name for one in rows]
+    assert {one.name: one.outcome for one in judged} == {
         "large": "too large",
         "slow": "too slow",
         "wide": "promising",
@@ -83,19 +84,32 @@ def test_a_row_is_judged_by_the_limits_by_the_others_and_by_what_it_computes():
 )
 def test_one_limit_is_enough(limits, expected):
     rows = [row("large", 90, 0.1, 900), row("slow", 80, 0.9, 100), row("deep", 50, 0.05, 300)]
-    assert [one["name"] for one in judge(rows, Limits(**limits), most=4)] == expected
+    assert [one.name for one in promising_of(judge(rows, Limits(**limits), most=4))] == expected
 
 
 def test_of_a_kind_the_widest_is_promising():
     rows = [row("deep8", 10, 0.1, 10), row("deep16", 40, 0.3, 40), row("deep32", 90, 0.9, 90)]
     rows += [row("flat8", 20, 0.2, 20), row("flat16", 30, 0.25, 30)]
-    promising = judge(rows, Limits(max_latency_ms=0.5), most=3)
-    assert [one["name"] for one in promising] == ["deep16", "flat16"]
+    promising = promising_of(judge(rows, Limits(max_latency_ms=0.5), most=3))
+    assert [one.name for one in promising] == ["deep16", "flat16"]
 
 
 def test_equals_do_not_dominate_each_other():
     rows = [row("one", 10, 0.1, 100), row("other", 10, 0.1, 100)]
-    assert len(judge(rows, Limits(max_latency_ms=1.0), most=4)) == 2
+    assert len(promising_of(judge(rows, Limits(max_latency_ms=1.0), most=4))) == 2
+
+
+@pytest.mark.parametrize("score", ["top1", "map"])
+def test_a_row_names_its_scores_in_json_and_only_its_costs_are_read_again(score):
+    costs = row("deep8", 10, 0.1, 100).to_json()
+    assert list(costs) == [
+        *("name", "kind", "params", "macs", "size_bytes", "latency_ms", "images_per_s"),
+    ]
+    read = ShapeRow.costs(costs, score)
+    done = read.model_copy(update={"outcome": "winner", "brief_val": 50.0, "val": 75.0})
+    scores = {"outcome": "winner", f"brief_val_{score}": 50.0, f"val_{score}": 75.0}
+    assert list(done.to_json().items()) == [*costs.items(), *scores.items()]
+    assert ShapeRow.costs(done.to_json(), score) == read
 
 
 def test_all_combinations_are_candidates_with_the_rest_as_in_the_recipe():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
@@ -13,8 +15,18 @@ from distill.cli.options import DataOpt, Overrides, RecipeArg, takes
 from distill.pipeline import stages
 from distill.pipeline.stages import Settings
 
+if TYPE_CHECKING:
+    from distill.search.space import Outcome, ShapeRow
+
 SHOWN = 12  # rows of each outcome in the terminal's table; all are in search.json
-ORDER = ("winner", "promising", "not promising", "dominated", "too slow", "too large")
+ORDER: tuple[Outcome, ...] = (
+    "winner",
+    "promising",
+    "not promising",
+    "dominated",
+    "too slow",
+    "too large",
+)
 
 
 @takes()
@@ -50,36 +62,34 @@ def search_command(
         stages.emit({"plan": lines}, settings.as_json)
         return
     report = find_student(search)
-    show(search_table(report))
-    print(f"{report['winner']['name']}: its experiment directory is {report['experiment']}")
-    stages.emit(report, settings.as_json)
+    assert report.winner is not None
+    show(search_table(report.candidates))
+    print(f"{report.winner.name}: its experiment directory is {report.experiment}")
+    stages.emit(report.to_json(), settings.as_json)
 
 
-def search_table(report: dict[str, Any]) -> Table:
+def search_table(rows: Sequence[ShapeRow]) -> Table:
     """What every shape gave, the winner first, the larger before the smaller."""
-    rows = sorted(report["candidates"], key=lambda r: (ORDER.index(r["outcome"]), -r["macs"]))
     table = Table(title="shapes of the student", box=box.SIMPLE)
     table.add_column("shape")
     for name in ("params", "million MACs", "kB", "ms", "images/s", "brief val %", "val %"):
         table.add_column(name, justify="right")
     table.add_column("outcome")
-    shown = dict.fromkeys(ORDER, 0)
-    for row in rows:
-        shown[row["outcome"]] += 1
-        if shown[row["outcome"]] > SHOWN:
-            continue
-        scores = {key.removesuffix("top1").removesuffix("map"): row[key] for key in row}
-        table.add_row(
-            escape(row["name"]),
-            f"{row['params']:,}",
-            f"{row['macs'] / 1e6:.1f}",
-            f"{row['size_bytes'] / 1000:.0f}",
-            f"{row['latency_ms']:.3f}",
-            f"{row['images_per_s']:,.0f}",
-            *(f"{scores[key]:.2f}" if key in scores else "" for key in ("brief_val_", "val_")),
-            row["outcome"],
-        )
-    for outcome, count in shown.items():
-        if count > SHOWN:
-            table.add_row(f"and {count - SHOWN} more", *[""] * 7, outcome)
+    counts = Counter(row.outcome for row in rows)
+    for outcome in ORDER:
+        same = sorted((row for row in rows if row.outcome == outcome), key=lambda row: -row.macs)
+        for row in same[:SHOWN]:
+            table.add_row(
+                escape(row.name),
+                f"{row.params:,}",
+                f"{row.macs / 1e6:.1f}",
+                f"{row.size_bytes / 1000:.0f}",
+                f"{row.latency_ms:.3f}",
+                f"{row.images_per_s:,.0f}",
+                *("" if score is None else f"{score:.2f}" for score in (row.brief_val, row.val)),
+                outcome,
+            )
+    for outcome in ORDER:
+        if counts[outcome] > SHOWN:
+            table.add_row(f"and {counts[outcome] - SHOWN} more", *[""] * 7, outcome)
     return table

@@ -1,6 +1,6 @@
 """The int8 file: quantised from the fp32 file step by step, and published only if it is worth it.
 
-What the steps are is said in `int8_steps`; here is what each of them is held against.
+What the steps are is said in `int8.steps`, and in `int8.gate` what each is held against.
 """
 
 from __future__ import annotations
@@ -8,9 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from distill.export import Record
 from distill.export import Target as Base
 from distill.export.int8.gate import export_int8
-from distill.export.int8.steps import Record, summary
+from distill.export.int8.steps import summary
 from distill.export.onnx_file import probs_of_file
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ class Target(Base):
             shipment.threads,
             shipment.distil,
         )
-        shipment.say(summary(record))
-        if file.is_file():
-            record["files"] = {file.name: shipment.judge(probs_of_file(file, val.pixels))}
-        return record
+        shipment.say(summary(record.steps, record.score))
+        if not file.is_file():
+            return record.to_json()
+        files = {file.name: shipment.judge(probs_of_file(file, val.pixels))}
+        return {**record.to_json(), "files": files}

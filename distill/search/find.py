@@ -16,17 +16,58 @@ from typing import Any
 from distill.config import ModelConfig, Recipe, RunConfig
 from distill.environment import environment
 from distill.errors import UserError
-from distill.files import read_json, write_json
+from distill.files import Record, read_json, write_json
 from distill.pipeline import stages
 from distill.pipeline.experiment import Experiment
 from distill.pipeline.plan import check_plugins
 from distill.scoring.tasks import task_of
-from distill.search.space import Candidate, Limits, Row, candidates, image_sizes, judge
+from distill.search.space import (
+    Candidate,
+    Limits,
+    ShapeRow,
+    candidates,
+    image_sizes,
+    judge,
+    promising_of,
+)
 from distill.search.timing import random_student, time_candidates, time_files
 
-COSTS = ("name", "kind", "params", "macs", "size_bytes", "latency_ms", "images_per_s")
 BRIEF = "brief-"  # prefix of the runs that decide
 STAGES = ("teacher", "student", "export", "bench", "report")
+
+
+class Winner(Record):
+    """The shape that was chosen."""
+
+    name: str
+    options: dict[str, Any]
+    size: int
+
+
+class ShippedFile(Record):
+    """What an exported file costs, measured as the candidates were."""
+
+    latency_ms: float
+    size_bytes: int
+
+
+class SearchReport(Record):
+    """What `search.json` holds: at first what the shapes cost, in the end what came of them.
+
+    Attributes:
+        identity: What the costs depend on: they are measured again where it differs.
+        env: What they were measured with.
+        shipped: By file name.
+        experiment: The directory that the winner was trained in.
+    """
+
+    identity: dict[str, Any]
+    candidates: tuple[ShapeRow, ...]
+    env: dict[str, Any]
+    limits: Limits | None = None
+    winner: Winner | None = None
+    shipped: dict[str, ShippedFile] | None = None
+    experiment: str | None = None
 
 
 @dataclass(frozen=True)
@@ -106,43 +147,47 @@ def plan(search: Search) -> list[str]:
     ]
 
 
-def find_student(search: Search) -> dict[str, Any]:
+def find_student(search: Search) -> SearchReport:
     """Times all shapes, tries some and trains one; repeated, it continues where it was stopped.
 
     Returns:
-        What is in `search.json`: `candidates` with the `outcome` of each, the `winner`, and the
-        `experiment` that it was trained in.
+        What is in `search.json`, complete.
 
     Raises:
         UserError: No shape is within the limits.
     """
     recipe, place = search.recipe, search.base.out / "search.json"
-    rows = timed_candidates(search, place)
-    promising = judge(rows, search.limits, recipe.search.promising)
+    timed = timed_candidates(search, place)
+    rows = judge(timed.candidates, search.limits, recipe.search.promising)
+    promising = promising_of(rows)
     if not promising:
         raise UserError(nearest(rows), "limits", "raise them, or add narrower search.widths")
     shapes = {shape.name: shape for shape in candidates(recipe)}
-    score = f"val_{task_of(recipe.data.task).main_score}"
-    try_briefly(search, promising, shapes, score)
-    winner = max(promising, key=lambda row: row[f"brief_{score}"])
-    winner["outcome"] = "winner"
-    shape = shapes[winner["name"]]
+    tried = try_briefly(search, promising, shapes)
+    winner = max(promising, key=lambda row: tried[row.name])
+    shape = shapes[winner.name]
     experiment = search.experiment(shape.size, [search.student(shape)])
     stages.run_stages(experiment, STAGES, dry_run=False, as_json=False)
-    winner[score] = experiment.finished(shape.name).best_score
-    record = {
-        **read_json(place),
-        "limits": search.limits.model_dump(exclude_none=True),
-        "candidates": rows,
-        "winner": {"name": shape.name, "options": shape.options, "size": shape.size},
+    changes: dict[str, dict[str, Any]] = {name: {"brief_val": tried[name]} for name in tried}
+    best_score = experiment.finished(shape.name).best_score
+    changes[shape.name] |= {"outcome": "winner", "val": best_score}
+    final_rows = (
+        row.model_copy(update=changes[row.name]) if row.outcome == "promising" else row
+        for row in rows
+    )
+    final = {
+        "limits": search.limits,
+        "candidates": tuple(final_rows),
+        "winner": Winner(name=shape.name, options=shape.options, size=shape.size),
         "shipped": shipped_costs(experiment),
         "experiment": str(experiment.out),
     }
-    write_json(place, record)
-    return record
+    report = timed.model_copy(update=final)
+    write_json(place, report.to_json())
+    return report
 
 
-def timed_candidates(search: Search, place: Path) -> list[Row]:
+def timed_candidates(search: Search, place: Path) -> SearchReport:
     """What every shape costs here, from `search.json` if they were timed before."""
     recipe, env = search.recipe, environment()
     identity = {
@@ -156,40 +201,45 @@ def timed_candidates(search: Search, place: Path) -> list[Row]:
     before = read_json(place) if place.is_file() else {}
     if before.get("identity") == identity:
         search.base.progress.say("shapes: timed before, kept")
-        return [{key: row[key] for key in COSTS} for row in before["candidates"]]
+        main_score = task_of(recipe.data.task).main_score
+        kept = tuple(ShapeRow.costs(row, main_score) for row in before["candidates"])
+        return SearchReport(identity=identity, candidates=kept, env=before["env"])
     rows = time_candidates(recipe, candidates(recipe), search.base.progress)
-    write_json(place, {"identity": identity, "candidates": rows, "env": env})
-    return rows
+    report = SearchReport(identity=identity, candidates=tuple(rows), env=env)
+    write_json(place, report.to_json())
+    return report
 
 
 def try_briefly(
-    search: Search, promising: list[Row], shapes: dict[str, Candidate], score: str
-) -> None:
-    """Trains promising shapes for a few epochs, and writes the best validation score of each."""
-    for size in sorted({shapes[row["name"]].size for row in promising}):
-        rows = [row for row in promising if shapes[row["name"]].size == size]
-        students = [search.brief(shapes[row["name"]]) for row in rows]
+    search: Search, promising: Sequence[ShapeRow], shapes: dict[str, Candidate]
+) -> dict[str, float]:
+    """Trains promising shapes for a few epochs: the best validation score of each."""
+    scores = {}
+    for size in sorted({shapes[row.name].size for row in promising}):
+        names = [row.name for row in promising if shapes[row.name].size == size]
+        students = [search.brief(shapes[name]) for name in names]
         experiment = search.experiment(size, students)
         stages.run_stages(experiment, ("teacher", "student"), dry_run=False, as_json=False)
-        for row, student in zip(rows, students, strict=True):
-            row[f"brief_{score}"] = experiment.finished(student.name).best_score
+        for name, student in zip(names, students, strict=True):
+            scores[name] = experiment.finished(student.name).best_score
+    return scores
 
 
-def nearest(rows: list[Row]) -> str:
+def nearest(rows: Sequence[ShapeRow]) -> str:
     """What to say where nothing is within the limits."""
-    fastest = min(rows, key=lambda row: row["latency_ms"])
-    smallest = min(rows, key=lambda row: row["size_bytes"])
+    fastest = min(row.latency_ms for row in rows)
+    smallest = min(row.size_bytes for row in rows)
     return (
         f"none of {len(rows)} shapes is within the limits: the fastest takes "
-        f"{fastest['latency_ms']:.3f} ms, the smallest {smallest['size_bytes'] / 1000:.0f} kB"
+        f"{fastest:.3f} ms, the smallest {smallest / 1000:.0f} kB"
     )
 
 
-def shipped_costs(experiment: Experiment) -> dict[str, dict[str, float]]:
+def shipped_costs(experiment: Experiment) -> dict[str, ShippedFile]:
     """Size and latency of the exported files, measured as the candidates were."""
     files = sorted((experiment.out / "export").glob("*.onnx"))
     times = time_files(files, experiment.recipe.bench.threads, experiment.progress)
     return {
-        file.name: {"latency_ms": spent, "size_bytes": file.stat().st_size}
+        file.name: ShippedFile(latency_ms=spent, size_bytes=file.stat().st_size)
         for file, spent in zip(files, times, strict=True)
     }

@@ -21,41 +21,48 @@ from distill.models.classifier import Classifier, build_classifier, deployed
 from distill.progress import Progress
 from distill.runtime.latency import turns_ns
 from distill.runtime.predict import Predictor
-from distill.search.space import Candidate, Row
+from distill.scoring.tasks import task_of
+from distill.search.space import Candidate, ShapeRow
 
 NAMES = ("first", "second")  # classes of what is timed: how many there are hardly matters
 CALIBRATION_IMAGES = 8  # of noise: ranges do not change what an integer kernel costs
 TURNS, CALLS, IMAGES = 5, 60, 10  # of each file while it is timed
 
 
-def time_candidates(recipe: Recipe, shapes: Iterable[Candidate], progress: Progress) -> list[Row]:
-    """A row per shape, in their order: what it is, and what it costs (see `search.COSTS`).
+def time_candidates(
+    recipe: Recipe, shapes: Iterable[Candidate], progress: Progress
+) -> list[ShapeRow]:
+    """A row per shape, in their order: what it is, and what it costs.
 
     Parameters, multiplications (`macs`) and file are those of the deployed network.
     """
-    shapes = list(shapes)
+    shapes, main_score = list(shapes), task_of(recipe.data.task).main_score
     with tempfile.TemporaryDirectory() as name:
-        rows, files = [], []
+        counts, files = [], []
         with progress.task("shapes", len(shapes), "shapes") as task:
             for shape in shapes:
                 classifier = random_student(recipe, shape)
                 files.append(_write(classifier, shape, recipe.search.precision, Path(name)))
                 network = deployed(classifier)
-                rows.append(
-                    {
-                        "name": shape.name,
-                        "kind": shape.kind,
-                        "params": sum(p.numel() for p in network.parameters()),
-                        "macs": count_macs(network),
-                        "size_bytes": files[-1].stat().st_size,
-                    }
-                )
+                params = sum(p.numel() for p in network.parameters())
+                counts.append((params, count_macs(network)))
                 task.advance()
-        for row, latency_ms in zip(
-            rows, time_files(files, recipe.bench.threads, progress), strict=True
-        ):
-            row |= {"latency_ms": latency_ms, "images_per_s": 1000 / latency_ms}
-    return rows
+        spent = time_files(files, recipe.bench.threads, progress)
+        return [
+            ShapeRow(
+                name=shape.name,
+                kind=shape.kind,
+                params=params,
+                macs=macs,
+                size_bytes=file.stat().st_size,
+                latency_ms=latency_ms,
+                images_per_s=1000 / latency_ms,
+                main_score=main_score,
+            )
+            for shape, (params, macs), file, latency_ms in zip(
+                shapes, counts, files, spent, strict=True
+            )
+        ]
 
 
 def time_files(files: Sequence[Path], threads: int, progress: Progress) -> list[float]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import onnx
@@ -19,20 +19,47 @@ from distill.errors import UserError
 from distill.export.int8.calibration import Pixels
 from distill.export.int8.integers import float_in_disguise, kernels
 from distill.export.int8.quantiser import Distil, Quantiser
-from distill.export.int8.steps import Record, escalate, gains
+from distill.export.int8.steps import Step, escalate, gains
 from distill.export.onnx_file import describe, probs_of_file
-from distill.files import atomic
+from distill.files import Record, atomic
 from distill.runtime.latency import turns_ns
 from distill.runtime.predict import Predictor
 from distill.scoring.metrics import score
 from distill.scoring.tasks import task_of
 from distill.scoring.thresholds import tune
 
-if TYPE_CHECKING:
-    pass
-
-
 TURNS, CALLS = 16, 8  # of each file while it is timed, one image a call
+
+
+class Reference(Record):
+    """The fp32 file, and its main score on validation in percent."""
+
+    file: str
+    score: float
+
+
+class NumImages(Record):
+    """How many images the ranges and the scores are from."""
+
+    calibration: int
+    val: int
+
+
+class Int8Export(Record):
+    """What was tried.
+
+    Attributes:
+        score: Name of the main score.
+        max_drop: How many points of it may be lost.
+        thresholds: How those of the published file were tuned; None if no step passed.
+    """
+
+    score: str
+    max_drop: float
+    reference: Reference
+    images: NumImages
+    steps: tuple[Step, ...]
+    thresholds: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -70,18 +97,19 @@ class Gate:
         """The main score of the fp32 file on validation, in percent."""
         return self._main_score(probs_of_file(self.source, self.pixels))
 
-    def judge(self, file: Path, layers: Sequence[str]) -> Record:
-        """Score, size, time and kernels of a file, and why it is `refused`, if it is.
+    def judge(self, step: Step, file: Path, layers: Sequence[str]) -> Step:
+        """The step with score, size, time and kernels of its file, or why it is `refused`, or both.
 
         Args:
-            layers: Names of those that it should have in integers.
+            layers: Names of those that the file should have in integers.
         """
         try:
             probs, ran = probs_of_file(file, self.pixels), kernels(file, self.folder)
         except UserError as error:
-            return {"refused": f"onnxruntime does not open it: {error.what}"}
+            reason = f"onnxruntime does not open it: {error.what}"
+            return step.model_copy(update={"refused": reason})
         main_score, size_bytes = self._main_score(probs), file.stat().st_size
-        row: Record = {
+        figures = {
             "score": main_score,
             "drop": self.reference - main_score,
             "size_bytes": size_bytes,
@@ -89,14 +117,15 @@ class Gate:
             "time_ratio": time_ratio(file, self.source, self.pixels, self.threads),
             "kernels": dict(ran.most_common()),
         }
-        reasons = [*float_in_disguise(file, layers, ran), *self._losses(row)]
+        judged = step.model_copy(update=figures)
+        reasons = [*float_in_disguise(file, layers, ran), *self._losses(judged)]
         try:
             tune(probs, self.labels, self.predictor.names, self.config)
         except UserError as error:  # an accuracy that no threshold reaches
             reasons.append(error.what)
-        return {**row, "refused": "; ".join(reasons)} if reasons else row
+        return judged.model_copy(update={"refused": "; ".join(reasons) or None})
 
-    def publication(self, file: Path) -> tuple[Record, Record]:
+    def publication(self, file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         """Metadata of a file with its own thresholds and validation scores, and what those do."""
         probs, names = probs_of_file(file, self.pixels), self.predictor.names
         tuned = tune(probs, self.labels, names, self.config)
@@ -110,12 +139,13 @@ class Gate:
     def _main_score(self, probs: NDArray[np.float32]) -> float:
         return float(score(probs, self.labels, self.predictor.names)[self.main])
 
-    def _losses(self, row: Record) -> list[str]:
-        """What speaks against a file of these figures."""
+    def _losses(self, step: Step) -> list[str]:
+        """What speaks against the figures of a step."""
         reasons, most = [], self.config.int8_max_drop
-        if row["drop"] > most + 1e-9:  # percentages are rounded, so is what lies between
-            reasons.append(f"{row['drop']:.2f} points of {self.main} are lost, {most:g} may be")
-        if not gains(row):
+        assert step.drop is not None
+        if step.drop > most + 1e-9:  # percentages are rounded, so is what lies between
+            reasons.append(f"{step.drop:.2f} points of {self.main} are lost, {most:g} may be")
+        if not gains(step):
             reasons.append("neither faster nor smaller")
         return reasons
 
@@ -128,7 +158,7 @@ def export_int8(
     config: ExportConfig,
     threads: int = 0,
     distil: Distil | None = None,
-) -> Record:
+) -> Int8Export:
     """Writes `file`, an int8 version of `source`, if there is one that passes.
 
     Args:
@@ -144,13 +174,13 @@ def export_int8(
         gate = Gate(source, *val, config, threads, Path(name))
         quantiser = Quantiser(source, calibration, Path(name), distil)
         steps, passed = escalate(quantiser, gate.judge)
-        record: Record = {
-            "score": gate.main,
-            "max_drop": config.int8_max_drop,
-            "reference": {"file": source.name, "score": gate.reference},
-            "images": {"calibration": len(calibration), "val": len(gate.labels)},
-            "steps": steps,
-        }
+        record = Int8Export(
+            score=gate.main,
+            max_drop=config.int8_max_drop,
+            reference=Reference(file=source.name, score=gate.reference),
+            images=NumImages(calibration=len(calibration), val=len(gate.labels)),
+            steps=tuple(steps),
+        )
         if passed is None:
             return record
         metadata, thresholds = gate.publication(passed)
@@ -158,7 +188,7 @@ def export_int8(
         describe(model, metadata)
         with atomic(file) as temporary:
             temporary.write_bytes(model.SerializeToString())
-        return {**record, "thresholds": thresholds}
+        return record.model_copy(update={"thresholds": thresholds})
 
 
 def time_ratio(file: Path, reference: Path, pixels: Pixels, threads: int = 0) -> float:

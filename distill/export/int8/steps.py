@@ -7,15 +7,41 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from distill.export.int8.calibration import METHODS, Method
+from distill.files import Record
 
 MIN_GAIN = 0.05  # of the time or of the size, as a share: less is not worth a second file
 SENSITIVE = (1, 2, 4)  # how many of the most sensitive layers are left in float, one step each
 DISTILLATION = "quantisation-aware distillation"
-Record = dict[str, Any]
-Judge = Callable[[Path, Sequence[str]], Record]
+
+
+class Step(Record):
+    """What was tried, and what came of it; None is for what was not measured.
+
+    Attributes:
+        calibration: How the ranges of the activations were found.
+        float_layers: Names of the layers that are not in integers.
+        score, drop: The main score on validation in percent, and the points lost to the fp32 file.
+        size_ratio, time_ratio: As shares of the fp32 file's.
+        kernels: How many of each onnxruntime ran.
+        refused: Why the file is not published; None if it may be.
+    """
+
+    step: str
+    calibration: Method
+    float_layers: tuple[str, ...] = ()
+    score: float | None = None
+    drop: float | None = None
+    size_bytes: int | None = None
+    size_ratio: float | None = None
+    time_ratio: float | None = None
+    kernels: dict[str, int] | None = None
+    refused: str | None = None
+
+
+Judge = Callable[[Step, Path, Sequence[str]], Step]
 
 
 class Quantises(Protocol):
@@ -43,83 +69,91 @@ class Quantises(Protocol):
         """All layers, the most sensitive first."""
 
 
-def escalate(quantiser: Quantises, judge: Judge) -> tuple[list[Record], Path | None]:
-    """Takes steps until one is not `refused`: a record of each, and the file of the one that held.
+def escalate(quantiser: Quantises, judge: Judge) -> tuple[list[Step], Path | None]:
+    """Takes steps until one is not `refused`: all of them, and the file of the one that held.
 
     Stops early where integers throughout are neither faster nor smaller.
+
+    Args:
+        judge: Completes a step by its file and the layers that this should have in integers.
     """
-    steps: list[Record] = []
-    for name, method, floats in plan_steps(quantiser, steps):
-        row: Record = {"step": name, "calibration": method, "float_layers": floats}
-        steps.append(row)
+    steps: list[Step] = []
+    for step in plan_steps(quantiser, steps):
+        method, floats = step.calibration, step.float_layers
         try:
-            trains = name == DISTILLATION
+            trains = step.step == DISTILLATION
             file = quantiser.distilled(method) if trains else quantiser.quantise(method, floats)
         except Exception as error:  # the quantiser raises anything from TypeError to RuntimeError
-            row["refused"] = f"cannot be quantised: {(str(error) or repr(error)).splitlines()[0]}"
+            reason = f"cannot be quantised: {(str(error) or repr(error)).splitlines()[0]}"
+            steps.append(step.model_copy(update={"refused": reason}))
             continue
-        row |= judge(file, [layer for layer in quantiser.layers if layer not in floats])
-        if "refused" not in row:
+        steps.append(judge(step, file, [name for name in quantiser.layers if name not in floats]))
+        if steps[-1].refused is None:
             return steps, file
-        if not floats and not gains(row):
+        if not floats and not gains(steps[-1]):
             break
     return steps, None
 
 
-def plan_steps(
-    quantiser: Quantises, steps: list[Record]
-) -> Iterator[tuple[str, Method, list[str]]]:
-    """Name, calibration and float layers of each step, `steps` being what came of those before.
+def plan_steps(quantiser: Quantises, steps: Sequence[Step]) -> Iterator[Step]:
+    """The steps before they are taken, `steps` being what came of those that were.
 
     First ranges by extremes, percentile, entropy and squared error, with all layers in integers.
     Then those that lost least, with the first and last layers in float, and with the most sensitive
     ones as well. At last all layers in integers again, trained to be so.
     """
     for method in METHODS:
-        yield method, method, []
-    scored = [row for row in steps if "drop" in row]
-    if not scored:
+        yield Step(step=method, calibration=method)
+    best = closest(steps)
+    if best is None:
         return
-    method = min(scored, key=lambda row: row["drop"])["calibration"]
+    method = best.calibration
     for name, floats in _in_float(quantiser, method):
-        yield name, method, floats
+        yield Step(step=name, calibration=method, float_layers=floats)
         if not gains(steps[-1]):  # with more layers in float it would gain even less
             break
     if quantiser.can_distil:
-        yield DISTILLATION, method, []
+        yield Step(step=DISTILLATION, calibration=method)
 
 
-def _in_float(quantiser: Quantises, method: Method) -> Iterator[tuple[str, list[str]]]:
+def _in_float(quantiser: Quantises, method: Method) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Names of the steps that leave layers in float, and these layers."""
-    ends, total = list(quantiser.ends), len(quantiser.layers)
+    ends, total = tuple(quantiser.ends), len(quantiser.layers)
     if len(ends) == total:  # nothing would be left to quantise
         return
     yield "ends in float", ends
     inner = [layer for layer in quantiser.by_sensitivity(method) if layer not in ends]
     for count in SENSITIVE:
         if count < len(inner):
-            yield f"ends and {count} more in float", [*ends, *inner[:count]]
+            yield f"ends and {count} more in float", (*ends, *inner[:count])
 
 
-def gains(row: Record) -> bool:
+def closest(steps: Sequence[Step]) -> Step | None:
+    """The first of those that lost least; None if none was scored."""
+    scored = [(step.drop, step) for step in steps if step.drop is not None]
+    return min(scored, key=lambda pair: pair[0])[1] if scored else None
+
+
+def gains(step: Step) -> bool:
     """Whether a file is faster or smaller than the fp32 file; without figures it may be."""
-    return "drop" not in row or bool(min(row["time_ratio"], row["size_ratio"]) <= 1 - MIN_GAIN)
+    if step.time_ratio is None or step.size_ratio is None:
+        return True
+    return min(step.time_ratio, step.size_ratio) <= 1 - MIN_GAIN
 
 
-def summary(record: Record) -> str:
-    """What came of it, in one line."""
-    scored = [row for row in record["steps"] if "drop" in row]
-    if not scored:
-        return f"no int8 file: {record['steps'][0]['refused']}"
-    last = record["steps"][-1]
-    passed = "refused" not in last
-    row = last if passed else min(scored, key=lambda row: row["drop"])
-    gained = round(-row["drop"], 2) + 0.0  # no "-0.00"
+def summary(steps: Sequence[Step], main_score: str) -> str:
+    """What came of the steps, in one line."""
+    best, last = closest(steps), steps[-1]
+    if best is None:
+        return f"no int8 file: {steps[0].refused}"
+    passed = last.refused is None
+    step = last if passed else best
+    assert step.drop is not None
+    gained = round(-step.drop, 2) + 0.0  # no "-0.00"
     figures = (
-        f"{row['score']:.2f} % {record['score']} on validation ({gained:+.2f} points), "
-        f"{row['size_ratio']:.2f} of the size, {row['time_ratio']:.2f} of the time"
+        f"{step.score:.2f} % {main_score} on validation ({gained:+.2f} points), "
+        f"{step.size_ratio:.2f} of the size, {step.time_ratio:.2f} of the time"
     )
     if passed:
-        return f"int8 by {row['step']}: {figures}"
-    steps = len(record["steps"])
-    return f"no int8 file, the best of {steps} steps ({row['step']}): {figures}: {row['refused']}"
+        return f"int8 by {step.step}: {figures}"
+    return f"no int8 file, the best of {len(steps)} steps ({step.step}): {figures}: {step.refused}"
