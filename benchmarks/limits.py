@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from distill.files import Record
+from distill.files import JsonModel
 
 SIZE = 1024  # rows and columns of the matrices on a CPU
 SIZE_GPU = 8192
@@ -25,7 +25,7 @@ COPY_BYTES = 2**27  # well beyond the caches
 REPEATS = 15  # short ones, of which the fastest counts: a limit is what can be reached
 
 
-class Limits(Record):
+class Limits(JsonModel):
     """What was reached.
 
     Attributes:

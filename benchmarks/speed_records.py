@@ -7,12 +7,12 @@ from typing import Any, Literal
 from distill.benchmarks.limits import Limits
 from distill.benchmarks.subjects import ClockName
 from distill.config import BenchConfig, Scenario
-from distill.files import Record
+from distill.files import JsonModel
 
 Interval = tuple[float, float]
 
 
-class SubjectRow(Record):
+class SubjectRow(JsonModel):
     """What all rows of a model on an engine say. None is for what is not known.
 
     Attributes:
@@ -34,7 +34,7 @@ class SubjectRow(Record):
     val: dict[str, float] | None = None
 
 
-class SeriesRow(Record):
+class SeriesRow(JsonModel):
     """What a row says of one series. None is for what was not measured.
 
     Attributes:
@@ -80,7 +80,7 @@ class SpeedRow(SubjectRow, SeriesRow):
     bytes_share_percent: float | None = None
 
 
-class SpeedReport(Record):
+class SpeedReport(JsonModel):
     """One table.
 
     Attributes:

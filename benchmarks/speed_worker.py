@@ -27,7 +27,7 @@ from distill.benchmarks.scenarios import (
 from distill.benchmarks.subjects import ClockName, decode_query, model_query
 from distill.config import BenchConfig, Options, Positive, Scenario
 from distill.data.decode import InputSpec
-from distill.files import Record
+from distill.files import JsonModel
 
 NS_PER_MS = 1_000_000
 
@@ -53,7 +53,7 @@ class Task(Options):
     pictures: str | None = None
 
 
-class Series(Record):
+class Series(JsonModel):
     """What is asked: a scenario on a clock."""
 
     scenario: Scenario
@@ -74,7 +74,7 @@ class NoOutcome(Series):
     reason: str
 
 
-class WorkerReply(Record):
+class WorkerReply(JsonModel):
     """What one round of a model on an engine gave.
 
     Attributes:
@@ -89,13 +89,13 @@ class WorkerReply(Record):
     precision: str | None = None
 
 
-class Unavailable(Record):
+class Unavailable(JsonModel):
     """Why the engine cannot run here."""
 
     unavailable: str
 
 
-class Failed(Record):
+class Failed(JsonModel):
     """Why a process has nothing to tell."""
 
     failed: str

@@ -19,7 +19,7 @@ from distill.errors import RunStopped, UserError
 MANIFEST = "manifest.json"
 
 
-class Record(BaseModel):
+class JsonModel(BaseModel):
     """Something that is written as JSON: immutable; what is None is absent there."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

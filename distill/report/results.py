@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from distill.files import Record
+from distill.files import JsonModel
 
 Scores = dict[str, Any]  # what `scoring.metrics.score` returns
 
 
-class ResultRow(Record):
+class ResultRow(JsonModel):
     """One model. None is for what was not measured, and is absent from the file.
 
     Attributes:
@@ -33,7 +33,7 @@ class ResultRow(Record):
     agreement_labels: float | None = None
 
 
-class Results(Record):
+class Results(JsonModel):
     """The rows, what follows from them, and what they were measured with."""
 
     rows: tuple[ResultRow, ...]

@@ -16,7 +16,7 @@ from typing import Any
 from distill.config import ModelConfig, Recipe, RunConfig
 from distill.environment import environment
 from distill.errors import UserError
-from distill.files import Record, read_json, write_json
+from distill.files import JsonModel, read_json, write_json
 from distill.pipeline import stages
 from distill.pipeline.experiment import Experiment
 from distill.pipeline.plan import check_plugins
@@ -36,7 +36,7 @@ BRIEF = "brief-"  # prefix of the runs that decide
 STAGES = ("teacher", "student", "export", "bench", "report")
 
 
-class Winner(Record):
+class Winner(JsonModel):
     """The shape that was chosen."""
 
     name: str
@@ -44,14 +44,14 @@ class Winner(Record):
     size: int
 
 
-class ShippedFile(Record):
+class ShippedFile(JsonModel):
     """What an exported file costs, measured as the candidates were."""
 
     latency_ms: float
     size_bytes: int
 
 
-class SearchReport(Record):
+class SearchReport(JsonModel):
     """What `search.json` holds: at first what the shapes cost, in the end what came of them.
 
     Attributes:

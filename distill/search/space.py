@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from distill.config import Options, Positive, Recipe
-from distill.files import Record
+from distill.files import JsonModel
 
 Outcome = Literal["winner", "promising", "not promising", "dominated", "too slow", "too large"]
 COSTS = ("name", "kind", "params", "macs", "size_bytes", "latency_ms", "images_per_s")
@@ -43,7 +43,7 @@ class Candidate:
     options: dict[str, Any]
 
 
-class ShapeRow(Record):
+class ShapeRow(JsonModel):
     """What a shape costs, and what came of it; None is for what was not measured.
 
     Attributes:

@@ -18,7 +18,7 @@ from distill.config import TaskName
 from distill.data.audit.duplicates import join_groups
 from distill.data.audit.fingerprints import Fingerprints
 from distill.data.sources import SPLITS, Item, Label, Source
-from distill.files import Record
+from distill.files import JsonModel
 
 Ids = list[int]
 
@@ -40,7 +40,7 @@ ODD_RATIO = 3.0  # of the sides: a square cut from the middle has a third of the
 Severity = Literal["error", "warning", "info"]
 
 
-class Finding(Record):
+class Finding(JsonModel):
     """Something odd about some images, or about all of them.
 
     Attributes:

@@ -21,7 +21,7 @@ from distill.export.int8.integers import float_in_disguise, kernels
 from distill.export.int8.quantiser import Distil, Quantiser
 from distill.export.int8.steps import Step, escalate, gains
 from distill.export.onnx_file import describe, probs_of_file
-from distill.files import Record, atomic
+from distill.files import JsonModel, atomic
 from distill.runtime.latency import turns_ns
 from distill.runtime.predict import Predictor
 from distill.scoring.metrics import score
@@ -31,21 +31,21 @@ from distill.scoring.thresholds import tune
 TURNS, CALLS = 16, 8  # of each file while it is timed, one image a call
 
 
-class Reference(Record):
+class Reference(JsonModel):
     """The fp32 file, and its main score on validation in percent."""
 
     file: str
     score: float
 
 
-class NumImages(Record):
+class NumImages(JsonModel):
     """How many images the ranges and the scores are from."""
 
     calibration: int
     val: int
 
 
-class Int8Export(Record):
+class Int8Export(JsonModel):
     """What was tried.
 
     Attributes:

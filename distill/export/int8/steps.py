@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Protocol
 
 from distill.export.int8.calibration import METHODS, Method
-from distill.files import Record
+from distill.files import JsonModel
 
 MIN_GAIN = 0.05  # of the time or of the size, as a share: less is not worth a second file
 SENSITIVE = (1, 2, 4)  # how many of the most sensitive layers are left in float, one step each
 DISTILLATION = "quantisation-aware distillation"
 
 
-class Step(Record):
+class Step(JsonModel):
     """What was tried, and what came of it; None is for what was not measured.
 
     Attributes:
