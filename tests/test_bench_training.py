@@ -335,7 +335,7 @@ def test_a_teacher_of_other_classes_is_refused(
     data: ImageData, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     teacher = make_workload(settings(), data, "live", 0, tmp_path).teacher
-    opened = SimpleNamespace(classifier=teacher)
+    opened = SimpleNamespace(load=lambda: teacher)
     monkeypatch.setattr(training_run, "open_run", lambda folder: opened)
     config = settings(teacher=str(tmp_path))
     assert training_run.load_teacher(config, data) is teacher
