@@ -243,7 +243,9 @@ class TrainConfig(Options):
     mixup: Annotated[float, Field(ge=0.0)] = 0.0
     """Beta parameter; 0 is off. Teachers see the mixed image."""
     ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
-    """Decay per step of averaged weights, which then are the ones validated and kept; 0 is off."""
+    """Decay per step of averaged weights, which then are the ones validated and kept; 0 is off. It
+    rises to this value, so that short runs have an average of what they learned.
+    """
     clip_norm: Annotated[float, Field(ge=0.0)] = 0.0
     """Largest gradient norm; 0 is off."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"

@@ -126,10 +126,17 @@ def test_a_copy_that_blocks_is_noticed():
 
 
 def test_averaged_weights_are_torchs(data):
-    """`update_average` is `AveragedModel.update_parameters` but for its copy of a counter."""
+    """`update_average` is `AveragedModel.update_parameters` but for its copy of a counter.
+
+    The decay warms up: 2 / 11, then 3 / 12.
+    """
     torch.manual_seed(0)
     model = build_classifier(TINY, data.classes, data.spec)
-    average = get_ema_multi_avg_fn(0.9)
+
+    def average(averages, values, count):
+        decay = (1 + int(theirs.n_averaged)) / (10 + int(theirs.n_averaged))
+        get_ema_multi_avg_fn(decay)(averages, values, count)
+
     theirs = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
     ours = AveragedModel(model, use_buffers=True)
     for _ in range(3):

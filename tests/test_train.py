@@ -37,7 +37,7 @@ from distill.training.imbalance import class_weights
 from distill.training.job import Job
 from distill.training.run_directory import open_run
 from distill.training.selection import worth
-from distill.training.trainer import Trainer
+from distill.training.trainer import Trainer, warm_decay
 from distill.training.world import World
 
 CPU = torch.device("cpu")
@@ -315,6 +315,16 @@ def test_live_teachers_answer_in_the_precision_of_cached_ones(data, tmp_path):
     with torch.no_grad():
         images = batch.images.contiguous(memory_format=torch.channels_last)
         assert torch.equal(seen[0].teachers[0], teacher.eval()(images).logits)
+
+
+def test_an_average_arrives_within_a_short_run(data, tmp_path):
+    """60 steps with a decay of 0.99 shipped the random start: 51 % beside a teacher of 94."""
+    assert [warm_decay(0.99, n) for n in (1, 8, 10_000)] == [2 / 11, 0.5, 0.99]
+    plain = train(data, tmp_path / "plain", epochs=15, lr=5e-3)
+    averaged = train(data, tmp_path / "averaged", epochs=15, lr=5e-3, ema_decay=0.999)
+    assert len(plain) == len(averaged)
+    losses = [rows(tmp_path / name)[-1]["val/loss"] for name in ("plain", "averaged")]
+    assert losses[1] < losses[0] + 0.1
 
 
 class TwoHeads(torch.nn.Module):

@@ -250,18 +250,25 @@ def _averaged(classifier: Classifier, decay: float) -> AveragedModel | None:
 def update_average(averaged: AveragedModel, classifier: Classifier, decay: float) -> None:
     """Moves averaged weights and buffers towards those of a step; counts are copied.
 
+    The first are copied, and the average then warms up: after n steps the decay is at most
+    (1 + n) / (10 + n), or a short run would end near the random weights that it began with.
     `AveragedModel.update_parameters` would send its counter to the GPU and wait, at every step.
     """
     averages = [*averaged.module.parameters(), *averaged.module.buffers()]
     pairs = list(zip(averages, [*classifier.parameters(), *classifier.buffers()], strict=True))
     moving = [pair for pair in pairs if pair[0].is_floating_point()]
-    is_first = averaged.n_averaged.item() == 0  # a number in the host's memory
+    steps = int(averaged.n_averaged)  # a number in the host's memory
     old, new = map(list, zip(*moving, strict=True))
-    torch._foreach_lerp_(old, new, 1.0 if is_first else 1.0 - decay)
+    torch._foreach_lerp_(old, new, 1.0 - warm_decay(decay, steps) if steps else 1.0)
     for count, current in pairs:
         if not count.is_floating_point():
             count.copy_(current)
     averaged.n_averaged += 1
+
+
+def warm_decay(decay: float, steps: int) -> float:
+    """The decay after so many steps, as in TensorFlow's `ExponentialMovingAverage`."""
+    return min(decay, (1 + steps) / (10 + steps))
 
 
 def _offset(job: Job, device: torch.device) -> Tensor | None:
