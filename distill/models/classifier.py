@@ -19,6 +19,7 @@ from distill.registry import check_options, find_module
 Channels = tuple[float, float, float]
 IMAGENET_MEAN: Channels = (0.485, 0.456, 0.406)
 IMAGENET_STD: Channels = (0.229, 0.224, 0.225)
+LOUD, QUIET = 0.5, 0.1  # standard deviation of logits, of a head that knows nothing
 
 
 class Contract(BaseModel):
@@ -126,10 +127,11 @@ def build_classifier(
     size = config.input_size or spec.height
     library = load and config.pretrained is True
     network = family.build(variant, len(names), size, library, options)
+    has_fresh_head = load
     if load and isinstance(config.pretrained, str):
         # A network that is part of another says what of a file it has no place for.
         spared = [*head_prefixes(network), *getattr(network, "left_out", [])]
-        transfer_weights(network, read_weights(config.pretrained), spared)
+        has_fresh_head = bool(transfer_weights(network, read_weights(config.pretrained), spared))
     mean, std = family.normalisation(variant)
     contract = Contract(
         input_spec=spec,
@@ -141,6 +143,8 @@ def build_classifier(
     )
     classifier = Classifier(network, contract)
     _try_out(classifier, config.name)
+    if has_fresh_head:
+        settle_head(classifier)
     return classifier
 
 
@@ -167,6 +171,33 @@ def _try_out(classifier: Classifier, name: str) -> None:
     classifier.train(was_training)
     if shape != (2, classes):
         raise UserError(f"{name} gives {tuple(shape)}, expected (2, {classes})", "model.name")
+
+
+def settle_head(classifier: Classifier) -> None:
+    """Makes the first answers of a head that knows nothing nearly even.
+
+    Some libraries begin with logits of ± 24 and a loss of 7 for 3 classes, where ln 3 = 1.1 is
+    what not knowing costs: the first epochs then unlearn the head, or spoil the features behind
+    it. Logits of soft patches of colour, in either mode, that are spread by more than `LOUD` are
+    scaled to `QUIET`; a library's moderate start stays as it is.
+    """
+    classes, size = len(classifier.contract.names), classifier.contract.input_size
+    was_training = classifier.training
+    buffers = {key: value.clone() for key, value in classifier.named_buffers()}
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        patches = F.interpolate(torch.rand(8, 3, 6, 6), (size, size), mode="bicubic").clamp(0, 1)
+        spread = max(float(classifier.train(mode)(patches).logits.std()) for mode in (True, False))
+        if spread > LOUD:
+            for prefix in head_prefixes(classifier.network):
+                for module in classifier.network.get_submodule(prefix).modules():
+                    own = dict(module.named_parameters(recurse=False))
+                    if "weight" in own and own["weight"].ndim > 1 and len(own["weight"]) == classes:
+                        for parameter in own.values():
+                            parameter.mul_(QUIET / spread)
+    for key, value in classifier.named_buffers():
+        value.copy_(buffers[key])
+    classifier.train(was_training)
 
 
 def deployed(classifier: Classifier) -> Classifier:
