@@ -9,7 +9,9 @@ from distill.config import Fraction
 from distill.config import Options as BaseOptions
 from distill.errors import UserError
 from distill.models import IMAGENET_MEAN, IMAGENET_STD, Channels
-from distill.models.weights import download
+from distill.models.layers import head_prefixes
+from distill.models.packages import advice, packaged_weights
+from distill.models.weights import download, transfer_weights
 
 
 class Options(BaseOptions):
@@ -24,7 +26,10 @@ class Options(BaseOptions):
 def build(
     variant: str, num_classes: int, size: int, pretrained: bool, options: Options
 ) -> nn.Module:
-    """A timm network; timm resets its head to `num_classes`."""
+    """A timm network; its head is reset to `num_classes`.
+
+    Weights come from timm's cache or hub, else from an installed package that has them.
+    """
     if not timm.is_model(variant):
         near = ", ".join(timm.list_models(f"*{variant.split('.')[0][:8]}*")[:5])
         raise UserError(f"timm has no model {variant!r}", "model.name", f"near: {near}")
@@ -35,9 +40,19 @@ def build(
         return network
 
     try:
-        return download(f"timm/{variant}", create) if pretrained else create()
+        if not pretrained:
+            return create()
+        return download(f"timm/{variant}", create, advice(variant))
     except TypeError as error:
         raise UserError(f"{variant} refuses its options: {error}", "model.options") from None
+    except UserError:
+        tensors = packaged_weights(variant)
+        if tensors is None:
+            raise
+    network: nn.Module = timm.create_model(variant, pretrained=False, **arguments)
+    state = dict(zip(network.state_dict(), tensors, strict=True))
+    transfer_weights(network, state, head_prefixes(network))
+    return network
 
 
 def normalisation(variant: str) -> tuple[Channels, Channels]:

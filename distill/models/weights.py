@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from distill.errors import UserError
 
+ADVICE = "fetch them where there is a network and name the file, or set false to start random"
+
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
     """Tensors of a `.safetensors` file, or of a checkpoint that `torch.load` reads as weights only.
@@ -67,8 +69,11 @@ def transfer_weights(network: nn.Module, state: dict[str, Tensor], head: list[st
     return missing
 
 
-def download(name: str, create: Callable[[], nn.Module]) -> nn.Module:
+def download(name: str, create: Callable[[], nn.Module], advice: str = ADVICE) -> nn.Module:
     """Runs a library's own loading of weights, which downloads them unless they are cached.
+
+    Args:
+        advice: What to do where they cannot be had.
 
     Raises:
         UserError: They could not be had; never a silent random start.
@@ -80,5 +85,5 @@ def download(name: str, create: Callable[[], nn.Module]) -> nn.Module:
         raise UserError(
             f"no pretrained weights for {name} ({type(error).__name__}: {reason})",
             "model.pretrained",
-            "fetch them where there is a network and name the file, or set false to start random",
+            advice,
         ) from None
