@@ -11,7 +11,7 @@ from distill.errors import UserError
 from distill.models import IMAGENET_MEAN, IMAGENET_STD, Channels
 from distill.models.layers import head_prefixes
 from distill.models.packages import advice, packaged_weights
-from distill.models.weights import download, transfer_weights
+from distill.models.weights import download, quick_offline, transfer_weights
 
 
 class Options(BaseOptions):
@@ -42,7 +42,8 @@ def build(
     try:
         if not pretrained:
             return create()
-        return download(f"timm/{variant}", create, advice(variant))
+        with quick_offline():
+            return download(f"timm/{variant}", create, advice(variant))
     except TypeError as error:
         raise UserError(f"{variant} refuses its options: {error}", "model.options") from None
     except UserError:

@@ -1,5 +1,6 @@
 """Pretrained weights through the libraries' own loading, out of a hub cache that the test fills."""
 
+import socket
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -14,6 +15,7 @@ from distill.data.decode import InputSpec
 from distill.errors import UserError
 from distill.models import packages
 from distill.models.classifier import Classifier, build_classifier
+from distill.models.weights import quick_offline
 
 
 def build(name: str) -> Classifier:
@@ -78,6 +80,24 @@ def test_where_there_is_no_hub_an_installed_package_has_weights(no_hub, reposito
         for name, value in load_file(copy).items():
             if not name.startswith("classifier") and value.is_floating_point():
                 torch.testing.assert_close(own[name], value.float(), rtol=2e-3, atol=1e-3)
+
+
+def test_a_hub_without_an_address_is_not_asked_again_and_again(tmp_path, monkeypatch):
+    """Five retries took a minute, before the package or the cache were looked at."""
+
+    def unknown(*arguments):
+        raise socket.gaierror("Name or service not known")
+
+    for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with quick_offline():
+        assert huggingface_hub.constants.HF_HUB_OFFLINE
+    assert not huggingface_hub.constants.HF_HUB_OFFLINE
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *arguments: [])
+    with quick_offline():
+        assert not huggingface_hub.constants.HF_HUB_OFFLINE
 
 
 def test_a_package_with_other_weights_is_refused(no_hub, tmp_path, monkeypatch):

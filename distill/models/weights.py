@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import torch
 from safetensors.torch import load_file
@@ -67,6 +71,27 @@ def transfer_weights(network: nn.Module, state: dict[str, Tensor], head: list[st
         raise UserError(f"{what} ({len(wrong)} in all)", "model.pretrained")
     network.load_state_dict({n: t.to(own[n].dtype) for n, t in fits.items()}, strict=False)
     return missing
+
+
+@contextlib.contextmanager
+def quick_offline() -> Iterator[None]:
+    """Lets the Hub's client look into its cache only, where its host has no address here.
+
+    It would ask in vain for a minute, be the weights in the cache or not. Behind a proxy it is the
+    proxy that knows addresses.
+    """
+    from huggingface_hub import constants
+
+    before, proxied = constants.HF_HUB_OFFLINE, any(getproxies().get(k) for k in ("https", "all"))
+    try:
+        if not proxied:
+            socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)
+    except OSError:
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def download(name: str, create: Callable[[], nn.Module], advice: str = ADVICE) -> nn.Module:
