@@ -17,7 +17,8 @@ from distill.files import files_below, read_json, write_json, write_manifest
 from distill.models.inference import predict_logits
 from distill.pipeline.experiment import Experiment
 from distill.pipeline.runs import all_runs, best_run
-from distill.report.results import ResultRow, Results
+from distill.report.results import Caution, ResultRow, Results
+from distill.report.warnings import cautions
 from distill.runtime.predict import Predictor
 from distill.scoring.baselines import random_forest_probs
 from distill.scoring.metrics import score
@@ -58,8 +59,13 @@ def build_results(experiment: Experiment) -> Results:
     rows += _onnx_rows(experiment, speeds, probs)
     if reference is not None:
         rows = [_with_agreement(row, probs, reference, task_of(data.task)) for row in rows]
-    verdict = build_verdict(rows, reference, task_of(data.task).main_score)
-    return Results(rows=tuple(rows), verdict=verdict, env=environment())
+    main = task_of(data.task).main_score
+    verdict = build_verdict(rows, reference, main)
+    warnings: tuple[Caution, ...] = ()
+    if data.task == "single":
+        answers = {name: found.argmax(axis=1) for name, found in probs.items()}
+        warnings = cautions(rows, main, answers, data.test.labels, data.classes)
+    return Results(rows=tuple(rows), warnings=warnings, verdict=verdict, env=environment())
 
 
 def _with_agreement(

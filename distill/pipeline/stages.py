@@ -147,6 +147,8 @@ def ship(experiment: Experiment, stages: tuple[str, ...], as_json: bool) -> None
         results = report_experiment(experiment)
         show(results_table(results))
         print(verdict_line(results.verdict))
+        for caution in results.warnings:
+            print(f"WARNING: {caution.what}. Fix: {caution.fix}.")
         summary |= results.to_json()
     emit(summary, as_json)
 

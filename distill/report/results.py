@@ -1,4 +1,4 @@
-"""What `results.json` holds: a row per trained model, control and exported file."""
+"""What `results.json` holds: a row per trained model, control and exported file, and warnings."""
 
 from __future__ import annotations
 
@@ -7,6 +7,19 @@ from typing import Any, Literal
 from distill.files import JsonModel
 
 Scores = dict[str, Any]  # what `scoring.metrics.score` returns
+
+
+class Caution(JsonModel):
+    """Something that is wrong with a result.
+
+    Attributes:
+        what: What was seen, with its figures.
+        fix: What to do about it.
+    """
+
+    kind: str
+    what: str
+    fix: str
 
 
 class ResultRow(JsonModel):
@@ -34,8 +47,13 @@ class ResultRow(JsonModel):
 
 
 class Results(JsonModel):
-    """The rows, what follows from them, and what they were measured with."""
+    """The rows, what follows from them, and what they were measured with.
+
+    Attributes:
+        warnings: What nobody should ship without having read it.
+    """
 
     rows: tuple[ResultRow, ...]
+    warnings: tuple[Caution, ...] = ()
     verdict: dict[str, Any]
     env: dict[str, Any]
