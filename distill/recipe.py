@@ -7,15 +7,17 @@ entry's `recipe = "other.toml"` puts another recipe's run beneath it. Overrides 
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import sys
 import tomllib
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, get_args
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from distill.config import Recipe
 from distill.errors import UserError
@@ -66,7 +68,27 @@ def check_table(model: type[ModelT], table: Table, where: str) -> ModelT:
     try:
         return model.model_validate_json(json.dumps(table, default=str))
     except ValidationError as error:
-        raise UserError(describe(error, table), where, "see the README on recipes") from None
+        hint = meant(model, error.errors()[0]["loc"])
+        raise UserError(describe(error, table), where, hint or "see `distill options`") from None
+
+
+def meant(model: type[BaseModel], places: tuple[int | str, ...]) -> str | None:
+    """Which option of the same table somebody may have had in mind with one that is not there."""
+    fields = model.model_fields
+    for place in places[:-1]:
+        if isinstance(place, str) and place in fields:
+            fields = _fields_in(fields[place].annotation)
+    name = str(places[-1]) if places else ""
+    close = [] if name in fields else difflib.get_close_matches(name, fields, 3)
+    return f"did you mean {' or '.join(close)}?" if close else None
+
+
+def _fields_in(annotation: Any) -> dict[str, FieldInfo]:
+    """Options of the table that an annotation has in it, in a list or union perhaps."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation.model_fields
+    inner = (_fields_in(part) for part in get_args(annotation))
+    return next((fields for fields in inner if fields), {})
 
 
 def describe(error: ValidationError, table: Table) -> str:
@@ -83,12 +105,20 @@ def describe(error: ValidationError, table: Table) -> str:
 
 
 def _dotted(places: tuple[int | str, ...], table: Table, is_missing: bool) -> str:
-    """A validation error's key, without pydantic's names of the types that a value may have."""
-    parts, here = [], cast(Any, table)
+    """A validation error's key as it is typed: without pydantic's names of the types that a value
+    may have, and with a run's name, or with its role alone where it is the only one."""
+    singles = {plural: single for single, plural in ROLES.items()}
+    parts: list[str] = []
+    here = cast(Any, table)
     for number, place in enumerate(places):
         known = place in here if isinstance(here, dict) else isinstance(place, int)
         if known:
-            here = here[place]
+            runs, here = here, here[place]
+            if parts and parts[-1] in singles and isinstance(place, int):
+                if len(runs) == 1:
+                    parts[-1] = singles[parts[-1]]
+                    continue
+                place = here.get("name", place) if isinstance(here, dict) else place
         if known or (is_missing and number + 1 == len(places)):
             parts.append(str(place))
     return ".".join(parts)

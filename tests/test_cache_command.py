@@ -127,7 +127,7 @@ def test_info_of_nothing(distill_json, tmp_path):
 def test_no_views_is_an_error_that_names_the_option(distill_json, recipe, tmp_path):
     status, _, err = build(distill_json, recipe, tmp_path / "out", "student.cache.views=0")
     assert status == 2
-    assert "students.0.cache.views: " in err  # once followed by pydantic's name of a type
+    assert "students.one.cache.views: " in err  # once followed by pydantic's name of a type
     assert not (tmp_path / "out").exists()
 
 

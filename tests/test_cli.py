@@ -424,3 +424,29 @@ def test_a_refused_recipe_leaves_the_description_of_the_directory_as_it_was(
     assert status == 2
     assert "data_sha256" in err
     assert before == {name: (experiment / name).read_bytes() for name in before}
+
+
+def test_a_wrong_word_is_answered_with_the_right_one(distill):
+    for command, meant in (
+        (("train",), "did you mean 'run'?"),
+        (("rum",), "'run'"),
+        (("run", "x", "--epochs", "3"), "did you mean student.train.epochs=3?"),
+        (("student", "x", "--lr=1e-3"), "student.train.lr=1e-3"),
+        (("run", "x", "--overwite"), "--overwrite"),
+        (("evaluate", "x", "y", "--epochs", "3"), "see distill evaluate --help"),
+        (
+            ("run", "students/compact_demo.toml", "--data", "demo", "student.train.epoch=3"),
+            "'student.train.epoch', students/compact_demo.toml, did you mean epochs",
+        ),
+        (("run", "students/compact_demo.toml", "--data", "demo", "dta.size=3"), "mean data?"),
+    ):
+        status, out, err = distill(*command)
+        assert (status, out) == (2, "")
+        assert len(err.splitlines()) == 1
+        assert meant in err
+
+
+def test_version(distill):
+    from distill import __version__
+
+    assert distill("--version") == (0, f"distillate {__version__}\n", "")

@@ -14,6 +14,8 @@ from typing import Annotated, Any
 
 import typer
 
+from distill import __version__
+from distill.cli.advice import advice
 from distill.cli.bench import bench_app
 from distill.cli.cache import cache_app
 from distill.cli.check import check_command
@@ -38,7 +40,6 @@ from distill.progress import Progress
 
 app = typer.Typer(
     name="distill",
-    help="A folder of labelled images in; a small, fast, verified ONNX classifier out.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -54,6 +55,23 @@ TRAINING_PACKAGES = (
 PATH_ERRORS = (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
 # Newer typers carry a click of their own; their exceptions' base is reached through a public one.
 UsageProblem: Any = typer.BadParameter.__mro__[2]
+
+
+def print_version(wanted: bool) -> None:
+    """Answers `--version`, and ends."""
+    if wanted:
+        print(f"distillate {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=print_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """A folder of labelled images in; a small, fast, verified ONNX classifier out."""
 
 
 def stage_command(chosen: tuple[str, ...]) -> Callable[..., None]:
@@ -172,9 +190,8 @@ def main() -> None:
     except typer.Abort:
         interrupted = True
     except UsageProblem as error:
-        command = error.ctx.command_path if getattr(error, "ctx", None) else "distill"
-        if message := error.format_message():
-            print(f"error: {message}, see {command} --help", file=sys.stderr)
+        if message := error.format_message().rstrip("."):
+            print(f"error: {message}, {advice(error, sys.argv[1:])}", file=sys.stderr)
         sys.exit(2)
     except ModuleNotFoundError as error:
         if error.name not in TRAINING_PACKAGES:

@@ -160,13 +160,18 @@ def _matching(key: str, known: Sequence[OptionDoc]) -> list[OptionDoc]:
 
 
 def meant(requested: str, known: Sequence[OptionDoc]) -> str:
-    """Which keys somebody may have had in mind: those alike, as a whole or in their last part."""
-    last = {option.key: option.key.rpartition(".")[2] for option in known}
-    alike = difflib.get_close_matches(requested.rpartition(".")[2], last.values(), 3, 0.75)
-    close = [*difflib.get_close_matches(requested, last, 3, 0.75)]
-    close += [key for key, name in last.items() if name in alike]
-    few = list(dict.fromkeys(close))[:4]
+    """Which keys somebody may have had in mind, as advice."""
+    few = alike(requested, known)
     return f"did you mean {' or '.join(few)}?" if few else "see `distill options`"
+
+
+def alike(requested: str, known: Sequence[OptionDoc]) -> list[str]:
+    """Up to four keys that are alike, as a whole or in their last part."""
+    last = {option.key: option.key.rpartition(".")[2] for option in known}
+    names = difflib.get_close_matches(requested.rpartition(".")[2], last.values(), 3, 0.75)
+    close = [*difflib.get_close_matches(requested, last, 3, 0.75)]
+    close += [key for key, name in last.items() if name in names]
+    return list(dict.fromkeys(close))[:4]
 
 
 def option_lines(options: Sequence[OptionDoc]) -> Iterator[str]:
