@@ -253,6 +253,23 @@ def test_predict_prints_one_object_per_image(experiment, photos, distill):
     assert len(out.splitlines()) == len(list((photos / "mask_correct").glob("*.png")))
 
 
+def test_an_experiment_stands_for_the_file_that_it_ships(experiment, photos, distill, tmp_path):
+    shipped = json.loads((experiment / "results.json").read_text())["verdict"]["shipped"]
+    file = experiment / "export" / shipped
+    picture = next(photos.rglob("*.png"))
+    found = [distill("predict", model, picture, "--json") for model in (experiment, file)]
+    assert found[0] == found[1]
+    status, out, _ = distill("evaluate", experiment, photos, "--json")
+    assert status == 0
+    assert json.loads(out.splitlines()[-1])["model"] == str(file)
+    alone = tmp_path / "experiment" / "export"
+    alone.mkdir(parents=True)
+    for name in ("student.fp16.onnx", "student.fp32.onnx"):  # without int8, fp32 is shipped
+        (alone / name).write_bytes((experiment / "export" / name).read_bytes())
+    assert Predictor(alone.parent).path == alone / "student.fp32.onnx"
+    assert distill("predict", alone, picture)[0] == 2
+
+
 def test_bench_command_times_a_file_and_a_run(experiment, distill):
     file = experiment / "export" / "student.fp32.onnx"
     arguments = ("bench.batch_sizes=[1]", "bench.seconds=0.02", "bench.rounds=1", "--json")

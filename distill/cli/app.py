@@ -127,7 +127,7 @@ app.add_typer(cache_app, name="cache")
 @app.command("evaluate")
 @takes("device", "workers", "as_json")
 def evaluate_command(
-    model: Annotated[Path, typer.Argument(help="ONNX file or run directory.")],
+    model: Annotated[Path, typer.Argument(help="ONNX file, experiment or run directory.")],
     data: Annotated[str, typer.Argument(help="Folder of class folders, or demo.")],
     settings: Settings,
     split: Annotated[str | None, typer.Option("--split", help="train, val or test.")] = None,
@@ -146,7 +146,7 @@ def evaluate_command(
 
 @app.command("predict")
 def predict_command(
-    model: Annotated[Path, typer.Argument(help="A shipped ONNX file.")],
+    model: Annotated[Path, typer.Argument(help="A shipped ONNX file, or an experiment.")],
     images: Annotated[list[Path], typer.Argument(help="Pictures, or folders of them.")],
     as_json: JsonOpt = False,
 ) -> None:

@@ -17,6 +17,7 @@ from distill.data.sources import Item, Source, open_source
 from distill.errors import UserError
 from distill.progress import Progress
 from distill.runtime.predict import Predictor
+from distill.runtime.shipped import shipped_file
 from distill.scoring.metrics import confusion_matrix, score
 
 BATCH = 64
@@ -53,7 +54,8 @@ def evaluate(
     by class if there are any.
 
     Args:
-        model: An `.onnx` file, which needs no torch, or a run directory.
+        model: An `.onnx` file or an experiment that has one, which need no torch, or a run
+            directory.
         split: `train`, `val` or `test` where the source has splits; None for the test split if
             there is one, else for every image.
 
@@ -61,6 +63,7 @@ def evaluate(
         UserError: A class that the model does not know, images of several labels for a model of
             one, or no readable image.
     """
+    model = shipped_file(model)
     opened = open_model(model, device)
     source = open_source(location, opened.task)
     unknown = sorted({*source.classes} - {*opened.names})

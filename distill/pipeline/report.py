@@ -20,6 +20,7 @@ from distill.pipeline.runs import all_runs, best_run
 from distill.report.results import Caution, ResultRow, Results
 from distill.report.warnings import cautions
 from distill.runtime.predict import Predictor
+from distill.runtime.shipped import preferred
 from distill.scoring.baselines import random_forest_probs
 from distill.scoring.metrics import score
 from distill.scoring.tasks import Task, task_of
@@ -140,18 +141,15 @@ def _speeds(file: Path) -> dict[tuple[str, str], Speed]:
 def build_verdict(rows: Sequence[ResultRow], teacher: str | None, main: str) -> dict[str, Any]:
     """The shipped file against the best teacher, and against every file timed beside it.
 
-    Of several files the int8 one is it: it was only published because it is worth it. Without one
-    it is the fp32 file.
-
     Args:
         main: The score that they are compared by, `top1` or `map`.
     """
     tests = {row.name: row.test for row in rows if row.test is not None}
-    exported = [row for row in rows if row.kind == "onnx" and row.name in tests]
-    if not exported:
+    exported = {row.name: row for row in rows if row.kind == "onnx" and row.name in tests}
+    name = preferred(exported)
+    if name is None:
         return {}
-    ends = ("int8.onnx", "fp32.onnx", ".onnx")
-    shipped = next(row for end in ends for row in exported if row.name.endswith(end))
+    shipped = exported[name]
     verdict: dict[str, Any] = {"shipped": shipped.name, main: tests[shipped.name][main]}
     if teacher is not None:
         params = next(row.params for row in rows if row.name == teacher)

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from distill.config import TaskName
 from distill.data.decode import EXTENSIONS, InputSpec, UnreadableImageError, to_pixels
 from distill.errors import UserError
+from distill.runtime.shipped import shipped_file
 from distill.scoring.tasks import task_of
 
 Probs = NDArray[np.float32]
@@ -53,7 +54,7 @@ class Predictor:
     """A shipped ONNX file, ready to use.
 
     Args:
-        path: The file; everything else is in its metadata.
+        path: The file, or an experiment that has one; everything else is in its metadata.
         threads: Threads within an operator; 0 leaves it to onnxruntime.
 
     Attributes:
@@ -66,7 +67,7 @@ class Predictor:
     """
 
     def __init__(self, path: str | Path, threads: int = 0) -> None:
-        self.path = Path(path)
+        self.path = shipped_file(Path(path))
         self.session = open_session(self.path, threads)
         self.metadata = read_metadata(self.session, self.path)
         self.names = tuple(self.metadata["names"])
@@ -129,7 +130,7 @@ def open_session(path: Path, threads: int = 0) -> Any:
     import onnxruntime as ort
 
     if not path.is_file():
-        raise UserError("no such file", str(path), "name an .onnx file")
+        raise UserError("no such file", str(path), "name an .onnx file or an exported experiment")
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
