@@ -159,6 +159,16 @@ def test_repeating_a_finished_run_trains_nothing(experiment, recipe, photos, dis
     assert before == {p: p.stat().st_mtime_ns for p in experiment.rglob("best.safetensors")}
 
 
+def test_a_run_without_timings(distill, tmp_path):
+    command = ("run", "students/compact_demo.toml", "--data", "demo", "--smoke", "--no-bench")
+    status, out, _ = distill(*command, "--out", tmp_path / "out", "--json")
+    assert status == 0
+    results = json.loads(out.splitlines()[-1])
+    assert not (tmp_path / "out" / "bench.json").exists()
+    assert "times_as_fast_as" not in results["verdict"]
+    assert "few_images" in {warning["kind"] for warning in results["warnings"]}
+
+
 def test_a_changed_recipe_is_refused_and_names_what_changed(experiment, recipe, photos, distill):
     status, _, err = distill(
         "run", recipe, "student.train.lr=5e-4", "--data", photos, "--out", experiment

@@ -61,6 +61,13 @@ def test_classes_that_a_student_has_no_eye_for(answers: np.ndarray, kinds: list[
     assert kinds[-1] == "one_answer" or "eel" in found[-1][1]
 
 
+def test_a_student_and_its_file_share_a_line() -> None:
+    zeros = np.zeros(60, int)
+    below, one = said({"t": wrong(3), "s": zeros, "s.onnx": zeros})
+    assert below[1].startswith("s 33.33, s.onnx 33.33 % top1")
+    assert one[1] == "cat is the answer to every test image (s, s.onnx)"
+
+
 def test_a_teacher_no_better_than_the_commonest_class_is_named() -> None:
     found = said({"t": np.ones(60, int), "s": wrong(3)})
     assert [kind for kind, _ in found] == ["teacher_learned_nothing"]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -74,33 +73,61 @@ def program(
     """A folder of labelled images in; a small, fast, verified ONNX classifier out."""
 
 
-def stage_command(chosen: tuple[str, ...]) -> Callable[..., None]:
-    """A command that takes a recipe and does some of the stages."""
-
-    @takes()
-    def command(
-        recipe: RecipeArg,
-        data: DataOpt,
-        settings: Settings,
-        overrides: Overrides = None,
-        find_lr: FindLrOpt = False,
-    ) -> None:
-        experiment = stages.open_experiment(recipe, overrides, data, settings)
-        if find_lr:
-            stages.find_learning_rates(experiment, chosen, settings.as_json)
-        else:
-            stages.run_stages(experiment, chosen, settings.dry_run, settings.as_json)
-
-    return command
+@app.command("run")
+@takes()
+def run_command(
+    recipe: RecipeArg,
+    data: DataOpt,
+    settings: Settings,
+    overrides: Overrides = None,
+    find_lr: FindLrOpt = False,
+    no_bench: Annotated[bool, typer.Option("--no-bench", help="Leave the timings out.")] = False,
+) -> None:
+    """All stages: check, teacher, student, export, bench, report."""
+    chosen = tuple(stage for stage in stages.ALL_STAGES if stage != "bench" or not no_bench)
+    do_stages(chosen, recipe, data, settings, overrides, find_lr)
 
 
-app.command("run", help="All stages: check, teacher, student, export, bench, report.")(
-    stage_command(stages.ALL_STAGES)
-)
-app.command("teacher", help="Train the recipe's teachers.")(stage_command(("teacher",)))
-app.command("student", help="Train the recipe's students, taught by the teachers in --out.")(
-    stage_command(("student",))
-)
+@app.command("teacher")
+@takes()
+def teacher_command(
+    recipe: RecipeArg,
+    data: DataOpt,
+    settings: Settings,
+    overrides: Overrides = None,
+    find_lr: FindLrOpt = False,
+) -> None:
+    """Train the recipe's teachers."""
+    do_stages(("teacher",), recipe, data, settings, overrides, find_lr)
+
+
+@app.command("student")
+@takes()
+def student_command(
+    recipe: RecipeArg,
+    data: DataOpt,
+    settings: Settings,
+    overrides: Overrides = None,
+    find_lr: FindLrOpt = False,
+) -> None:
+    """Train the recipe's students, taught by the teachers in --out."""
+    do_stages(("student",), recipe, data, settings, overrides, find_lr)
+
+
+def do_stages(
+    chosen: tuple[str, ...],
+    recipe: str,
+    data: str,
+    settings: Settings,
+    overrides: list[str] | None,
+    find_lr: bool,
+) -> None:
+    """Stages of an experiment, or the range tests of the runs in them."""
+    experiment = stages.open_experiment(recipe, overrides, data, settings)
+    if find_lr:
+        stages.find_learning_rates(experiment, chosen, settings.as_json)
+    else:
+        stages.run_stages(experiment, chosen, settings.dry_run, settings.as_json)
 
 
 app.command("check")(check_command)

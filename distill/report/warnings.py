@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from distill.report.results import Caution, ResultRow
 
+DISTILLED = ("student", "onnx")  # kinds of rows
 FEW = 10  # images of a class in a split: one more error is ten points of its recall
 Labels = NDArray[np.int64]
 
@@ -38,18 +39,22 @@ def cautions(
 
 
 def _below_controls(rows: Sequence[ResultRow], main: str) -> Iterator[Caution]:
-    controls = [row for row in rows if row.kind == "control" and row.test]
-    for row in rows:
-        for control in controls:
-            if row.kind in ("student", "onnx") and row.test and control.test:
-                score, other = row.test[main], control.test[main]
-                if score < other:
-                    yield Caution(
-                        kind="below_control",
-                        what=f"{row.name} has {score:.2f} % {main}, {control.name} {other:.2f}",
-                        fix="do not ship it: train longer (student.train.epochs), from pretrained "
-                        "weights, or look at the data with distill check",
-                    )
+    for control in rows:
+        if control.kind != "control" or not control.test:
+            continue
+        bar = control.test[main]
+        below = [
+            f"{row.name} {row.test[main]:.2f}"
+            for row in rows
+            if row.kind in DISTILLED and row.test and row.test[main] < bar
+        ]
+        if below:
+            yield Caution(
+                kind="below_control",
+                what=f"{', '.join(below)} % {main}, {control.name} {bar:.2f}",
+                fix="do not ship it: train longer (student.train.epochs), from pretrained "
+                "weights, or look at the data with distill check",
+            )
 
 
 def _taught_nothing(
@@ -78,37 +83,37 @@ def _one_sided(
     labels: Labels,
     classes: Sequence[str],
 ) -> Iterator[Caution]:
-    """Classes that a student or file never answers, or never finds."""
-    present = np.bincount(labels, minlength=len(classes)) > 0
+    """Classes that students and files never answer, or never find: one line for all of them."""
+    names: dict[tuple[str, str, str], list[str]] = {}
     for row in rows:
-        if row.kind not in ("student", "onnx") or row.name not in answers:
-            continue
-        given = answers[row.name]
-        answered = np.bincount(given, minlength=len(classes)) > 0
-        found = np.bincount(labels[given == labels], minlength=len(classes)) > 0
-        if answered.sum() == 1 and present.sum() > 1:
-            name = classes[int(answered.argmax())]
-            yield Caution(
-                kind="one_answer",
-                what=f"{row.name} answers {name} to every test image",
-                fix="it learned nothing: more epochs, another student.train.lr (--find-lr)",
-            )
-            continue
-        for kind, seen, verb in (
-            ("never_answered", answered, "answers"),
-            ("never_found", found | ~answered, "finds an image of"),
-        ):
-            never = [
-                name
-                for name, has, there in zip(classes, seen, present, strict=True)
-                if there and not has
-            ]
-            if never:
-                yield Caution(
-                    kind=kind,
-                    what=f"{row.name} never {verb} {', '.join(never)}",
-                    fix="add images of it, or student.train.class_weights=balanced",
-                )
+        if row.kind in DISTILLED and row.name in answers:
+            for finding in _missed(answers[row.name], labels, classes):
+                names.setdefault(finding, []).append(row.name)
+    for (kind, what, fix), of in names.items():
+        yield Caution(kind=kind, what=f"{what} ({', '.join(of)})", fix=fix)
+
+
+def _missed(
+    given: Labels, labels: Labels, classes: Sequence[str]
+) -> Iterator[tuple[str, str, str]]:
+    """Kind, words and remedy of what is missing from a model's answers."""
+    present, answered, found = (
+        np.bincount(some, minlength=len(classes)) > 0
+        for some in (labels, given, labels[given == labels])
+    )
+    if answered.sum() == 1 and present.sum() > 1:
+        what = f"{classes[int(answered.argmax())]} is the answer to every test image"
+        fix = "it learned nothing: more epochs, another student.train.lr (--find-lr)"
+        yield "one_answer", what, fix
+        return
+    fix = "add images of them, or student.train.class_weights=balanced"
+    for kind, missing, words in (
+        ("never_answered", present & ~answered, "never answered"),
+        ("never_found", present & answered & ~found, "answered, but never rightly"),
+    ):
+        if missing.any():
+            listed = ", ".join(classes[int(index)] for index in np.flatnonzero(missing))
+            yield kind, f"{words}: {listed}", fix
 
 
 def _few_images(labels: Labels, classes: Sequence[str]) -> Iterator[Caution]:
