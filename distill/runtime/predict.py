@@ -130,7 +130,7 @@ def open_session(path: Path, threads: int = 0) -> Any:
     import onnxruntime as ort
 
     if not path.is_file():
-        raise UserError("no such file", str(path), "name an .onnx file or an exported experiment")
+        raise UserError("no such file", str(path), "name an .onnx file")
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
