@@ -68,11 +68,11 @@ def check_table(model: type[ModelT], table: Table, where: str) -> ModelT:
     try:
         return model.model_validate_json(json.dumps(table, default=str))
     except ValidationError as error:
-        hint = meant(model, error.errors()[0]["loc"])
+        hint = _beside(model, error.errors()[0]["loc"])
         raise UserError(describe(error, table), where, hint or "see `distill options`") from None
 
 
-def meant(model: type[BaseModel], places: tuple[int | str, ...]) -> str | None:
+def _beside(model: type[BaseModel], places: tuple[int | str, ...]) -> str | None:
     """Which option of the same table somebody may have had in mind with one that is not there."""
     fields = model.model_fields
     for place in places[:-1]:

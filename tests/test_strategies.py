@@ -60,6 +60,18 @@ def kd_gradient(strategy: Strategy, student: Tensor, teacher: Tensor) -> Tensor:
     return gradient
 
 
+def assert_repeated(
+    terms: dict[str, Tensor], again: dict[str, Tensor], narrow: dict[str, Tensor]
+) -> None:
+    """Finite scalars, the same when asked again and, nearly, from float32."""
+    for key, term in terms.items():
+        assert term.shape == ()
+        assert bool(torch.isfinite(term))
+        assert torch.equal(again[key], term)
+        assert narrow[key].dtype == torch.float32
+        torch.testing.assert_close(narrow[key].double(), term, atol=1e-6, rtol=1e-5)
+
+
 def test_the_folder_holds_the_four_methods_and_supervised() -> None:
     assert set(HINTON) <= set(TEMPERED) <= set(TAUGHT)
     assert "supervised" in set(NAMES) - set(TAUGHT)
@@ -74,12 +86,7 @@ def test_terms_are_finite_scalars_and_a_pure_function(name: str) -> None:
     torch.manual_seed(123)
     again = make(name)(Lesson(student, teacher, labels_of(), None, draws()))
     narrow = make(name)(Lesson(student.float(), teacher.float(), labels_of(), None, draws()))
-    for key, term in terms.items():
-        assert term.shape == ()
-        assert bool(torch.isfinite(term))
-        assert torch.equal(again[key], term)
-        assert narrow[key].dtype == torch.float32
-        torch.testing.assert_close(narrow[key].double(), term, atol=1e-6, rtol=1e-5)
+    assert_repeated(terms, again, narrow)
     terms["loss"].backward()
     assert bool((student.grad.abs().sum(dim=1) > 0).all())
 
@@ -422,12 +429,7 @@ class TestSeveralLabels:
         torch.manual_seed(123)
         again = self.terms(name, student, teacher)
         narrow = self.terms(name, student.float(), teacher.float())
-        for key, term in terms.items():
-            assert term.shape == ()
-            assert bool(torch.isfinite(term))
-            assert torch.equal(again[key], term)
-            assert narrow[key].dtype == torch.float32
-            torch.testing.assert_close(narrow[key].double(), term, atol=1e-6, rtol=1e-5)
+        assert_repeated(terms, again, narrow)
         terms["loss"].backward()
         assert bool((student.grad != 0).all())
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -88,30 +89,20 @@ def run_command(
     do_stages(chosen, recipe, data, settings, overrides, find_lr)
 
 
-@app.command("teacher")
-@takes()
-def teacher_command(
-    recipe: RecipeArg,
-    data: DataOpt,
-    settings: Settings,
-    overrides: Overrides = None,
-    find_lr: FindLrOpt = False,
-) -> None:
-    """Train the recipe's teachers."""
-    do_stages(("teacher",), recipe, data, settings, overrides, find_lr)
+def role_command(role: str) -> Callable[..., None]:
+    """A command that trains the runs of a role, and does no more."""
 
+    @takes()
+    def command(
+        recipe: RecipeArg,
+        data: DataOpt,
+        settings: Settings,
+        overrides: Overrides = None,
+        find_lr: FindLrOpt = False,
+    ) -> None:
+        do_stages((role,), recipe, data, settings, overrides, find_lr)
 
-@app.command("student")
-@takes()
-def student_command(
-    recipe: RecipeArg,
-    data: DataOpt,
-    settings: Settings,
-    overrides: Overrides = None,
-    find_lr: FindLrOpt = False,
-) -> None:
-    """Train the recipe's students, taught by the teachers in --out."""
-    do_stages(("student",), recipe, data, settings, overrides, find_lr)
+    return command
 
 
 def do_stages(
@@ -130,6 +121,10 @@ def do_stages(
         stages.run_stages(experiment, chosen, settings.dry_run, settings.as_json)
 
 
+app.command("teacher", help="Train the recipe's teachers.")(role_command("teacher"))
+app.command("student", help="Train the recipe's students, taught by the teachers in --out.")(
+    role_command("student")
+)
 app.command("check")(check_command)
 app.command("search")(search_command)
 app.command("options")(options_command)
