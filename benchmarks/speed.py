@@ -11,12 +11,14 @@ Command: `distill bench MODEL...`, each a run directory or an ONNX file; see doc
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -38,7 +40,7 @@ from distill.benchmarks.subjects import SEED, Model, Subject, pair
 from distill.config import BenchConfig
 from distill.environment import environment
 from distill.errors import UserError
-from distill.progress import Progress
+from distill.progress import Progress, span
 
 Printed = TypeVar("Printed")
 START_S = 600.0  # to import, load, compile and warm up: TensorRT takes minutes to build an engine
@@ -51,12 +53,15 @@ def bench_speed(
     config: BenchConfig,
     progress: Progress,
     pictures: Sequence[bytes] = (),
+    limit_s: float = math.inf,
 ) -> SpeedReport:
     """Times every model on every engine that takes it and that can run here.
 
     Args:
         pictures: Encoded pictures for the clock `decode` (decode, resize, model, label); none, no
             such rows.
+        limit_s: Seconds after which no further round begins that would not end in time; the first
+            one is done in any case.
 
     Raises:
         UserError: An unknown engine, or nothing could be timed.
@@ -70,7 +75,8 @@ def bench_speed(
             subject: make_task(subject, config, folder if pictures else None)
             for subject in subjects
         }
-        replies, limits, failed = run_rounds(tasks, config, progress)
+        replies, limits, failed = run_rounds(tasks, config, progress, limit_s)
+    config = config.model_copy(update={"rounds": max(map(len, replies.values()), default=1)})
     rows, without = make_rows(replies, tasks, config)
     left_out += failed + without
     if not replies:
@@ -121,7 +127,7 @@ def make_task(subject: Subject, config: BenchConfig, pictures: str | None) -> Ta
 
 
 def run_rounds(
-    tasks: dict[Subject, Task], config: BenchConfig, progress: Progress
+    tasks: dict[Subject, Task], config: BenchConfig, progress: Progress, limit_s: float = math.inf
 ) -> tuple[dict[Subject, list[WorkerReply]], Limits | None, list[str]]:
     """Every task, and the limits, once per round in a process of its own, in random order.
 
@@ -132,9 +138,13 @@ def run_rounds(
     """
     replies: dict[Subject, list[WorkerReply]] = {subject: [] for subject in tasks}
     limits, left_out = list[Limits | Failed](), list[str]()
-    shuffle = random.Random(SEED).shuffle
+    shuffle, start = random.Random(SEED).shuffle, time.monotonic()
     with progress.task("bench", config.rounds * (len(tasks) + 1), "processes") as bar:
         for round_ in range(config.rounds):
+            spent = time.monotonic() - start
+            if round_ and spent * (round_ + 1) / round_ > limit_s:
+                progress.say(f"bench: {round_} of {config.rounds} rounds, for {span(limit_s)}")
+                break
             order: list[Subject | None] = [*tasks, None]
             shuffle(order)  # so that no model always follows the same other one
             for subject in order if replies else ():

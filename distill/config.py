@@ -420,6 +420,10 @@ class BenchConfig(Options):
     """Per model, engine, scenario and batch size, over all rounds; warm-up comes on top."""
     rounds: Count = 3
     """Processes per model and engine, interleaved with those of the others."""
+    max_share: Annotated[float, Field(gt=0.0)] = 0.25
+    """Most that the stage of `distill run` may take, as a share of what training took: rounds that
+    would not end in time are left out, but for the first.
+    """
     threads: Annotated[int, Field(ge=0)] = 0
     """0 for the physical cores."""
     opponents: Annotated[tuple[str, ...], Words] = ()

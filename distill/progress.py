@@ -1,9 +1,12 @@
-"""Progress on stderr: bars with rate and ETA on a terminal, plain lines otherwise."""
+"""Progress on stderr: bars with rate and time left on a terminal, plain lines otherwise."""
 
 from __future__ import annotations
 
+import math
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -11,6 +14,7 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
+    TaskID,
     TextColumn,
     TimeRemainingColumn,
 )
@@ -28,13 +32,34 @@ class _RateColumn(TextColumn):
         return Text(f"{rate:,.0f} {task.fields['unit']}/s" if rate else "")
 
 
+class _LeftColumn(TextColumn):
+    """What is left of all stages, on the line of the whole task."""
+
+    def __init__(self, progress: Progress) -> None:
+        super().__init__("")
+        self._progress = progress
+
+    def render(self, task: RichTask) -> Text:
+        left = self._progress.left_s
+        return Text("" if left is None or task.id else f"{span(left)} left in all")
+
+
+def span(seconds: float) -> str:
+    """A time in words."""
+    if seconds < 90:
+        return f"{math.ceil(seconds)} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{seconds / 3600:.1f} h"
+
+
 class Task:
-    """One thing that is counted; a context manager."""
+    """One thing that is counted, in parts perhaps; a context manager."""
 
     def __init__(self, progress: Progress, title: str, total: int, unit: str) -> None:
         self._progress, self._title, self._total, self._unit = progress, title, total, unit
         self._bars: RichProgress | None = None
         self._done, self._note = 0, ""
+        self._part: TaskID | None = None
 
     def __enter__(self) -> Self:
         self._start = time.perf_counter()
@@ -46,18 +71,29 @@ class Task:
                 _RateColumn(),
                 TimeRemainingColumn(),
                 TextColumn("{task.fields[note]}"),
+                _LeftColumn(self._progress),
                 console=self._progress.console,
                 transient=True,
             )
             self._bars.start()
-            self._id = self._bars.add_task(self._title, total=self._total, unit=self._unit, note="")
+            title = f"{self._progress.stage_title} {self._title}".strip()
+            self._id = self._bars.add_task(title, total=self._total, unit=self._unit, note="")
         return self
+
+    def part(self, title: str, total: int) -> None:
+        """Begins a part, such as an epoch, which gets a bar of its own until the next begins."""
+        if self._bars:
+            if self._part is not None:
+                self._bars.remove_task(self._part)
+            self._part = self._bars.add_task(title, total=total, unit=self._unit, note="")
 
     def advance(self, count: int = 1) -> None:
         """Counts `count` more as done."""
         self._done += count
         if self._bars:
             self._bars.advance(self._id, count)
+            if self._part is not None:
+                self._bars.advance(self._part, count)
 
     def skip(self, count: int) -> None:
         """Counts `count` as done earlier: they take no part in the rate."""
@@ -98,6 +134,38 @@ class Progress:
     def __init__(self, quiet: bool = False) -> None:
         self.console = Console(stderr=True, highlight=False, quiet=quiet)
         self.live = self.console.is_terminal and not quiet and sys.stderr.isatty()
+        self.stage_title = ""
+        self._ends: tuple[float, float] | None = None  # of this stage and of all, on the clock
+
+    @contextmanager
+    def stage(self, title: str, expected_s: float | None, later_s: float) -> Iterator[None]:
+        """Says that a stage of several begins, and what time is left in all.
+
+        Args:
+            title: Its number and name.
+            expected_s: Seconds that it will take; None where nobody knows.
+            later_s: Seconds of those that come after it.
+        """
+        left = ""
+        if expected_s is not None:
+            now = time.monotonic()
+            self._ends = now + expected_s, later_s
+            left = f", about {span(expected_s)}; all that is left, {span(expected_s + later_s)}"
+        self.stage_title = title
+        if title:
+            self.say(f"{title}{left}")
+        try:
+            yield
+        finally:
+            self.stage_title, self._ends = "", None
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds that all stages still take; None where nobody knows."""
+        if self._ends is None:
+            return None
+        end, later = self._ends
+        return max(0.0, end - time.monotonic()) + later
 
     def task(self, title: str, total: int, unit: str) -> Task:
         """A counted task, to be entered with `with`."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 import sys
 import tomllib
 from importlib.resources import files
@@ -27,6 +28,7 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 KindT = TypeVar("KindT")
 ROLES = {"teacher": "teachers", "student": "students"}
 FOLDERS = "DISTILLATE_MODULES"  # environment variable that hands them on
+BARE = re.compile(r"[A-Za-z0-9_-]+")  # a key that TOML has without quotes
 KINDS: dict[type, str] = {dict: "table", list: "list", str: "string"}
 
 
@@ -44,15 +46,21 @@ def load_recipe(
     Raises:
         UserError: No such recipe, no valid TOML, or an option that does not exist or fit.
     """
+    table = read_table(path, overrides or [])
+    if smoke:
+        shrink(table)
+    return check_table(Recipe, table, str(path))
+
+
+def read_table(path: str | Path, overrides: list[str]) -> Table:
+    """A recipe as a table, complete but for the defaults, with overrides; see `load_recipe`."""
     file = find_recipe(path)
     table = _expand_runs(_read(file), file.parent, (file.resolve(),))
     if any(map(_is_module, table.get("export", {}).get("targets", ()))):
         look_in(file.parent)
-    for override in overrides or []:
+    for override in overrides:
         _apply(table, override)
-    if smoke:
-        _shrink(table)
-    return check_table(Recipe, table, str(path))
+    return table
 
 
 def recipe_of(overrides: list[str]) -> Recipe:
@@ -159,9 +167,14 @@ def _is_module(plugin: Any) -> bool:
     return isinstance(name, str) and "." in name and "/" not in name
 
 
-def write_toml(recipe: Recipe) -> str:
-    """The whole recipe, defaults included, as TOML that `load_recipe` reads back to the same."""
-    table = json.loads(recipe.model_dump_json(exclude_none=True))
+def write_toml(recipe: Recipe, whole: bool = True) -> str:
+    """A recipe as TOML that `load_recipe` reads back to the same.
+
+    Args:
+        whole: Defaults included, that later versions may change.
+    """
+    dumped = recipe.model_dump_json(exclude_none=True, exclude_defaults=not whole)
+    table = {"teachers": [], "students": [], **json.loads(dumped)}
     runs = {role: table.pop(role) for role in ROLES.values()}
     lines = [_pair(key, value) for key, value in table.items() if not isinstance(value, dict)]
     for key, value in table.items():
@@ -174,13 +187,13 @@ def write_toml(recipe: Recipe) -> str:
 
 
 def _pair(key: str, value: Any) -> str:
-    return f"{key} = {_toml(value)}"
+    return f"{key if BARE.fullmatch(key) else json.dumps(key)} = {_toml(value)}"
 
 
 def _toml(value: Any) -> str:
     """A value in TOML; JSON strings are TOML strings, and nested tables are written inline."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{json.dumps(k)} = {_toml(v)}" for k, v in value.items()) + "}"
+        return "{ " + ", ".join(_pair(*item) for item in value.items()) + " }" if value else "{}"
     if isinstance(value, list):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
     return json.dumps(value, ensure_ascii=False)
@@ -289,7 +302,8 @@ def _parse(text: str) -> Any:
         return text
 
 
-def _shrink(table: Table) -> None:
+def shrink(table: Table) -> None:
+    """Makes every run of a table two short epochs from a random start, to see that parts work."""
     for run in (*table["teachers"], *table["students"]):
         train, transfer = run.setdefault("train", {}), run.setdefault("transfer", {})
         train.update(epochs=2, batch_size=min(16, train.get("batch_size", 16)), warmup_epochs=0)

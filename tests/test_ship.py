@@ -28,7 +28,7 @@ from distill.pipeline.evaluate import evaluate, true_labels
 from distill.pipeline.experiment import Experiment
 from distill.pipeline.export import export_student
 from distill.pipeline.int8_training import distil_quantised, qad_config
-from distill.pipeline.report import build_results, build_verdict
+from distill.pipeline.report import build_verdict, score_experiment
 from distill.progress import Progress
 from distill.report.results import ResultRow
 from distill.report.table import results_table
@@ -146,7 +146,7 @@ def test_an_image_may_have_several_labels_or_no_confident_one(multi):
 
 
 def test_results_of_many_labels(multi):
-    results = build_results(multi)
+    results = score_experiment(multi)
     rows = {row["name"]: row for row in results.to_json()["rows"]}
     assert set(rows) == {"teacher", "student", "random_forest", "student.fp32.onnx"}
     assert all("map" in row["test"] and "top1" not in row["test"] for row in rows.values())
@@ -207,7 +207,7 @@ def test_an_int8_file_is_shipped_beside_the_fp32_file(task, tmp_path, make_exper
     described = made["files"][file.name]
     assert (described["size_bytes"], made["steps"][-1]["step"]) == (size_bytes, "minmax")
     assert made["thresholds"]["split"] == "val"
-    results = build_results(experiment)
+    results = score_experiment(experiment)
     rows = {row["name"]: row for row in results.to_json()["rows"]}
     main = "map" if task == "multi" else "top1"
     test, predictor = experiment.data.test, Predictor(file)
@@ -249,7 +249,7 @@ def test_an_int8_file_that_loses_too_much_is_not_shipped_and_export_succeeds(
     assert steps[0]["drop"] > 0.5
     assert all("points of top1 are lost" in step["refused"] for step in steps)
     assert not (tmp_path / "export" / "student.int8.onnx").exists()
-    assert build_results(experiment).verdict["shipped"] == "student.fp32.onnx"
+    assert score_experiment(experiment).verdict["shipped"] == "student.fp32.onnx"
     # The last thing that was tried is a run like any other, and is not repeated.
     assert steps[-1]["step"] == "quantisation-aware distillation"
     trained = tmp_path / "students" / "student-int8"

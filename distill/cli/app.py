@@ -30,6 +30,7 @@ from distill.cli.options import (
     takes,
 )
 from distill.cli.reference import options_command
+from distill.cli.run import do_stages, run_command
 from distill.cli.search import search_command
 from distill.environment import num_processes
 from distill.errors import DistillError, RunStopped, UserError
@@ -74,21 +75,6 @@ def program(
     """A folder of labelled images in; a small, fast, verified ONNX classifier out."""
 
 
-@app.command("run")
-@takes()
-def run_command(
-    recipe: RecipeArg,
-    data: DataOpt,
-    settings: Settings,
-    overrides: Overrides = None,
-    find_lr: FindLrOpt = False,
-    no_bench: Annotated[bool, typer.Option("--no-bench", help="Leave the timings out.")] = False,
-) -> None:
-    """All stages: check, teacher, student, export, bench, report."""
-    chosen = tuple(stage for stage in stages.ALL_STAGES if stage != "bench" or not no_bench)
-    do_stages(chosen, recipe, data, settings, overrides, find_lr)
-
-
 def role_command(role: str) -> Callable[..., None]:
     """A command that trains the runs of a role, and does no more."""
 
@@ -105,22 +91,7 @@ def role_command(role: str) -> Callable[..., None]:
     return command
 
 
-def do_stages(
-    chosen: tuple[str, ...],
-    recipe: str,
-    data: str,
-    settings: Settings,
-    overrides: list[str] | None,
-    find_lr: bool,
-) -> None:
-    """Stages of an experiment, or the range tests of the runs in them."""
-    experiment = stages.open_experiment(recipe, overrides, data, settings)
-    if find_lr:
-        stages.find_learning_rates(experiment, chosen, settings.as_json)
-    else:
-        stages.run_stages(experiment, chosen, settings.dry_run, settings.as_json)
-
-
+app.command("run")(run_command)
 app.command("teacher", help="Train the recipe's teachers.")(role_command("teacher"))
 app.command("student", help="Train the recipe's students, taught by the teachers in --out.")(
     role_command("student")

@@ -9,7 +9,7 @@ from distill.export.onnx_fp32 import export_onnx
 from distill.files import read_json, sha256_of, write_json
 from distill.models.classifier import Classifier, build_classifier
 from distill.pipeline.experiment import Experiment
-from distill.pipeline.runs import best_run, chosen_student
+from distill.pipeline.runs import all_runs, best_run, chosen_student
 
 TIMED_IMAGES = 64  # encoded pictures that the decoding clock runs over
 
@@ -33,8 +33,16 @@ def bench_experiment(experiment: Experiment) -> None:
         models.append(_teacher_onnx(experiment, best_run(experiment, names)))
     models += [_opponent(experiment, name) for name in config.opponents]
     models += [run_model(experiment.folder(name), name) for name in (student, *names)]
-    report = bench_speed(models, config, experiment.progress, encoded_images(experiment))
+    limit_s = config.max_share * training_s(experiment)
+    pictures = encoded_images(experiment)
+    report = bench_speed(models, config, experiment.progress, pictures, limit_s)
     write_json(place, {"identity": identity, **report.to_json()})
+
+
+def training_s(experiment: Experiment) -> float:
+    """Seconds that the epochs of all runs took, whenever that was."""
+    runs = all_runs(experiment.recipe)
+    return float(sum(row["seconds"] for run in runs for row in experiment.finished(run.name).rows))
 
 
 def _teacher_onnx(experiment: Experiment, name: str) -> Model:

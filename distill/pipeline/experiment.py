@@ -24,6 +24,8 @@ from distill.recipe import module_folders, write_toml
 from distill.training.imbalance import check_class_weights
 from distill.training.run_directory import FinishedRun, open_run
 
+RECIPE, PLAN = "recipe.toml", "plan.json"
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -34,6 +36,8 @@ class Experiment:
         shared_cache: Folder of what does not depend on the runs (decoded images, copies); None for
             `cache/` in the directory.
         opened: Finished runs, by folder, as they were verified.
+        plan: What the recipe was planned for, and what that will take; None for a recipe that
+            somebody wrote.
         checked: Hashes of the weights of teachers that were found to score as they did.
     """
 
@@ -47,6 +51,7 @@ class Experiment:
     smoke: bool = False
     progress: Progress = field(default_factory=Progress)
     shared_cache: Path | None = None
+    plan: dict[str, Any] | None = None
     opened: dict[Path, FinishedRun] = field(default_factory=dict, repr=False, compare=False)
     checked: set[str] = field(default_factory=set, repr=False, compare=False)
 
@@ -108,7 +113,7 @@ class Experiment:
 
 def write_description(experiment: Experiment) -> None:
     """Keeps the complete recipe and what is known of the data beside the results."""
-    with atomic(experiment.out / "recipe.toml") as temporary:
+    with atomic(experiment.out / RECIPE) as temporary:
         temporary.write_text(write_toml(experiment.recipe), "utf-8")
     described = {**experiment.data.describe(), "smoke": experiment.smoke}
     if folders := module_folders():
@@ -116,3 +121,7 @@ def write_description(experiment: Experiment) -> None:
     if experiment.extra:
         described["unlabelled"] = experiment.extra[1]
     write_json(experiment.out / "data.json", described)
+    if experiment.plan:
+        write_json(experiment.out / PLAN, experiment.plan)
+    else:
+        (experiment.out / PLAN).unlink(missing_ok=True)  # of a recipe that was here before

@@ -57,5 +57,5 @@ def plan(experiment: Experiment, stages: tuple[str, ...]) -> list[str]:
         lines.append(f"{role} {config.name}: {config.model.name}{teachers}, {state}")
     if "export" in stages:
         lines.append(f"export: {', '.join(make_targets(experiment.recipe.export))}")
-    lines += [stage for stage in ("bench", "report") if stage in stages]
+    lines += [stage for stage in ("report", "bench") if stage in stages]
     return [*lines, f"into {experiment.out}"]

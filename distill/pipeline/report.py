@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from distill.environment import environment
 from distill.files import files_below, read_json, write_json, write_manifest
 from distill.models.inference import predict_logits
+from distill.pipeline.clock import record
 from distill.pipeline.experiment import Experiment
 from distill.pipeline.runs import all_runs, best_run
 from distill.report.results import Caution, ResultRow, Results
@@ -30,10 +31,9 @@ Speed = dict[str, Any]  # figures of one image after the other, as `ResultRow` n
 LATENCY = ("latency_p50_ms", "latency_p99_ms", "images_per_s", "batch_size")
 
 
-def build_results(experiment: Experiment) -> Results:
-    """Rows, verdict and environment of a finished experiment."""
+def score_experiment(experiment: Experiment) -> Results:
+    """Rows, verdict and environment of an experiment, but for what is timed."""
     data, recipe = experiment.data, experiment.recipe
-    speeds = _speeds(experiment.out / "bench.json")
     teachers = [config.name for config in recipe.teachers]
     reference = best_run(experiment, teachers) if teachers else None
     probs: dict[str, NDArray[Any]] = {}
@@ -43,7 +43,6 @@ def build_results(experiment: Experiment) -> Results:
         classifier = run.load().to(experiment.device)
         logits = predict_logits(classifier, data.test, experiment.device)
         probs[config.name] = task_of(data.task).probabilities(logits)
-        speed = speeds.pop((config.name, "torch"), {})
         rows.append(
             ResultRow(
                 name=config.name,
@@ -52,12 +51,12 @@ def build_results(experiment: Experiment) -> Results:
                 seed=recipe.seed,
                 params=classifier.num_parameters,
                 test=score(probs[config.name], data.test.labels, data.classes),
-                **{"size_bytes": (run.folder / BEST).stat().st_size, **speed},
+                size_bytes=(run.folder / BEST).stat().st_size,
             )
         )
     if recipe.random_forest.trees:
         rows.append(_forest_row(experiment))
-    rows += _onnx_rows(experiment, speeds, probs)
+    rows += _onnx_rows(experiment, probs)
     if reference is not None:
         rows = [_with_agreement(row, probs, reference, task_of(data.task)) for row in rows]
     main = task_of(data.task).main_score
@@ -67,6 +66,25 @@ def build_results(experiment: Experiment) -> Results:
         answers = {name: found.argmax(axis=1) for name, found in probs.items()}
         warnings = cautions(rows, main, answers, data.test.labels, data.classes)
     return Results(rows=tuple(rows), warnings=warnings, verdict=verdict, env=environment())
+
+
+def with_speeds(results: Results, file: Path, main: str) -> Results:
+    """The results with the figures of `bench.json`, and rows for what was timed alone.
+
+    Args:
+        main: The score that the verdict compares by.
+    """
+    speeds, rows = _speeds(file), list[ResultRow]()
+    for row in results.rows:
+        engine = "onnxruntime" if row.kind == "onnx" else "torch"
+        rows.append(row.model_copy(update=speeds.pop((row.name, engine), {})))
+    rows += [
+        ResultRow(name=name, kind="onnx", **speed)
+        for (name, engine), speed in speeds.items()
+        if engine == "onnxruntime"
+    ]
+    verdict = build_verdict(rows, results.verdict.get("teacher"), main)
+    return results.model_copy(update={"rows": tuple(rows), "verdict": verdict})
 
 
 def _with_agreement(
@@ -85,34 +103,24 @@ def _forest_row(experiment: Experiment) -> ResultRow:
     return ResultRow(name="random_forest", kind="control", seed=recipe.seed, test=test)
 
 
-def _onnx_rows(
-    experiment: Experiment,
-    speeds: dict[tuple[str, str], Speed],
-    probs: dict[str, NDArray[Any]],
-) -> list[ResultRow]:
-    """Exported files, scored through the shipped runtime with the thresholds they carry.
-
-    Then come opponents that were only timed.
-    """
+def _onnx_rows(experiment: Experiment, probs: dict[str, NDArray[Any]]) -> list[ResultRow]:
+    """Exported files, scored through the shipped runtime with the thresholds they carry."""
     data, rows = experiment.data, []
     for file in sorted((experiment.out / "export").glob("*.onnx")):
         predictor = Predictor(file)
         probs[file.name] = run_on_pixels(predictor, data.test.pixels)
         export = read_json(file.parent / "export.json")
-        known = {"params": export["params"], "size_bytes": file.stat().st_size}
         rows.append(
             ResultRow(
                 name=file.name,
                 kind="onnx",
                 strategy=export["strategy"],
                 seed=experiment.recipe.seed,
+                params=export["params"],
+                size_bytes=file.stat().st_size,
                 test=score(probs[file.name], data.test.labels, data.classes, predictor.tuned),
-                **{**known, **speeds.pop((file.name, "onnxruntime"), {})},
             )
         )
-    for (name, engine), speed in speeds.items():
-        if engine == "onnxruntime":
-            rows.append(ResultRow(name=name, kind="onnx", **speed))
     return rows
 
 
@@ -166,9 +174,15 @@ def build_verdict(rows: Sequence[ResultRow], teacher: str | None, main: str) -> 
     return verdict
 
 
-def report_experiment(experiment: Experiment) -> Results:
-    """Writes `results.json` and the manifest of the whole experiment; returns the results."""
-    results = build_results(experiment)
+def report_experiment(experiment: Experiment, scored: Results) -> Results:
+    """Writes `results.json` and the manifest of the whole experiment; returns the results.
+
+    Args:
+        scored: What `score_experiment` found.
+    """
+    main = task_of(experiment.data.task).main_score
+    results = with_speeds(scored, experiment.out / "bench.json", main)
+    results = results.model_copy(update={"plan": record(experiment)})
     write_json(experiment.out / "results.json", results.to_json())
     kept = [name for name in files_below(experiment.out) if not name.startswith("cache/")]
     write_manifest(experiment.out, kept)

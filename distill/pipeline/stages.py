@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 
@@ -15,10 +16,12 @@ from distill.errors import UserError
 from distill.progress import Progress
 
 if TYPE_CHECKING:
+    from distill.config import Recipe
     from distill.data.prepare import ImageData
     from distill.pipeline.experiment import Experiment
+    from distill.report.results import Results
 
-ALL_STAGES = ("check", "teacher", "student", "export", "bench", "report")
+ALL_STAGES = ("check", "teacher", "student", "export", "report", "bench")
 
 
 @dataclass(frozen=True)
@@ -47,18 +50,24 @@ class Settings:
 def open_experiment(
     recipe: str, overrides: list[str] | None, data: str, settings: Settings
 ) -> Experiment:
+    """The experiment of a recipe, see `experiment_of`."""
+    from distill.recipe import load_recipe
+
+    loaded = load_recipe(recipe, with_seed(overrides, settings.seed), settings.smoke)
+    return experiment_of(loaded, data, settings.out or Path("runs") / Path(recipe).stem, settings)
+
+
+def experiment_of(recipe: Recipe, data: str, out: Path, settings: Settings) -> Experiment:
     """Checks everything that can be checked before any work starts."""
     from distill.device import resolve_device
     from distill.pipeline.experiment import Experiment
     from distill.pipeline.plan import check_plugins
-    from distill.recipe import load_recipe
 
-    loaded = load_recipe(recipe, with_seed(overrides, settings.seed), settings.smoke)
-    check_plugins(loaded)
+    check_plugins(recipe)
     return Experiment(
-        recipe=loaded,
+        recipe=recipe,
         location=data,
-        out=settings.out or Path("runs") / Path(recipe).stem,
+        out=out,
         device=resolve_device(settings.device),
         workers=settings.workers,
         overwrite=settings.overwrite,
@@ -76,9 +85,10 @@ def with_seed(overrides: list[str] | None, seed: int | None) -> list[str]:
 def reopen_experiment(folder: Path, overrides: list[str] | None, settings: Settings) -> Experiment:
     """The experiment that `distill run` or a training stage began in a directory."""
     from distill.files import read_json
+    from distill.pipeline.experiment import PLAN, RECIPE
     from distill.recipe import look_in
 
-    recipe = folder / "recipe.toml"
+    recipe = folder / RECIPE
     if not recipe.is_file():
         raise UserError("not an experiment directory", str(folder), "it has no recipe.toml")
     known = read_json(folder / "data.json")
@@ -86,7 +96,8 @@ def reopen_experiment(folder: Path, overrides: list[str] | None, settings: Setti
         look_in(Path(place))
     settings = replace(settings, out=folder, unlabelled=known.get("unlabelled", {}).get("location"))
     opened = open_experiment(str(recipe), overrides, known["location"], settings)
-    return replace(opened, smoke=known["smoke"])
+    plan = read_json(folder / PLAN) if (folder / PLAN).is_file() else None
+    return replace(opened, smoke=known["smoke"], plan=plan)
 
 
 def with_targets(experiment: Experiment, names: list[str]) -> Experiment:
@@ -110,6 +121,7 @@ def run_stages(
 
     Several processes train together; the stages after training are the main one's.
     """
+    from distill.pipeline.clock import stage
     from distill.pipeline.train import begin, train_students, train_teachers
     from distill.training.world import joined
 
@@ -117,40 +129,58 @@ def run_stages(
         if is_main_process():
             show_plan(experiment, stages, as_json)
         return
+    _ = experiment.source  # a mistake in its name is told before anything begins
     with joined(experiment.device) as world:
-        with world.main_first():  # the others find the images decoded
-            data, _ = experiment.data, experiment.extra
+        looking = stage(experiment, "check", stages) if "check" in stages else nullcontext()
+        with world.main_first(), looking:
+            data, _ = experiment.data, experiment.extra  # the others find the images decoded
         if world.is_main:
             show_data(data)
         begin(experiment)
-        if "teacher" in stages:
-            train_teachers(experiment)
-        if "student" in stages:
-            train_students(experiment)
+        for name, train in (("teacher", train_teachers), ("student", train_students)):
+            if name in stages:
+                with stage(experiment, name, stages):
+                    train(experiment)
     if world.is_main:
         ship(experiment, stages, as_json)
 
 
 def ship(experiment: Experiment, stages: tuple[str, ...], as_json: bool) -> None:
-    """The stages after training."""
+    """The stages after training: what was learned is told before it is timed."""
     from distill.pipeline.bench import bench_experiment
+    from distill.pipeline.clock import stage
     from distill.pipeline.export import export_student
-    from distill.pipeline.report import report_experiment
-    from distill.report.table import results_table, show, verdict_line
+    from distill.pipeline.report import report_experiment, score_experiment
 
     summary: dict[str, Any] = {"out": str(experiment.out)}
     if "export" in stages:
-        export_student(experiment)
-    if "bench" in stages:
-        bench_experiment(experiment)
+        with stage(experiment, "export", stages):
+            export_student(experiment)
     if "report" in stages:
-        results = report_experiment(experiment)
-        show(results_table(results))
-        print(verdict_line(results.verdict))
-        for caution in results.warnings:
-            print(f"WARNING: {caution.what}. Fix: {caution.fix}.")
+        with stage(experiment, "report", stages):
+            scored = score_experiment(experiment)
+    if "bench" in stages:
+        if "report" in stages:
+            show_results(scored, sys.stderr)
+        with stage(experiment, "bench", stages):
+            bench_experiment(experiment)
+    if "report" in stages:
+        results = report_experiment(experiment, scored)
+        show_results(results, sys.stdout)
         summary |= results.to_json()
     emit(summary, as_json)
+
+
+def show_results(results: Results, stream: TextIO) -> None:
+    """The table, each class's recall, the verdict and what is wrong with it."""
+    from distill.report.table import recall_table, results_table, show, verdict_line
+
+    show(results_table(results), stream)
+    if recalls := recall_table(results):
+        show(recalls, stream)
+    print(verdict_line(results.verdict), file=stream)
+    for caution in results.warnings:
+        print(f"WARNING: {caution.what}. Fix: {caution.fix}.", file=stream)
 
 
 def find_learning_rates(experiment: Experiment, stages: tuple[str, ...], as_json: bool) -> None:

@@ -51,9 +51,12 @@ class Results(JsonModel):
 
     Attributes:
         warnings: What nobody should ship without having read it.
+        plan: Seconds per stage: `real_s` and, where there was a plan, `predicted_s` and
+            `predicted_range_s` of the whole.
     """
 
     rows: tuple[ResultRow, ...]
     warnings: tuple[Caution, ...] = ()
     verdict: dict[str, Any]
     env: dict[str, Any]
+    plan: dict[str, Any] | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
 from rich import box
 from rich.console import Console
@@ -17,20 +17,25 @@ from distill.scoring.metrics_multi import THRESHOLD
 
 BLANK = ""
 WIDTH = 120  # columns where there is no terminal to ask
+MOST_CLASSES = 12  # that recall is shown of
 
 
-def show(table: Table) -> None:
-    """Prints a table to stdout, wide enough for a file or pipe to keep its columns."""
-    console = Console()
-    Console(width=None if console.is_terminal else WIDTH).print(table)
+def show(table: Table, stream: TextIO | None = None) -> None:
+    """Prints a table, to stdout by default, wide enough for a file or pipe to keep its columns."""
+    console = Console(file=stream)
+    Console(file=stream, width=None if console.is_terminal else WIDTH).print(table)
 
 
 def results_table(results: Results) -> Table:
     """One line per row of `results.json`; what was not measured is blank."""
     multi = any("map" in (row.test or {}) for row in results.rows)
     main, shown = ("map", "mAP %") if multi else ("top1", "top1 %")
-    note = "; F1 of files with their thresholds, else at 0.5" if multi else ""
-    table = Table(title=f"test split; latency of one image{note}", box=box.SIMPLE)
+    title = "test split; latency of one image"
+    if teacher := results.verdict.get("teacher"):
+        title += f"; agree: answers as {teacher} does"
+    if multi:
+        title += "; F1 of files with their thresholds, else at 0.5"
+    table = Table(title=title, box=box.SIMPLE)
     for name in ("name", "kind", "strategy"):
         table.add_column(name, overflow="fold")
     for name in ("params", "MB", shown, "F1 %", "agree %", "p50 ms", "images/s"):
@@ -49,6 +54,35 @@ def results_table(results: Results) -> Table:
             _number(row.latency_p50_ms, "{:.3f}"),
             _number(row.images_per_s, "{:,.0f}"),
         )
+    return table
+
+
+def recall_table(results: Results) -> Table | None:
+    """Each class's recall by the teacher, by what is shipped and by the control, worst first.
+
+    None where nothing was exported.
+    """
+    shown = {
+        row.name: row.test["per_class_recall"]
+        for row in results.rows
+        if row.test
+        and (
+            row.kind == "control"
+            or row.name in (results.verdict.get("teacher"), results.verdict.get("shipped"))
+        )
+    }
+    shipped = shown.get(results.verdict.get("shipped", ""))
+    if shipped is None:
+        return None
+    table = Table(title="recall of each class, %", box=box.SIMPLE)
+    table.add_column("class", overflow="fold")
+    for name in shown:
+        table.add_column(escape(name), justify="right")
+    worst = sorted(shipped, key=lambda name: shipped[name])
+    for name in worst[:MOST_CLASSES]:
+        table.add_row(escape(name), *(_number(of.get(name), "{:.2f}") for of in shown.values()))
+    if len(worst) > MOST_CLASSES:
+        table.add_row(f"and {len(worst) - MOST_CLASSES} better ones")
     return table
 
 

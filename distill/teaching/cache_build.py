@@ -20,7 +20,7 @@ from distill.data.views.images import TrainingImages
 from distill.errors import RunStopped, UserError
 from distill.files import atomic, differing_keys, read_json, write_json
 from distill.models.classifier import Classifier, frozen
-from distill.progress import Progress
+from distill.progress import Progress, span
 from distill.teaching.cache import CacheReader, Shard, TeacherCache, complete_views
 
 TOLERANCE = 0.02  # of a logit, or of its size if that is larger: float16, and other kernels
@@ -50,7 +50,7 @@ def build_missing(
     seconds = total * _seconds_per_image(model, images, device)
     progress.say(
         f"{cache.name}: logits of {cache.count:,} images in {len({s.view for s in todo})} views, "
-        f"{stored_bytes(cache, todo) / 1e6:,.1f} MB, about {_duration(seconds)}"
+        f"{stored_bytes(cache, todo) / 1e6:,.1f} MB, about {span(seconds)}"
     )
     with progress.task(f"{cache.name}: logits", total, "images") as task:
         for shard in todo:
@@ -113,10 +113,6 @@ def _seconds_per_image(model: Classifier, images: TrainingImages, device: torch.
     start = time.perf_counter()
     teacher_logits(model, images, ids, 0, device).cpu()
     return (time.perf_counter() - start) / len(ids)
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
 def stored_bytes(cache: TeacherCache, shards: Sequence[Shard]) -> int:

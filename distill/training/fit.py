@@ -94,6 +94,7 @@ def fit(
         for epoch in range(standing.epoch + 1, config.epochs):
             if config.patience and standing.waited >= config.patience:
                 break
+            bar.part(f"epoch {epoch + 1}/{config.epochs}", images)
             row = _train_epoch(trainer, epoch, bar)
             if epoch + 1 == config.epochs or (epoch + 1) % config.validate_every == 0:
                 row |= _validate(trainer)

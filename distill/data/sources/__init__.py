@@ -82,12 +82,12 @@ class Source:
     root: Path | None = None
 
 
-def open_source(location: str, task: TaskName = "single") -> Source:
+def open_source(location: str, task: TaskName | None = "single") -> Source:
     """Lists a data source.
 
     Args:
         task: What the labels are to be: one per image, or any number of them. A source of one
-            label per image serves both.
+            label per image serves both. None leaves it to the source.
 
     Raises:
         UserError: Nothing there, or not laid out as its kind of source has to be, one class, class
@@ -95,7 +95,7 @@ def open_source(location: str, task: TaskName = "single") -> Source:
     """
     name, rest = _kind(location)
     source: Source = _module(name).open_source(rest)
-    if source.task == task:
+    if task in (None, source.task):
         return source
     change = _one_label if task == "single" else _as_tuple
     items = tuple(change(item, source) for item in source.items)

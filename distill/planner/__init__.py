@@ -1,0 +1,1 @@
+"""`distill run DATA` without a recipe: what to train for how long, decided by data and machine."""

@@ -1,0 +1,77 @@
+"""Seconds that each stage of an experiment will take, from how fast its networks are here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from distill.config import Recipe, RunConfig
+from distill.planner.facts import Facts
+from distill.planner.pace import Pace
+
+UNSURE = 0.15  # of any forecast, as a share: machines change their speed
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Seconds of the stages.
+
+    Attributes:
+        spread: Share by which the whole may be off to either side.
+    """
+
+    seconds: dict[str, float]
+    spread: float
+
+    @property
+    def total(self) -> float:
+        """Seconds of all stages."""
+        return sum(self.seconds.values())
+
+    @property
+    def range_s(self) -> tuple[float, float]:
+        """Seconds that the whole takes at least and at most, about."""
+        return self.total * (1 - self.spread), self.total * (1 + self.spread)
+
+    def describe(self) -> dict[str, Any]:
+        """What `plan.json` has of it."""
+        return {
+            "predicted_s": {stage: round(seconds, 1) for stage, seconds in self.seconds.items()},
+            "predicted_range_s": [round(end, 1) for end in self.range_s],
+        }
+
+
+def forecast(recipe: Recipe, facts: Facts, paces: Mapping[str, Pace]) -> Forecast:
+    """What a recipe will take.
+
+    Args:
+        paces: Of each run, by its name.
+    """
+    train, val, test = (facts.counts[split] for split in ("train", "val", "test"))
+    asked = [paces[teacher.name].answer for teacher in recipe.teachers]
+    views = max((cached_views(student) for student in recipe.students), default=0)
+    cache = views * train * sum(asked) / max(1, len(asked))
+    seconds = {
+        "check": facts.images * facts.look_s,
+        "teacher": sum(run_s(t, paces[t.name], train, val) for t in recipe.teachers),
+        "student": cache + sum(run_s(s, paces[s.name], train, val) for s in recipe.students),
+        "export": 0.0,
+        "report": test * sum(pace.validate for pace in paces.values()),
+    }
+    spread = max((pace.spread for pace in paces.values()), default=0.0)
+    return Forecast(seconds, UNSURE + spread)
+
+
+def cached_views(config: RunConfig) -> int:
+    """Views per image that a teacher of a student answers."""
+    views, epochs = config.cache.views, config.train.epochs
+    return epochs if views == "all" else min(views, epochs)
+
+
+def run_s(config: RunConfig, pace: Pace, train: int, val: int) -> float:
+    """Seconds of a training run: steps, validations, and what an epoch writes."""
+    epochs = config.train.epochs
+    frozen = min(epochs, config.transfer.freeze_epochs)
+    steps = train * (frozen * pace.frozen + (epochs - frozen) * pace.train)
+    return steps + epochs * val * pace.validate

@@ -1,0 +1,121 @@
+"""How fast a network trains and answers on this machine, tried for a few seconds each."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from distill.config import DataConfig, Recipe, RunConfig, StrategyConfig
+from distill.data.prepare import ImageData, input_spec, stored_spec
+from distill.data.store import Split
+from distill.models.classifier import Classifier, build_classifier, frozen
+from distill.models.inference import predict_logits
+from distill.teaching.cache_build import batch_size, teacher_logits
+from distill.training.job import Job
+from distill.training.trainer import Trainer
+from distill.training.world import World
+
+SECONDS, FEWEST, MOST = 3.0, 3, 40  # of each thing that is timed, and how often it is done
+NOWHERE = Path("noise")
+
+
+class Pace(NamedTuple):
+    """Seconds per image.
+
+    Attributes:
+        frozen: Of a step that trains the head alone.
+        validate: Of an answer on a decoded image, as validation asks.
+        answer: Of an answer on a training view, as a teacher gives it.
+        spread: Of single steps about their median, as a share: half of what the middle half spans.
+    """
+
+    train: float
+    frozen: float
+    validate: float
+    answer: float
+    spread: float
+
+
+def load(config: RunConfig, data: DataConfig, classes: tuple[str, ...]) -> Classifier:
+    """The network of a run with the weights it starts from.
+
+    Raises:
+        UserError: They cannot be had, or there is no such network.
+    """
+    return build_classifier(config.model, classes, input_spec(data), task=data.task)
+
+
+def take_pace(
+    classifier: Classifier, config: RunConfig, recipe: Recipe, device: torch.device
+) -> Pace:
+    """Times a network in the loop that will train it, on noise; its weights are spoilt."""
+    alone = config.model_copy(update={"strategy": StrategyConfig(name="supervised"), "start": None})
+    count = max(config.train.batch_size, batch_size(device))
+    data = noise(recipe, classifier.contract.names, count)
+    job = Job(alone, data, recipe.views, recipe.seed, NOWHERE)
+    trainer = Trainer(classifier, job, World(device), None)
+    steps = _step_times(trainer, config.transfer.freeze_epochs)
+    head = _step_times(trainer, 0) if config.transfer.freeze_epochs else steps
+    images = config.train.batch_size
+    ids = np.arange(count)
+    validating = _times(lambda: predict_logits(classifier, data.val, device))
+    model = frozen(classifier, device)
+    answering = _times(lambda: teacher_logits(model, job.images, ids, 0, device).cpu())
+    middle = statistics.median(steps)
+    low, _, high = statistics.quantiles(steps, n=4)
+    return Pace(
+        train=middle / images,
+        frozen=statistics.median(head) / images,
+        validate=statistics.median(validating) / count,
+        answer=statistics.median(answering) / count,
+        spread=(high - low) / middle / 2,
+    )
+
+
+def _step_times(trainer: Trainer, epoch: int) -> list[float]:
+    """Seconds of single training steps, views included."""
+    trainer.begin_epoch(epoch)
+
+    def step() -> None:
+        batch = next(trainer.batches(epoch))
+        float(trainer.step(batch, epoch)["loss"])  # waits for a GPU
+
+    return _times(step)
+
+
+def _times(work: Callable[[], object]) -> list[float]:
+    """Seconds of each call, the first of which allocates and does not count."""
+    work()
+    spent: list[float] = []
+    while len(spent) < FEWEST or (sum(spent) < SECONDS and len(spent) < MOST):
+        start = time.perf_counter()
+        work()
+        spent.append(time.perf_counter() - start)
+    return spent
+
+
+def noise(recipe: Recipe, classes: tuple[str, ...], count: int) -> ImageData:
+    """Images that show nothing, decoded: as many as a batch has."""
+    random, spec = np.random.default_rng(0), input_spec(recipe.data)
+    labels = np.arange(count) % len(classes)
+    if recipe.data.task == "multi":
+        labels = np.eye(len(classes), dtype=np.int64)[labels]
+
+    def split(name: str, side: int) -> Split:
+        pixels = random.integers(0, 256, (count, side, side, 3), dtype=np.uint8)
+        names = tuple(map(str, range(count)))
+        return Split(name, pixels, labels, names, names)
+
+    stored = stored_spec(recipe.data, recipe.views).height
+    splits = {
+        "train": split("train", stored),
+        "val": split("val", spec.height),
+        "test": split("test", spec.height),
+    }
+    return ImageData("noise", classes, spec, splits, (), "", recipe.data.task)

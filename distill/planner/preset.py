@@ -1,0 +1,76 @@
+"""A preset: a recipe in `students/presets/` that leaves sizes and epochs to the plan.
+
+Its table `[plan]` says between what bounds. What a preset or the command line sets for good, the
+plan does not touch.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
+
+from distill.config import Count, Options, Positive
+from distill.errors import UserError
+from distill.recipe import check_table, read_table
+
+Table = dict[str, Any]
+DEFAULT = "balanced"
+
+
+def _rising(bounds: tuple[int, int]) -> tuple[int, int]:
+    if bounds[0] > bounds[1]:
+        raise ValueError(f"{bounds[0]} > {bounds[1]}, bounds are written [low, high]")
+    return bounds
+
+
+Bounds = Annotated[tuple[Count, Count], AfterValidator(_rising)]
+
+
+class Amount(Options):
+    """How long the runs of a role train."""
+
+    steps: Count
+    """Optimiser steps where there is time for them."""
+    epochs: Bounds
+    """Fewest and most epochs that these may be."""
+
+
+class Preset(Options):
+    """Bounds of a plan."""
+
+    minutes: Positive
+    """Time that the whole may take, unless the command line says otherwise."""
+    sizes: Annotated[tuple[Count, ...], Field(min_length=1)]
+    """Sizes of the images to choose from, in pixels."""
+    teachers: Count
+    """Teachers that are trained: the first of the list whose weights can be had."""
+    teacher: Amount
+    """How long each of them trains."""
+    student: Amount
+    """How long each student trains."""
+
+
+def preset_names() -> list[str]:
+    """Names of the presets."""
+    return sorted(file.stem for file in _folder().glob("*.toml"))
+
+
+def read_preset(name: str, overrides: list[str]) -> tuple[Preset, Table]:
+    """Bounds of a preset, and the rest of it as a table of a recipe with overrides.
+
+    Raises:
+        UserError: There is none of that name.
+    """
+    file = _folder() / f"{name}.toml"
+    if not file.is_file():
+        hint = f"one of {', '.join(preset_names())}"
+        raise UserError(f"no preset {name!r}", "--preset", hint)
+    table = read_table(file, overrides)
+    return check_table(Preset, table.pop("plan"), f"plan of {name}"), table
+
+
+def _folder() -> Path:
+    return Path(str(files("distill.students"))) / "presets"
