@@ -46,20 +46,20 @@ def load_recipe(
     Raises:
         UserError: No such recipe, no valid TOML, or an option that does not exist or fit.
     """
-    table = read_table(path, overrides or [])
+    table = read_table(path)
+    for override in overrides or []:
+        set_option(table, override)
     if smoke:
         shrink(table)
     return check_table(Recipe, table, str(path))
 
 
-def read_table(path: str | Path, overrides: list[str]) -> Table:
-    """A recipe as a table, complete but for the defaults, with overrides; see `load_recipe`."""
+def read_table(path: str | Path) -> Table:
+    """A recipe as a table, complete but for the defaults; see `load_recipe`."""
     file = find_recipe(path)
     table = _expand_runs(_read(file), file.parent, (file.resolve(),))
     if any(map(_is_module, table.get("export", {}).get("targets", ()))):
         look_in(file.parent)
-    for override in overrides:
-        _apply(table, override)
     return table
 
 
@@ -67,7 +67,7 @@ def recipe_of(overrides: list[str]) -> Recipe:
     """The default recipe with overrides."""
     table = _expand_runs({}, Path())
     for override in overrides:
-        _apply(table, override)
+        set_option(table, override)
     return check_table(Recipe, table, "override")
 
 
@@ -244,11 +244,11 @@ def _expand_run(entry: Table, role: str, folder: Path, above: tuple[Path, ...]) 
         look_in(folder)
     if isinstance(model.get("pretrained"), str):
         entry["model"] = {**model, "pretrained": str((folder / model["pretrained"]).resolve())}
-    entry.setdefault("name", _default_name(entry, role))
+    entry.setdefault("name", default_name(entry, role))
     return entry
 
 
-def _default_name(entry: Table, role: str) -> str:
+def default_name(entry: Table, role: str) -> str:
     """`resnet50` for a teacher, `compact-vanilla` for a student; a model's tag is left out."""
     name = str(entry.get("model", {}).get("name", role))
     model = name.split("/")[1].split(".")[0] if "/" in name else name.split(".")[-1]
@@ -269,7 +269,12 @@ def merge(base: Table, changes: Table) -> Table:
     return merged
 
 
-def _apply(table: Table, override: str) -> None:
+def set_option(table: Table, override: str) -> None:
+    """Puts an override, `dotted.key=value`, into a table of `read_table`.
+
+    Raises:
+        UserError: It cannot be read, or leads through a value.
+    """
     key, equals, text = override.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):

@@ -68,6 +68,21 @@ def image_folder(tmp_path: Path, write_images: Callable[..., Path]) -> Path:
 
 
 @pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Class folders of painted faces as PNG, and one file that is no picture."""
+    from distill.data.demo import CLASSES, paint
+
+    root = tmp_path_factory.mktemp("photos")
+    for index in range(90):
+        pixels, label = paint(index)
+        folder = root / CLASSES[label]
+        folder.mkdir(exist_ok=True)
+        Image.fromarray(pixels).resize((40, 48)).save(folder / f"{index}.png")
+    (root / CLASSES[0] / "broken.jpg").write_bytes(b"\xff\xd8 not a picture")
+    return root
+
+
+@pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> ImageData:
     """90 painted faces of 32 px, decoded once for all tests: read them, change nothing."""
     from distill.data.prepare import prepare_data

@@ -57,21 +57,6 @@ def recipe(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory) -> Path:
-    """Class folders of painted faces as PNG, and one file that is no picture."""
-    from distill.data.demo import CLASSES, paint
-
-    root = tmp_path_factory.mktemp("photos")
-    for index in range(90):
-        pixels, label = paint(index)
-        folder = root / CLASSES[label]
-        folder.mkdir(exist_ok=True)
-        Image.fromarray(pixels).resize((40, 48)).save(folder / f"{index}.png")
-    (root / CLASSES[0] / "broken.jpg").write_bytes(b"\xff\xd8 not a picture")
-    return root
-
-
-@pytest.fixture(scope="module")
 def experiment(recipe, photos, tmp_path_factory) -> Path:
     """One finished `distill run`."""
     out = tmp_path_factory.mktemp("runs") / "chain"

@@ -32,6 +32,7 @@ from distill.cli.options import (
 from distill.cli.reference import options_command
 from distill.cli.run import do_stages, run_command
 from distill.cli.search import search_command
+from distill.cli.teachers import teachers_command
 from distill.environment import num_processes
 from distill.errors import DistillError, RunStopped, UserError
 from distill.files import NO_SPACE
@@ -97,6 +98,7 @@ app.command("student", help="Train the recipe's students, taught by the teachers
     role_command("student")
 )
 app.command("check")(check_command)
+app.command("teachers")(teachers_command)
 app.command("search")(search_command)
 app.command("options")(options_command)
 

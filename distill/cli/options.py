@@ -34,6 +34,13 @@ UnlabelledOpt = Annotated[
     str | None, typer.Option("--unlabelled", help="Images for the teachers' term alone.")
 ]
 FindLrOpt = Annotated[bool, typer.Option("--find-lr", help="Range test instead of training.")]
+PresetOpt = Annotated[
+    str | None, typer.Option("--preset", help="Of a plan: fast, balanced (default) or accurate.")
+]
+TeachersOpt = Annotated[
+    list[str] | None,
+    typer.Option("--teacher", help="Of a plan: a model instead of the preset's teachers; repeat."),
+]
 ExperimentArg = Annotated[Path, typer.Argument(help="Directory of distill run, --out of stages.")]
 
 # What a command may take by name, as fields of `Settings`, and what each is without being given.

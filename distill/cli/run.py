@@ -5,17 +5,19 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from distill.cli.options import FindLrOpt, Overrides, takes
+from distill.cli.options import FindLrOpt, Overrides, PresetOpt, TeachersOpt, takes
 from distill.environment import num_processes
 from distill.errors import UserError
 from distill.pipeline import stages
 from distill.pipeline.stages import Settings
+from distill.planner.request import DEFAULT, Request
 
-PRESETS = "fast, balanced or accurate"
+if TYPE_CHECKING:
+    from distill.pipeline.experiment import Experiment
 
 
 @takes()
@@ -28,9 +30,8 @@ def run_command(
     data: Annotated[
         str | None, typer.Option("--data", help="The images, where a recipe is named.")
     ] = None,
-    preset: Annotated[
-        str | None, typer.Option("--preset", help=f"Of a plan: {PRESETS}.", show_default=False)
-    ] = None,
+    preset: PresetOpt = None,
+    teachers: TeachersOpt = None,
     minutes: Annotated[
         float | None, typer.Option("--minutes", min=1.0, help="Of a plan: time for all of it.")
     ] = None,
@@ -45,14 +46,23 @@ def run_command(
     if is_recipe(what):
         if data is None:
             raise UserError("no images to train on", what, "add --data FOLDER")
-        if preset is not None or minutes is not None:
-            flag = "--minutes" if preset is None else "--preset"
-            raise UserError(f"{flag} is for plans, a recipe is one already", what)
+        flags = {"--preset": preset, "--teacher": teachers, "--minutes": minutes}
+        if given := [flag for flag, value in flags.items() if value]:
+            raise UserError(f"{given[0]} is for plans, a recipe is one already", what)
         do_stages(chosen, what, data, settings, overrides, find_lr)
     elif data is not None:
         raise UserError("not a recipe", what, "name a .toml file, or the data alone")
     else:
-        run_planned(chosen, what, settings, overrides, preset, minutes)
+        request = Request(
+            what,
+            preset or DEFAULT,
+            tuple(stages.with_seed(overrides, settings.seed)),
+            tuple(teachers or ()),
+            minutes,
+            settings.smoke,
+            settings.workers,
+        )
+        run_planned(chosen, request, settings, find_lr)
 
 
 def is_recipe(what: str) -> bool:
@@ -68,8 +78,15 @@ def do_stages(
     overrides: list[str] | None,
     find_lr: bool,
 ) -> None:
-    """Stages of an experiment, or the range tests of the runs in them."""
+    """Stages of a recipe's experiment, see `start`."""
     experiment = stages.open_experiment(recipe, overrides, data, settings)
+    start(experiment, chosen, settings, find_lr)
+
+
+def start(
+    experiment: Experiment, chosen: tuple[str, ...], settings: Settings, find_lr: bool
+) -> None:
+    """Stages of an experiment, or the range tests of the runs in them."""
     if find_lr:
         stages.find_learning_rates(experiment, chosen, settings.as_json)
     else:
@@ -77,31 +94,18 @@ def do_stages(
 
 
 def run_planned(
-    chosen: tuple[str, ...],
-    location: str,
-    settings: Settings,
-    overrides: list[str] | None,
-    preset: str | None,
-    minutes: float | None,
+    chosen: tuple[str, ...], request: Request, settings: Settings, find_lr: bool
 ) -> None:
     """Plans, unless that was done before, and runs the plan; a dry run prints it."""
     from distill.device import resolve_device
-    from distill.planner.plan import Request, kept_plan, make_plan
-    from distill.planner.preset import DEFAULT
+    from distill.planner.plan import kept_plan, make_plan
     from distill.progress import Progress
 
+    location = request.location
     if num_processes() > 1:
         hint = f"plan alone: distill run {location} --dry-run > plan.toml, and share that recipe"
         raise UserError("processes cannot share the making of a plan", "torchrun", hint)
-    out = settings.out or Path("runs") / (Path(location).resolve().stem or "run")
-    request = Request(
-        location,
-        preset or DEFAULT,
-        tuple(stages.with_seed(overrides, settings.seed)),
-        minutes,
-        settings.smoke,
-        settings.workers,
-    )
+    out = settings.out or Path("runs") / request.name
     plan = None if settings.dry_run else kept_plan(request, out)
     if plan is None:
         plan = make_plan(request, resolve_device(settings.device), Progress())
@@ -109,5 +113,4 @@ def run_planned(
         if settings.dry_run:
             return
     experiment = stages.experiment_of(plan.recipe, location, out, settings)
-    experiment = replace(experiment, smoke=settings.smoke, plan=plan.record)
-    stages.run_stages(experiment, chosen, False, settings.as_json)
+    start(replace(experiment, plan=plan.record), chosen, settings, find_lr)

@@ -10,6 +10,9 @@ from distill.config import Recipe, RunConfig
 from distill.planner.facts import Facts
 from distill.planner.pace import Pace
 
+REPORT_S = 3.0  # of the random forest, and of sessions that open
+EXPORT_S, EXPORT_VAL = 18.0, 12  # of the files, and answers on the validation split that judge them
+ONNX_S, TORCH_S = 2.5, 6.0  # of a process that times a file, or a run, beside what it measures for
 UNSURE = 0.15  # of any forecast, as a share: machines change their speed
 
 
@@ -56,11 +59,24 @@ def forecast(recipe: Recipe, facts: Facts, paces: Mapping[str, Pace]) -> Forecas
         "check": facts.images * facts.look_s,
         "teacher": sum(run_s(t, paces[t.name], train, val) for t in recipe.teachers),
         "student": cache + sum(run_s(s, paces[s.name], train, val) for s in recipe.students),
-        "export": 0.0,
-        "report": test * sum(pace.validate for pace in paces.values()),
+        "export": EXPORT_S + EXPORT_VAL * val * paces[recipe.students[0].name].validate,
+        "report": REPORT_S + test * sum(pace.validate for pace in paces.values()),
     }
+    seconds["bench"] = bench_s(recipe, seconds["teacher"] + seconds["student"] - cache)
     spread = max((pace.spread for pace in paces.values()), default=0.0)
     return Forecast(seconds, UNSURE + spread)
+
+
+def bench_s(recipe: Recipe, training_s: float) -> float:
+    """Seconds of the timings: as many rounds as there is room for, one at least."""
+    config = recipe.bench
+    onnx = len(recipe.export.targets) + len(config.opponents) + 1
+    torch = len(recipe.teachers) + 1
+    series = len(config.batch_sizes) + len(config.scenarios) - 1
+    each = 2 * series * config.seconds / config.rounds
+    round_s = onnx * (ONNX_S + each) + torch * (TORCH_S + each)
+    rounds = int(config.max_share * training_s / round_s)
+    return round_s * min(config.rounds, max(1, rounds))
 
 
 def cached_views(config: RunConfig) -> int:

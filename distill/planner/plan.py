@@ -14,8 +14,7 @@ from typing import Any
 
 import torch
 
-from distill import __version__
-from distill.config import Recipe, RunConfig
+from distill.config import Recipe
 from distill.data.sources import Source, open_source
 from distill.errors import UserError
 from distill.files import read_json
@@ -24,40 +23,13 @@ from distill.planner.facts import Facts, look
 from distill.planner.forecast import Forecast, forecast
 from distill.planner.pace import Pace, load, take_pace
 from distill.planner.preset import Preset, Table, read_preset
+from distill.planner.request import Request
 from distill.planner.schedule import scheduled
 from distill.progress import Progress, span
 from distill.recipe import check_table, load_recipe, shrink, write_toml
 
 ENOUGH = 0.5  # share of the preset's steps for which smaller images are not worth it
 HALVINGS = 7  # of the share of steps, to a hundredth
-
-
-@dataclass(frozen=True)
-class Request:
-    """What somebody asked for.
-
-    Attributes:
-        minutes: Time for all of it; None for the preset's.
-        workers: Decoding threads.
-    """
-
-    location: str
-    preset: str
-    overrides: tuple[str, ...] = ()
-    minutes: float | None = None
-    smoke: bool = False
-    workers: int = 1
-
-    def describe(self, source: Source) -> dict[str, Any]:
-        """What a kept plan has to have been made for."""
-        return {
-            "data": source.fingerprint,
-            "preset": self.preset,
-            "minutes": self.minutes,
-            "overrides": list(self.overrides),
-            "smoke": self.smoke,
-            "version": __version__,
-        }
 
 
 @dataclass(frozen=True)
@@ -94,14 +66,19 @@ def make_plan(request: Request, device: torch.device, progress: Progress) -> Pla
         UserError: The data cannot be used, an option does not fit, or no teacher's weights can be
             had.
     """
-    preset, table = read_preset(request.preset, list(request.overrides))
+    draft = open_draft(request, device, progress)
+    recipe, record = draft.brief() if request.smoke else draft.decide()
+    return Plan(recipe, {"asked": request.describe(draft.source), **record})
+
+
+def open_draft(request: Request, device: torch.device, progress: Progress) -> Draft:
+    """The preset as somebody asked for it, and the data."""
+    preset, table = read_preset(request.preset, request.overrides, request.teachers)
     preset = preset.model_copy(update={"minutes": request.minutes or preset.minutes})
     task = table.setdefault("data", {}).get("task")
     source = open_source(request.location, task)
     table["data"]["task"] = source.task
-    draft = Draft(source, preset, table, request.workers, device, progress)
-    recipe, record = draft.brief() if request.smoke else draft.decide()
-    return Plan(recipe, {"asked": request.describe(source), **record})
+    return Draft(source, preset, table, request.workers, device, progress)
 
 
 @dataclass(frozen=True)
@@ -144,7 +121,8 @@ class Draft:
         """The recipe, notes on it, and what it will take."""
         facts = self.facts()
         sizes, limit = self.sizes(facts), 60.0 * self.preset.minutes
-        paces, left_out = self.measure(self.recipe(sizes[0], facts, 1.0))
+        left_out = self.leave_out(self.recipe(sizes[0], facts, 1.0))
+        paces = self.measure(self.recipe(sizes[0], facts, 1.0))
         size, measured = sizes[0], sizes[0]
         for size in sizes:
             scaled = {name: at_size(pace, measured, size) for name, pace in paces.items()}
@@ -152,7 +130,7 @@ class Draft:
             if share >= ENOUGH:
                 break
         if size != measured:
-            paces, _ = self.measure(self.recipe(size, facts, 1.0))
+            paces = self.measure(self.recipe(size, facts, 1.0))
         share = self.share(size, facts, paces, limit)
         recipe = self.recipe(size, facts, share)
         expected = forecast(recipe, facts, paces)
@@ -177,35 +155,36 @@ class Draft:
             low, high = (middle, high) if takes(middle) <= limit else (low, middle)
         return low
 
-    def measure(self, recipe: Recipe) -> tuple[dict[str, Pace], list[str]]:
-        """Paces of all runs, and why some teachers are left out.
-
-        The first teachers whose weights can be had stay in the table.
+    def leave_out(self, recipe: Recipe) -> list[str]:
+        """Keeps the first teachers whose weights can be had in the table; why not the others.
 
         Raises:
-            UserError: Those of no teacher or not of every student can be had.
+            UserError: Those of no teacher can be had.
         """
-        paces: dict[str, Pace] = {}
         errors: list[UserError] = []
-        with self.progress.task("measure", len(recipe.students) + self.preset.teachers, "networks"):
-            for config in recipe.students:
-                paces[config.name] = self.pace(config, recipe)
-            for config in recipe.teachers:
-                if len(paces) - len(recipe.students) < self.preset.teachers:
-                    try:
-                        paces[config.name] = self.pace(config, recipe)
-                    except UserError as error:
-                        errors.append(error)
-        kept = [run for run in self.table["teachers"] if run["name"] in paces]
-        if recipe.teachers and not kept:
+        kept: list[Table] = []
+        for run, config in zip(self.table["teachers"], recipe.teachers, strict=True):
+            if len(kept) < self.preset.teachers:
+                try:
+                    load(config, recipe.data, self.source.classes)
+                    kept.append(run)
+                except UserError as error:
+                    errors.append(error)
+        if errors and not kept:
             raise errors[0]
         self.table["teachers"] = kept
-        return paces, [f"left out: {error.what}" for error in errors]
+        return [f"left out: {error.what}" for error in errors]
 
-    def pace(self, config: RunConfig, recipe: Recipe) -> Pace:
-        """How fast a run's network is here."""
-        classifier = load(config, recipe.data, self.source.classes)
-        return take_pace(classifier, config, recipe, self.device)
+    def measure(self, recipe: Recipe) -> dict[str, Pace]:
+        """Paces of all runs."""
+        paces: dict[str, Pace] = {}
+        runs = (*recipe.teachers, *recipe.students)
+        with self.progress.task("time networks", len(runs), "networks") as task:
+            for config in runs:
+                classifier = load(config, recipe.data, self.source.classes)
+                paces[config.name] = take_pace(classifier, config, recipe, self.device)
+                task.advance()
+        return paces
 
 
 def at_size(pace: Pace, measured: int, size: int) -> Pace:

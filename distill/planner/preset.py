@@ -6,6 +6,7 @@ plan does not touch.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,10 +15,9 @@ from pydantic import AfterValidator, Field
 
 from distill.config import Count, Options, Positive
 from distill.errors import UserError
-from distill.recipe import check_table, read_table
+from distill.recipe import check_table, default_name, read_table, set_option
 
 Table = dict[str, Any]
-DEFAULT = "balanced"
 
 
 def _rising(bounds: tuple[int, int]) -> tuple[int, int]:
@@ -58,8 +58,13 @@ def preset_names() -> list[str]:
     return sorted(file.stem for file in _folder().glob("*.toml"))
 
 
-def read_preset(name: str, overrides: list[str]) -> tuple[Preset, Table]:
+def read_preset(
+    name: str, overrides: Sequence[str] = (), teachers: Sequence[str] = ()
+) -> tuple[Preset, Table]:
     """Bounds of a preset, and the rest of it as a table of a recipe with overrides.
+
+    Args:
+        teachers: Names of models instead of the preset's own, all of which are trained.
 
     Raises:
         UserError: There is none of that name.
@@ -68,8 +73,15 @@ def read_preset(name: str, overrides: list[str]) -> tuple[Preset, Table]:
     if not file.is_file():
         hint = f"one of {', '.join(preset_names())}"
         raise UserError(f"no preset {name!r}", "--preset", hint)
-    table = read_table(file, overrides)
-    return check_table(Preset, table.pop("plan"), f"plan of {name}"), table
+    table = read_table(file)
+    bounds = check_table(Preset, table.pop("plan"), f"plan of {name}")
+    if teachers:
+        like = {key: value for key, value in table["teachers"][0].items() if key != "name"}
+        runs = [{**like, "model": {"name": model, "pretrained": True}} for model in teachers]
+        table["teachers"] = [{"name": default_name(run, "teacher"), **run} for run in runs]
+    for override in overrides:
+        set_option(table, override)
+    return bounds.model_copy(update={"teachers": len(teachers) or bounds.teachers}), table
 
 
 def _folder() -> Path:

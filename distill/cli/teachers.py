@@ -1,0 +1,57 @@
+"""`distill teachers`: which of several teachers teaches best here."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from distill.cli.options import DataArg, Overrides, PresetOpt, TeachersOpt, takes
+from distill.pipeline import stages
+from distill.pipeline.stages import Settings
+
+
+@takes("out", "device", "seed", "workers", "overwrite", "dry_run", "as_json")
+def teachers_command(
+    data: DataArg,
+    settings: Settings,
+    overrides: Overrides = None,
+    preset: PresetOpt = None,
+    teachers: TeachersOpt = None,
+) -> None:
+    """Try several teachers briefly and say which teaches the student best."""
+    from distill.device import resolve_device
+    from distill.planner.request import DEFAULT, Request
+    from distill.planner.teachers import brief_recipe, compare_teachers
+    from distill.progress import Progress
+    from distill.recipe import write_toml
+    from distill.report.table import show
+
+    request = Request(
+        data,
+        preset or DEFAULT,
+        tuple(stages.with_seed(overrides, settings.seed)),
+        tuple(teachers or ()),
+        workers=settings.workers,
+    )
+    recipe, left_out = brief_recipe(request, resolve_device(settings.device), Progress())
+    for line in left_out:
+        print(line, file=sys.stderr)
+    if settings.dry_run:
+        print(write_toml(recipe, whole=False), end="")
+        return
+    out = settings.out or Path("runs") / f"{request.name}-teachers"
+    rows = compare_teachers(stages.experiment_of(recipe, data, out, settings))
+    table = Table(title="validation, after brief training", box=box.SIMPLE)
+    table.add_column("teacher", overflow="fold")
+    for name in ("its student %", "itself %", "seconds"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        figures = (f"{row.student_val:.2f}", f"{row.val:.2f}", f"{row.seconds:.0f}")
+        table.add_row(escape(row.model), *figures)
+    show(table)
+    print(f"{rows[0].model} teaches best: distill run {data} --teacher {rows[0].model}")
+    stages.emit({"teachers": [row.to_json() for row in rows]}, settings.as_json)

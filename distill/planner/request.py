@@ -1,0 +1,50 @@
+"""What somebody asks a plan for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distill import __version__
+from distill.data.sources import Source
+
+DEFAULT = "balanced"
+
+
+@dataclass(frozen=True)
+class Request:
+    """Data, and what is to become of them.
+
+    Attributes:
+        preset: Name of a file in `students/presets/`.
+        overrides: `dotted.key=value`; what they set, the plan leaves alone.
+        teachers: Names of models instead of the preset's.
+        minutes: Time for all of it; None for the preset's.
+        workers: Decoding threads.
+    """
+
+    location: str
+    preset: str = DEFAULT
+    overrides: tuple[str, ...] = ()
+    teachers: tuple[str, ...] = ()
+    minutes: float | None = None
+    smoke: bool = False
+    workers: int = 1
+
+    @property
+    def name(self) -> str:
+        """What its folder below `runs/` is called."""
+        return Path(self.location).resolve().stem or "run"
+
+    def describe(self, source: Source) -> dict[str, Any]:
+        """What a kept plan has to have been made for."""
+        return {
+            "data": source.fingerprint,
+            "preset": self.preset,
+            "minutes": self.minutes,
+            "overrides": list(self.overrides),
+            "teachers": list(self.teachers),
+            "smoke": self.smoke,
+            "version": __version__,
+        }

@@ -1,0 +1,332 @@
+"""Plans: from a folder and a machine to a recipe, its schedule and the time that it will take."""
+
+import json
+import tomllib
+from dataclasses import replace
+
+import pytest
+import torch
+
+from distill.config import DataConfig, Recipe
+from distill.data.sources import Item, Source
+from distill.errors import UserError
+from distill.files import read_json
+from distill.pipeline.plan import check_plugins
+from distill.planner import plan as plan_module
+from distill.planner import preset as preset_module
+from distill.planner.facts import Facts, look, split_counts
+from distill.planner.forecast import forecast
+from distill.planner.pace import Pace, load, take_pace
+from distill.planner.plan import Draft, at_size, make_plan
+from distill.planner.preset import Amount, preset_names, read_preset
+from distill.planner.request import Request
+from distill.planner.schedule import batch_size, epochs_of, scheduled
+from distill.progress import Progress
+from distill.recipe import check_table, load_recipe
+
+QUIET, CPU = Progress(quiet=True), torch.device("cpu")
+TINY = """
+random_forest.trees = 5
+[plan]
+minutes = 20
+sizes = [16, 32, 64]
+teachers = 2
+teacher = { steps = 6, epochs = [1, 3] }
+student = { steps = 8, epochs = [2, 4] }
+[export]
+targets = ["onnx_fp32"]
+[bench]
+batch_sizes = [1]
+seconds = 0.02
+engines = ["onnxruntime"]
+[teacher]
+train.lr = 1e-3
+[[teachers]]
+name = "small"
+model = { name = "baseline_cnn", options = { width = [8, 8], hidden = 8 } }
+[[teachers]]
+name = "smaller"
+model = { name = "baseline_cnn", options = { width = [4, 4], hidden = 4 } }
+[[teachers]]
+name = "third"
+model = { name = "baseline_cnn", options = { width = [4, 4], hidden = 4 } }
+[student]
+name = "student"
+model = { name = "compact", options = { width = [16, 64], depth = [1, 1], head_width = 0 } }
+strategy.name = "vanilla"
+"""
+FACTS = Facts(
+    images=200,
+    classes=2,
+    counts={"train": 140, "val": 30, "test": 30},
+    smallest=100,
+    short_side=64,
+    look_s=0.01,
+)
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    """A preset of networks that train in no time takes the place of the shipped ones."""
+    folder = tmp_path / "presets"
+    folder.mkdir()
+    (folder / "balanced.toml").write_text(TINY)
+    monkeypatch.setattr(preset_module, "_folder", lambda: folder)
+
+
+@pytest.fixture
+def draft(tiny, monkeypatch):
+    """A plan in the making, for networks that take a tenth of a second per image of 64 px."""
+
+    def measure(self, recipe):
+        one = at_size(Pace(0.1, 0.05, 0.02, 0.04, 0.1), 64, recipe.data.size)
+        return {run.name: one for run in (*recipe.teachers, *recipe.students)}
+
+    monkeypatch.setattr(Draft, "measure", measure)
+    monkeypatch.setattr(Draft, "facts", lambda self: FACTS)
+
+    def make(minutes: float, *overrides: str) -> Draft:
+        preset, table = read_preset("balanced", overrides)
+        table.setdefault("data", {})
+        source = Source("x", ("a", "b"), (), lambda item: b"", "")
+        return Draft(source, preset.model_copy(update={"minutes": minutes}), table, 1, CPU, QUIET)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("images", "batch", "epochs"),
+    [
+        (42, 8, 20),  # 5 steps an epoch: 60 epochs are 300 steps, 20 are the most
+        (223, 16, 20),  # 13 steps an epoch, 24 epochs
+        (2100, 32, 5),  # 65 steps an epoch: 5 epochs are the first 300 steps
+        (140_000, 32, 3),
+    ],
+)
+def test_few_images_and_many_train_for_about_as_many_steps(images, batch, epochs):
+    assert batch_size(images) == batch
+    assert epochs_of(Amount(steps=300, epochs=(3, 20)), images, batch, 1.0) == epochs
+
+
+def test_a_schedule_leaves_alone_what_is_set(tiny):
+    preset, table = read_preset(
+        "balanced", ["student.train.epochs=9", "teacher.train.batch_size=4"]
+    )
+    result = scheduled(table, preset, 140, 1.0)
+    assert result["students"][0]["train"]["epochs"] == 9
+    assert [run["train"]["batch_size"] for run in result["teachers"]] == [4, 4, 4]
+    # 35 steps an epoch: one epoch has the 6 steps, and nothing can be frozen then
+    assert result["teachers"][0]["train"]["epochs"] == 1
+    assert result["teachers"][0]["transfer"]["freeze_epochs"] == 0
+    assert "epochs" not in table["teachers"][0]["train"]
+
+
+def test_a_forecast_adds_up(tiny):
+    """Two teachers of 1 epoch, a student of 2 that sees 2 views of the cache; by hand, in s."""
+    preset, table = read_preset("balanced")
+    table["teachers"] = table["teachers"][:2]
+    recipe = check_table(Recipe, scheduled(table, preset, 140, 1.0), "test")
+    assert [run.train.epochs for run in (*recipe.teachers, *recipe.students)] == [1, 1, 2]
+    pace = Pace(train=0.1, frozen=0.05, validate=0.02, answer=0.04, spread=0.1)
+    found = forecast(
+        recipe, FACTS, {run.name: pace for run in (*recipe.teachers, *recipe.students)}
+    )
+    assert found.seconds["check"] == pytest.approx(200 * 0.01)
+    assert found.seconds["teacher"] == pytest.approx(2 * (140 * 0.1 + 30 * 0.02))
+    assert found.seconds["student"] == pytest.approx(2 * 140 * 0.04 + 2 * (140 * 0.1 + 30 * 0.02))
+    low, high = found.range_s
+    assert low < found.total < high
+
+
+def test_time_enough_keeps_the_steps_and_the_largest_size(draft):
+    recipe, record = draft(60).decide()
+    assert recipe.data.size == 64
+    assert [teacher.name for teacher in recipe.teachers] == ["small", "smaller"]
+    assert set(record["predicted_s"]) == {
+        "check",
+        "teacher",
+        "student",
+        "export",
+        "report",
+        "bench",
+    }
+
+
+def test_less_time_takes_fewer_steps_then_smaller_images_then_one_teacher(draft):
+    wide = ("student.train.batch_size=32",)
+    plenty, _ = draft(60, "data.size=64", *wide).decide()
+    seconds = sum(draft(60, "data.size=64", *wide).decide()[1]["predicted_s"].values())
+    fewer, record = draft(0.9 * seconds / 60, "data.size=64", *wide).decide()
+    assert plenty.students[0].train.epochs >= fewer.students[0].train.epochs
+    smaller, _ = draft(0.5 * seconds / 60).decide()
+    assert smaller.data.size < 64
+    least, record = draft(0.01).decide()
+    assert least.data.size == 16
+    assert len(least.teachers) == 1
+    assert any("too few" in note for note in record["notes"])
+
+
+def test_what_the_command_line_sets_stays(draft):
+    recipe, _ = draft(0.01, "data.size=48", "student.train.epochs=7").decide()
+    assert recipe.data.size == 48
+    assert recipe.students[0].train.epochs == 7
+
+
+def test_images_are_not_blown_up(draft):
+    small = replace(FACTS, short_side=40)
+    assert draft(60).sizes(small) == [32, 16]
+    assert draft(60).sizes(replace(FACTS, short_side=10)) == [16]
+
+
+def test_teachers_without_weights_are_left_out(draft, monkeypatch):
+    def no_first(config, data, classes):
+        if config.name == "small":
+            raise UserError("no pretrained weights for small", "model.pretrained", "install them")
+
+    monkeypatch.setattr(plan_module, "load", no_first)
+    recipe, record = draft(60).decide()
+    assert [teacher.name for teacher in recipe.teachers] == ["smaller", "third"]
+    assert "left out: no pretrained weights for small" in record["notes"]
+
+
+def test_without_any_weights_it_says_what_to_do(draft, monkeypatch):
+    def never(config, data, classes):
+        raise UserError(f"no pretrained weights for {config.name}", None, "install them")
+
+    monkeypatch.setattr(plan_module, "load", never)
+    with pytest.raises(UserError, match=r"small.*install them"):
+        draft(60).decide()
+
+
+def test_teachers_can_be_named(tiny):
+    preset, table = read_preset(
+        "balanced", ["teacher.train.epochs=4"], ["timm/resnet10t", "compact"]
+    )
+    assert preset.teachers == 2
+    assert [run["name"] for run in table["teachers"]] == ["resnet10t", "compact"]
+    assert table["teachers"][0]["model"] == {"name": "timm/resnet10t", "pretrained": True}
+    assert table["teachers"][1]["train"] == {"lr": 1e-3, "epochs": 4}
+
+
+def test_a_source_is_looked_at(image_folder):
+    from distill.data.sources import open_source
+
+    source = open_source(str(image_folder))
+    facts = look(source, DataConfig(), 1)
+    assert (facts.images, facts.classes, facts.short_side, facts.smallest) == (16, 2, 16, 8)
+    assert facts.counts == {"train": 12, "val": 2, "test": 2}  # 15 % of 16 are 2.4
+    assert facts.look_s > 0
+
+
+def test_given_splits_are_counted_and_missing_ones_taken_from_train():
+    splits = ["train"] * 80 + ["test"] * 20
+    items = tuple(Item(str(n), 0, split) for n, split in enumerate(splits))
+    source = Source("x", ("a",), items, lambda item: b"", "")
+    assert split_counts(source, DataConfig()) == {"train": 68, "val": 12, "test": 20}
+    anew = split_counts(source, DataConfig(split="grouped"))
+    assert anew == {"train": 70, "val": 15, "test": 15}
+
+
+def test_pace_is_of_the_loop_that_trains(tiny, monkeypatch):
+    monkeypatch.setattr("distill.planner.pace.SECONDS", 0.01)
+    preset, table = read_preset("balanced", ["data.size=16"])
+    recipe = check_table(Recipe, scheduled(table, preset, 140, 1.0), "test")
+    for task in ("single", "multi"):
+        data = recipe.data.model_copy(update={"task": task})
+        one = recipe.model_copy(update={"data": data})
+        config = recipe.students[0]
+        pace = take_pace(load(config, data, ("a", "b", "c")), config, one, CPU)
+        assert all(value > 0 for value in pace)
+        assert pace.validate < pace.train
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_makes_a_recipe(name):
+    preset, table = read_preset(name)
+    table = scheduled(table, preset, 223, 1.0)
+    table["data"] = {"size": preset.sizes[-1]}
+    recipe = check_table(Recipe, table, name)
+    assert len(recipe.teachers) >= preset.teachers >= 1
+    check_plugins(recipe)
+
+
+def test_a_preset_that_is_not_there_is_named():
+    with pytest.raises(UserError, match=r"no preset 'best'.*accurate, balanced, fast"):
+        read_preset("best")
+
+
+def test_a_dry_run_prints_a_recipe_and_writes_nothing(tiny, photos, distill, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    status, out, _ = distill("run", str(photos), "--dry-run", "--minutes", "5")
+    assert status == 0
+    assert sorted(tmp_path.rglob("*")) == before
+    assert "about" in out
+    assert tomllib.loads(out)["data"]["size"] == 32
+    (tmp_path / "plan.toml").write_text(out)
+    assert len(load_recipe(tmp_path / "plan.toml").teachers) == 2
+
+
+def test_a_folder_is_all_it_takes(tiny, photos, distill, tmp_path, monkeypatch):
+    """`distill run FOLDER` ends with results and times; repeated, nothing is new."""
+    out = tmp_path / "out"
+    command = ("run", str(photos), "--out", str(out), "--json")
+    status, stdout, err = distill(*command)
+    assert status == 0, err
+    results = json.loads(stdout.splitlines()[-1])
+    stages = {"check", "teacher", "student", "export", "report", "bench"}
+    assert set(results["plan"]["predicted_s"]) == set(results["plan"]["real_s"]) == stages
+    low, high = results["plan"]["predicted_range_s"]
+    assert low < sum(results["plan"]["predicted_s"].values()) < high
+    assert results["plan"] == read_json(out / "results.json")["plan"]
+    assert load_recipe(out / "recipe.toml").data.size == 32
+    assert "plan.json" in read_json(out / "manifest.json")
+
+    def again(*arguments):
+        raise AssertionError("planned again")
+
+    monkeypatch.setattr("distill.planner.plan.make_plan", again)
+    status, _, err = distill(*command)
+    assert status == 0, err
+    assert err.count("done before, kept") >= 3
+
+
+def test_a_plan_is_made_anew_for_other_wishes(tiny, photos, tmp_path):
+    request = Request(str(photos), smoke=True)
+    plan = make_plan(request, CPU, QUIET)
+    assert plan_module.kept_plan(request, tmp_path) is None
+    (tmp_path / "plan.json").write_text(json.dumps(plan.record))
+    (tmp_path / "recipe.toml").write_text(plan.toml())
+    assert plan_module.kept_plan(request, tmp_path) == plan
+    assert plan_module.kept_plan(replace(request, minutes=3.0), tmp_path) is None
+
+
+def test_teachers_are_compared_by_their_students(tiny, photos, distill, tmp_path):
+    out = tmp_path / "compared"
+    status, stdout, err = distill("teachers", str(photos), "--out", str(out), "--json")
+    assert status == 0, err
+    rows = json.loads(stdout.splitlines()[-1])["teachers"]
+    assert {row["teacher"] for row in rows} == {"small", "smaller", "third"}
+    assert [row["student_val"] for row in rows] == sorted(
+        (row["student_val"] for row in rows), reverse=True
+    )
+    config = read_json(out / "students" / "by-third" / "config.json")
+    assert list(config["inputs"]["teachers"]) == ["third"]
+    assert rows == read_json(out / "teachers.json")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "x.toml"], "--data"),
+        (["run", "x.toml", "--data", "demo:60", "--minutes", "3"], "--minutes is for plans"),
+        (["run", "photos", "--data", "demo:60"], "not a recipe"),
+        (["run", "demo:60", "--preset", "best"], "no preset 'best'"),
+        (["run", "/no/such/folder"], "/no/such/folder"),
+    ],
+)
+def test_a_wrong_request_is_one_line(arguments, said, distill):
+    status, _, err = distill(*arguments)
+    assert status == 2
+    assert len(err.strip().splitlines()) == 1
+    assert said in err
