@@ -35,7 +35,7 @@ from distill.pipeline import export as stage
 from distill.pipeline.experiment import Experiment
 from distill.pipeline.export import export_student
 from distill.registry import find_module, names_in
-from distill.runtime.predict import Predictor
+from distill.runtime.predict import Predictor, metadata_of, open_session
 from distill.scoring.tasks import task_of
 
 NAMES = names_in("export", "Target")
@@ -175,6 +175,22 @@ def test_onnx_files_stand_alone_and_take_any_batch(name, exported) -> None:
         assert metadata["names"] == list(exported.data.classes)
         assert (metadata["task"], metadata["license"]) == (exported.data.task, "MIT")
         assert metadata["precision"] in ("fp32", "fp16", "int8")
+
+
+def test_a_file_says_in_words_whether_its_ends_are_inside(exported) -> None:
+    """Readers saw `mean` and `std` in the metadata and normalised a second time."""
+    activation = "Softmax" if exported.data.task == "single" else "Sigmoid"
+    files = [
+        file for name in ("onnx_fp32", "onnx_int8", "hub") for file in files_of(exported, name)
+    ]
+    for file in (file for file in files if file.suffix == ".onnx"):
+        inside = activation in {node.op_type for node in onnx.load(file).graph.node}
+        description = metadata_of(open_session(file))["description"]
+        assert description.startswith("uint8" if inside else "float32")
+        where = "inside" if inside else "outside"
+        assert f"normalisation and {activation.lower()} are {where}" in description
+    config = read_json(exported.out / "export" / "hub" / "config.json")["distillate"]
+    assert "description" not in config  # it is of a file, not of the weights
 
 
 def test_all_runtimes_are_given_batches_of_1_2_5_and_64() -> None:

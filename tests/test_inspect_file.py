@@ -70,7 +70,7 @@ def test_the_command_shows_it_in_lines_and_as_json(folder, distill):
     shown = "\n".join(lines)
     for part in ("image: tensor(uint8) [batch, 16, 16, 3]", "red, green, blue", "QuantizeLinear"):
         assert part in shown
-    for key in ("sha256", "task", "precision", "license"):
+    for key in ("sha256", "description", "task", "precision", "license"):
         value = describe_file(file).get(key) or describe_file(file)["metadata"][key]
         assert str(value) in shown
 

@@ -31,6 +31,10 @@ FILES = {
 # A type that transformers.js has for any network of pixel values and logits, and that the Python
 # library has not: there, a type it knows would be built with random weights.
 MODEL_TYPE = "mobilenet_v4"
+DESCRIPTION = (
+    "float32 pixel_values [batch, 3, height, width] in, resized and normalised as "
+    "preprocessor_config.json says; logits out: normalisation and {activation} are outside, do both"
+)
 
 
 class Target(Base):
@@ -66,7 +70,8 @@ def write_pixel_values(source: Path, file: Path, metadata: Record, precision: st
     """Writes the variant; without `input_spec` it does not pass for a shipped file."""
     model = to_pixel_values(onnx.load(source))
     own = {key: metadata[key] for key in ("names", "task", "producer", "data_sha256", "license")}
-    describe(model, {**own, "precision": precision})
+    description = DESCRIPTION.format(activation=task_of(metadata["task"]).activation)
+    describe(model, {"description": description, **own, "precision": precision})
     file.write_bytes(model.SerializeToString())
 
 
@@ -96,7 +101,7 @@ def model_config(shipment: Shipment) -> Record:
         "transformers.js_config": {"dtype": smallest},
         "distillate": {
             "model": {**shipment.model, "pretrained": False},
-            **{key: value for key, value in shipment.metadata.items() if key != "names"},
+            **{k: v for k, v in shipment.metadata.items() if k not in ("description", "names")},
         },
     }
 

@@ -40,6 +40,11 @@ from distill.scoring.thresholds import Tuned, tune
 from distill.training.run_directory import BEST
 
 RECORD = "export.json"
+# Whoever reads `mean` and `std` beside it may think that they are theirs to apply.
+DESCRIPTION = (
+    "uint8 RGB pixels [batch, height, width, 3] in, resized as input_spec says; probabilities out: "
+    "normalisation and {activation} are inside, do neither again"
+)
 
 
 def export_student(experiment: Experiment) -> None:
@@ -200,6 +205,7 @@ def shipped_metadata(
     data, contract = experiment.data, classifier.contract
     metrics = score(probs, data.val.labels, data.classes, tuned.array())
     return {
+        "description": DESCRIPTION.format(activation=task_of(contract.task).activation),
         "names": list(contract.names),
         "task": contract.task,
         "input_spec": contract.input_spec.model_dump(),

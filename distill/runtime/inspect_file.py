@@ -86,7 +86,7 @@ def lines_of(record: Record) -> list[str]:
         rows.append(("classes", f"{len(names)}: {', '.join(names[:MOST_NAMES])}{more}"))
     else:
         rows.append(("metadata", "not a file that `distill export` wrote"))
-    for key in ("input_spec", *KEYS, "data_sha256", "metrics"):
+    for key in ("description", "input_spec", *KEYS, "data_sha256", "metrics"):
         if metadata.get(key):
             rows.append((key, _value(metadata[key])))
     width = max(len(name) for name, _ in rows)

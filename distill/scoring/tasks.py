@@ -22,12 +22,14 @@ class Task:
 
     Attributes:
         scores: Of validation, the one that a table leads with first.
+        activation: What makes probabilities of logits.
         threshold: What a probability has to reach to be an answer, where nothing was tuned.
         agreement_key: Name of the share of images on which two models agree, in `results.json`.
     """
 
     name: TaskName
     scores: tuple[str, ...]
+    activation: str
     threshold: float
     agreement_key: str
 
@@ -57,12 +59,14 @@ class Task:
 SINGLE = Task(
     name="single",
     scores=("top1", "macro_f1", "macro_recall", "worst_recall"),
+    activation="softmax",
     threshold=0.0,
     agreement_key="agreement_top1",
 )
 MULTI = Task(
     name="multi",
     scores=("map", "macro_f1", "micro_f1", "exact_match"),
+    activation="sigmoid",
     threshold=THRESHOLD,
     agreement_key="agreement_labels",
 )
