@@ -10,6 +10,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
@@ -76,12 +77,18 @@ def save_picture(file: Path) -> Path:
     return file
 
 
+def checked(page, address: str) -> dict:
+    """What the page found when it tried itself."""
+    page.goto(address)
+    page.wait_for_function("document.body.dataset.check", timeout=60_000)
+    found: dict = json.loads(page.evaluate("document.body.dataset.check"))
+    return found
+
+
 def test_the_page_answers_as_predictor_does(exported, address, page, tmp_path) -> None:
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
-    page.goto(address)
-    page.wait_for_function("document.body.dataset.check", timeout=60_000)
-    check = json.loads(page.evaluate("document.body.dataset.check"))
+    check = checked(page, address)
     assert check["n"] == 4
     assert check["pixels"] <= 1
     assert check["passed"]
@@ -117,11 +124,51 @@ def test_every_resize_rule_gives_the_pixels_of_pillow(
     for name, value in (("spec.json", changed), ("golden.json", golden)):
         text = json.dumps(value)
         page.route(f"**/{name}", lambda route, _, text=text: route.fulfill(body=text))
-    page.goto(address)
-    page.wait_for_function("document.body.dataset.check", timeout=60_000)
-    check = json.loads(page.evaluate("document.body.dataset.check"))
+    check = checked(page, address)
     assert check["pixels"] <= 1
     assert check["passed"]
+
+
+def with_answers_repeated(file: Path, times: int) -> bytes:
+    """A shipped file whose classes are there so many times."""
+    model = onnx.load(file)
+    for node in model.graph.node:
+        node.output[:] = ["once" if name == "prob" else name for name in node.output]
+    model.graph.node.append(onnx.helper.make_node("Concat", ["once"] * times, ["prob"], axis=1))
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value *= times
+    return model.SerializeToString()
+
+
+@pytest.mark.parametrize("task", ["single", "multi"])
+def test_no_phone_scrolls_sideways(task, exported, address, page, tmp_path) -> None:
+    """Names without a space to break at stood out of the screen."""
+    web = exported.out / "export" / "web"
+    spec = json.loads((web / "spec.json").read_text())
+    names = [f"{number}".rjust(60, "W") for number in range(42)]
+    body = json.dumps({**spec, "names": names, "task": task, "thresholds": dict.fromkeys(names, 0)})
+    model = with_answers_repeated(web / "model.onnx", 14)
+    page.route("**/spec.json", lambda route: route.fulfill(body=body))
+    page.route("**/model.onnx", lambda route: route.fulfill(body=model))
+    page.set_viewport_size({"width": 360, "height": 740})
+    checked(page, address)
+    assert page.evaluate("document.scrollingElement.scrollWidth") <= 360
+    assert not page.is_visible("#view")  # nothing to see yet
+    page.set_input_files("#file", save_picture(tmp_path / "picture.png"))
+    page.wait_for_function("document.body.dataset.prob")
+    assert page.is_visible("#view")
+    assert page.evaluate("document.scrollingElement.scrollWidth") <= 360
+
+
+def test_opened_as_a_file_the_page_says_what_to_do(exported, page) -> None:
+    """It said `Loading` for ever: browsers load no module of a file."""
+    page.goto((exported.out / "export" / "web" / "index.html").as_uri())
+    page.set_viewport_size({"width": 360, "height": 740})
+    shown = page.inner_text("body")
+    assert "python -m http.server" in shown
+    assert "http://localhost:8000/" in shown
+    assert not page.is_visible("#answer")
+    assert not page.is_visible("#drop")
+    assert page.evaluate("document.scrollingElement.scrollWidth") <= 360
 
 
 SCRIPT = """

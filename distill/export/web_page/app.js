@@ -124,7 +124,8 @@ function showAnswer(prob) {
   $("probs").replaceChildren(...order.slice(0, 10).map((i) => {
     const row = document.createElement("li");
     row.style.setProperty("--share", percent(i).replace(" ", ""));
-    row.append(Object.assign(document.createElement("span"), { textContent: spec.names[i] }), percent(i));
+    const cell = (textContent) => Object.assign(document.createElement("span"), { textContent });
+    row.append(cell(spec.names[i]), cell(percent(i)));
     return row;
   }));
   return chosen[0] ?? order[0];
@@ -205,8 +206,4 @@ async function main() {
   about(await selfCheck(model));
 }
 
-main().catch((error) => {
-  $("answer").textContent = location.protocol === "file:"
-    ? "Serve this folder over HTTP, for instance with: python -m http.server"
-    : `Cannot start: ${error.message}`;
-});
+main().catch((error) => { $("answer").textContent = `Cannot start: ${error.message}`; });
