@@ -75,6 +75,11 @@ def read_json(path: Path) -> Any:
         raise UserError("damaged JSON", str(path), "remove its folder, then repeat") from None
 
 
+def downloads() -> Path:
+    """Where what is downloaded is kept: `$DISTILLATE_HOME` or `~/.cache/distillate`."""
+    return Path(os.environ.get("DISTILLATE_HOME") or "~/.cache/distillate").expanduser()
+
+
 def append_line(path: Path, value: dict[str, Any]) -> None:
     """Adds an object to a `.jsonl` file."""
     with path.open("a", encoding="utf-8") as file:

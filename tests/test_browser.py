@@ -16,6 +16,7 @@ from PIL import Image
 
 from distill.config import ModelConfig
 from distill.export.golden import draw_picture
+from distill.export.web_runtime import FILES, PACKAGE, VERSION
 from distill.pipeline.experiment import Experiment
 from distill.pipeline.export import export_student
 from distill.runtime.predict import Predictor
@@ -35,16 +36,18 @@ def packages(repository) -> Path:
 
 @pytest.fixture(scope="module", params=["fp32", "int8"])
 def exported(request, tmp_path_factory, make_experiment, packages) -> Experiment:
-    """`web/` and `hub/`, the runtime beside the page."""
-    targets = ({"name": "web", "runtime": "ort/"}, "hub")
+    """`web/` and `hub/`, the runtime beside the page as npm installed it."""
+    targets = ({"name": "web", "offline": True}, "hub")
     targets += ("onnx_int8",) if request.param == "int8" else ()
     out = tmp_path_factory.mktemp(request.param)
     experiment = make_experiment(out, "single", model=WIDE, targets=targets, int8_max_drop=100.0)
-    export_student(experiment)
-    (out / "export" / "web" / "ort").mkdir()
-    for name in ("ort.wasm.min", "ort-wasm-simd-threaded"):
-        for file in (packages / "onnxruntime-web" / "dist").glob(f"{name}.*"):
-            shutil.copy(file, out / "export" / "web" / "ort")
+    kept = out / "home" / f"{PACKAGE}-{VERSION}"
+    kept.mkdir(parents=True)
+    for name in FILES:
+        shutil.copy(packages / PACKAGE / "dist" / name, kept)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DISTILLATE_HOME", str(kept.parent))
+        export_student(experiment)
     return experiment
 
 
@@ -86,9 +89,14 @@ def checked(page, address: str) -> dict:
 
 
 def test_the_page_answers_as_predictor_does(exported, address, page, tmp_path) -> None:
+    """And asks nobody but its own server: the runtime lies beside it, all of it and no more."""
     errors: list[str] = []
+    asked: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
     check = checked(page, address)
+    assert [url for url in asked if not url.startswith((address, "data:"))] == []
+    assert {url.rpartition("/")[2] for url in asked if "/ort/" in url} == set(FILES)
     assert check["n"] == 4
     assert check["pixels"] <= 1
     assert check["passed"]

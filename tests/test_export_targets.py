@@ -1,11 +1,13 @@
 """The contract of an export target, held over the folder, and what each promises besides."""
 
 import base64
+import hashlib
 import io
 import json
 import shutil
+import tarfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from PIL import Image
 from distill.config import ExportConfig, ModelConfig
 from distill.data.decode import InputSpec, to_pixels
 from distill.errors import RunStopped, UserError
-from distill.export import Target, make_targets, onnx_fp16
+from distill.export import Target, make_targets, onnx_fp16, web_runtime
 from distill.export.onnx_file import in_batches, probs_of_file
 from distill.export.parity import compare_probs
 from distill.export.pixel_values import normalise, normalising_tensors
@@ -34,14 +36,56 @@ from distill.models.classifier import build_classifier
 from distill.pipeline import export as stage
 from distill.pipeline.experiment import Experiment
 from distill.pipeline.export import export_student
+from distill.progress import Progress
 from distill.registry import find_module, names_in
 from distill.runtime.predict import Predictor, metadata_of, open_session
 from distill.scoring.tasks import task_of
 
 NAMES = names_in("export", "Target")
 WIDE = ModelConfig(name="compact", options={"width": [32, 64], "depth": [1, 1], "head_width": 0})
+KEPT = f"{web_runtime.PACKAGE}-{web_runtime.VERSION}"
+OFFLINE = {"name": "web", "offline": True}
 WRITES = [name for name in NAMES if name != "openvino"]
 FLOAT = [name for name in WRITES if name not in ("onnx_int8", "onnx_fp16", "web")]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def release(tmp_path_factory) -> Iterator[Path]:
+    """A tarball that stands for npm's onnxruntime-web, and its files as if fetched before."""
+    folder = tmp_path_factory.mktemp("npm")
+    contents = {name: f"this is {name}".encode() for name in web_runtime.FILES}
+    tarball = folder / "release.tgz"
+    with tarfile.open(tarball, "w:gz") as archive:
+        for name, content in contents.items():
+            member = tarfile.TarInfo(f"package/dist/{name}")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    digest = base64.b64encode(hashlib.sha512(tarball.read_bytes()).digest()).decode()
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DISTILLATE_HOME", str(folder / "home"))
+        patch.setattr(web_runtime, "FILES", hashes)
+        patch.setattr(web_runtime, "INTEGRITY", f"sha512-{digest}")
+        patch.setattr(web_runtime, "TARBALL", tarball.as_uri())
+        web_runtime.unpack(tarball.read_bytes(), folder / "home" / KEPT)
+        yield tarball
+
+
+@pytest.fixture(params=["npm", "https"])
+def npm(request, release, tmp_path, monkeypatch) -> Path:
+    """A tarball that is fetched by npm or without it, into a home that has nothing yet."""
+    tarball, tools = tmp_path / "served.tgz", tmp_path / "bin"
+    shutil.copyfile(release, tarball)
+    tools.mkdir()
+    if request.param == "npm":
+        script = tools / "npm"
+        pack = f'[ "$1 $2" = "pack {web_runtime.PACKAGE}@{web_runtime.VERSION}" ]'
+        script.write_text(f"#!/bin/sh\n{pack} && /bin/cp {tarball} ./{KEPT}.tgz\n")
+        script.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tools))
+    monkeypatch.setenv("DISTILLATE_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(web_runtime, "TARBALL", tarball.as_uri())
+    return tarball
 
 
 @pytest.fixture(scope="module")
@@ -576,7 +620,7 @@ def test_the_page_has_the_published_file_and_golden_answers_of_it(
 ) -> None:
     experiment = single
     if not int8:
-        targets = ({"name": "web", "runtime": "ort/"},)
+        targets = ({"name": "web", "runtime": "mine/"},)
         experiment = make_experiment(tmp_path, "single", model=WIDE, targets=targets)
         export_student(experiment)
     web = experiment.out / "export" / "web"
@@ -586,7 +630,8 @@ def test_the_page_has_the_published_file_and_golden_answers_of_it(
     spec = json.loads((web / "spec.json").read_text())
     assert spec["names"] == list(predictor.names)
     assert spec["input_spec"] == predictor.spec.model_dump()
-    assert spec["runtime"].startswith("https://" if int8 else "ort/")
+    assert spec["runtime"] == ("ort/" if int8 else "mine/")
+    assert (web / "ort").exists() == int8
     golden = json.loads((web / "golden.json").read_text())
     assert len(golden) == 4
     for row in golden:
@@ -602,6 +647,70 @@ def test_the_page_has_the_published_file_and_golden_answers_of_it(
     for name in ("spec.json", "golden.json", "model.onnx"):
         assert f'"{name}"' in script
     assert "http" not in script
+
+
+def test_the_page_brings_its_runtime_along(npm, make_experiment, tmp_path) -> None:
+    """It was loaded from a CDN: without a network the page said nothing but `Cannot start`."""
+    experiment = make_experiment(tmp_path / "e", "single", targets=("web",))
+    export_student(experiment)
+    web = experiment.out / "export" / "web"
+    assert files_below(web / "ort") == sorted(web_runtime.FILES)
+    for name in web_runtime.FILES:
+        assert (web / "ort" / name).read_text() == f"this is {name}"
+    assert read_json(web / "spec.json")["runtime"] == "ort/"
+    assert record_of(experiment, "web")["runtime"] == "ort/"
+    npm.unlink()  # from now on nothing can be fetched, nor has to be
+    assert [file.name for file in web_runtime.runtime_files()] == list(web_runtime.FILES)
+
+
+def test_without_npm_the_page_loads_a_cdn_and_that_is_said(
+    npm, make_experiment, tmp_path, monkeypatch
+) -> None:
+    npm.unlink()
+    said: list[str] = []
+    monkeypatch.setattr(Progress, "say", lambda self, line: said.append(line))
+    experiment = make_experiment(tmp_path / "e", "single", targets=("web",))
+    export_student(experiment)
+    web = experiment.out / "export" / "web"
+    assert read_json(web / "spec.json")["runtime"] == web_runtime.CDN
+    assert record_of(experiment, "web")["runtime"] == web_runtime.CDN
+    assert not (web / "ort").exists()
+    (line,) = (line for line in said if web_runtime.CDN in line)
+    for part in (*web_runtime.FILES, str(tmp_path / "home" / KEPT), "offline = true"):
+        assert part in line
+
+
+def test_offline_lists_the_missing_files_before_any_work(npm, make_experiment, tmp_path) -> None:
+    npm.unlink()
+    first, *others = web_runtime.FILES
+    kept = tmp_path / "home" / KEPT
+    kept.mkdir(parents=True)
+    (kept / first).write_text(f"this is {first}")
+    (kept / others[0]).write_text("of another release")
+    experiment = make_experiment(tmp_path / "e", "single", targets=({**OFFLINE},))
+    with pytest.raises(UserError, match="neither in") as caught:
+        export_student(experiment)
+    assert f"put {', '.join(others)} there" in str(caught.value)
+    assert str(kept) in str(caught.value)
+    assert not (tmp_path / "e" / "export").exists()
+    for name in others:
+        (kept / name).write_text(f"this is {name}")
+    export_student(experiment)
+    assert record_of(experiment, "web")["runtime"] == "ort/"
+
+
+def test_another_release_is_not_taken_for_the_one_that_was_tried(npm, tmp_path) -> None:
+    npm.write_bytes(npm.read_bytes() + b"more")
+    with pytest.raises(UserError, match="other bytes came, sha512-"):
+        web_runtime.runtime_files()
+    assert files_below(tmp_path / "home") == []
+
+
+def test_offline_does_not_go_with_an_address() -> None:
+    with pytest.raises(UserError, match=r"runtime = 'https://example\.org/'"):
+        make_targets(ExportConfig(targets=({**OFFLINE, "runtime": "https://example.org/"},)))
+    target = make_targets(ExportConfig(targets=({**OFFLINE, "runtime": "mine/"},)))["web"]
+    assert target.runtime == "mine/"
 
 
 def test_their_processor_crops_where_ours_does() -> None:

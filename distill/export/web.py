@@ -16,17 +16,20 @@ import numpy as np
 from PIL import Image
 
 from distill.data.decode import to_pixels
+from distill.errors import UserError
 from distill.export import Record
 from distill.export import Target as Base
 from distill.export.golden import SIZES, draw_picture
 from distill.export.onnx_file import probs_of_file
 from distill.export.parity import in_words
+from distill.export.web_runtime import CDN, runtime_files
 from distill.files import write_json
 from distill.runtime.predict import Predictor
 
 if TYPE_CHECKING:
     from distill.export.shipment import Shipment
 
+BESIDE = "ort/"
 PAGE = ("index.html", "app.js")
 # What probabilities may differ by in another runtime; int8 kernels round in their own ways.
 TOLERANCES = {"fp32": 1e-3, "int8": 5e-2}
@@ -38,10 +41,21 @@ class Target(Base):
 
     packs: ClassVar[bool] = True
 
-    runtime: str = "https://cdn.jsdelivr.net/npm/onnxruntime-web@1.30.0/dist/"
+    runtime: str | None = None
     """Where the page loads onnxruntime-web from: the URL of its `dist/`, or a path relative to the
-    page; with a slash at the end.
+    page; with a slash at the end. None: from `ort/` beside the page, copied there from npm, or from
+    a CDN where npm is out of reach.
     """
+    offline: bool = False
+    """Without the CDN: onnxruntime-web beside the page, or an error that says what is missing."""
+
+    def check(self) -> None:
+        """Fetches the runtime, if the page may not do without; what is kept already is enough."""
+        if self.offline and "//" in (self.runtime or ""):
+            what = f"offline, and runtime = {self.runtime!r}"
+            raise UserError(what, "export.targets", "leave one of the two out")
+        if self.offline and self.runtime is None:
+            runtime_files()
 
     def make(self, shipment: Shipment, folder: Path) -> Record:
         """Copies file and page, and writes what the page has to know."""
@@ -51,14 +65,31 @@ class Target(Base):
         for name in PAGE:
             text = files("distill.export").joinpath("web_page", name).read_text("utf-8")
             (web / name).write_text(text, "utf-8")
+        runtime = self.runtime or self._bring_runtime(shipment, web)
         predictor = Predictor(source)
         shown = {key: predictor.metadata[key] for key in SHOWN}
         tolerance = TOLERANCES[predictor.metadata["precision"]]
-        write_json(web / "spec.json", {"runtime": self.runtime, "tolerance": tolerance, **shown})
+        write_json(web / "spec.json", {"runtime": runtime, "tolerance": tolerance, **shown})
         write_json(web / "golden.json", golden_pictures(predictor))
         row = shipment.judge(probs_of_file(web / "model.onnx", shipment.data.val.pixels))
         shipment.say(f"web/ with {source.name}: {in_words(row)}")
-        return {"files": {"web/model.onnx": {"path": f"copy of {source.name}", **row}}}
+        copied = {"path": f"copy of {source.name}", **row}
+        return {"runtime": runtime, "files": {"web/model.onnx": copied}}
+
+    def _bring_runtime(self, shipment: Shipment, web: Path) -> str:
+        """Where the page is to load onnxruntime-web from: beside it if that can be."""
+        try:
+            found = runtime_files()
+        except UserError as error:
+            if self.offline:
+                raise
+            advice = f'{error.hint}, and {{ name = "web", offline = true }} into export.targets'
+            shipment.say(f"web/ loads {CDN}: {error.what}; for use without a network {advice}")
+            return CDN
+        (web / BESIDE).mkdir()
+        for file in found:
+            shutil.copyfile(file, web / BESIDE / file.name)
+        return BESIDE
 
 
 def golden_pictures(predictor: Predictor) -> list[dict[str, Any]]:

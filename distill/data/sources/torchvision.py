@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,9 +20,9 @@ from PIL import Image
 from distill.data.decode import UnreadableImageError
 from distill.data.sources import Item, Source
 from distill.errors import UserError
+from distill.files import downloads
 from distill.lock import lock
 
-HOME = "DISTILLATE_HOME"
 # What torchvision calls each split; the first that a data set knows is taken.
 WORDS = {
     "train": ("train", "trainval"),
@@ -43,7 +42,7 @@ def open_source(rest: str) -> Source:
         UserError: No such data set, or it cannot be fetched, or is no classification set.
     """
     name, _, folder = rest.partition("@")
-    root = Path(folder or os.environ.get(HOME) or "~/.cache/distillate").expanduser()
+    root = Path(folder).expanduser() if folder else downloads()
     where = f"torchvision:{rest}"
     kind, parameters = _data_set(name, where)
     splits = _splits(kind, parameters, root, where)
