@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -98,9 +98,52 @@ def files_below(folder: Path) -> list[str]:
     return sorted(p for p in (f.relative_to(folder).as_posix() for f in files) if p != MANIFEST)
 
 
+def lasting_files(folder: Path) -> list[str]:
+    """`files_below`, but for caches and learning-rate tests, which may be made again any time."""
+    names = (name for name in files_below(folder) if not name.startswith("cache/"))
+    return [name for name in names if PurePosixPath(name).stem != "lr_find"]
+
+
 def write_manifest(folder: Path, names: list[str]) -> None:
     """Writes the hashes of these files; from now on the folder counts as complete."""
     write_json(folder / MANIFEST, {name: sha256_of(folder / name) for name in sorted(names)})
+
+
+def seal(folder: Path) -> None:
+    """Writes the manifest of a folder of folders, whose own manifests speak for what is in them."""
+    write_json(folder / MANIFEST, _hashes_below(folder))
+
+
+def amend_manifest(folder: Path, *changed: Path) -> None:
+    """Takes files and sub-folders as they are now into the manifest of `seal`, if there is one.
+
+    All else keeps the hash that it was written with, so that damage still shows; a manifest that
+    is damaged itself stays so.
+    """
+    try:
+        known = read_json(folder / MANIFEST)
+    except UserError:
+        return
+    parts = [path.relative_to(folder).as_posix() for path in changed]
+
+    def is_changed(name: str) -> bool:
+        return any(name == part or name.startswith(f"{part}/") for part in parts)
+
+    kept = {name: digest for name, digest in known.items() if not is_changed(name)}
+    now = {name: digest for name, digest in _hashes_below(folder).items() if is_changed(name)}
+    write_json(folder / MANIFEST, dict(sorted({**kept, **now}.items())))
+
+
+def _hashes_below(folder: Path) -> dict[str, str]:
+    """Hashes of `lasting_files`; in a sub-folder with a manifest, the ones that it has."""
+    names, written = lasting_files(folder), dict[str, str]()
+    for place in (PurePosixPath(name) for name in names):
+        if place.name == MANIFEST and str(place) not in written:
+            listed = read_json(folder / place)
+            written |= {f"{place.parent}/{name}": digest for name, digest in listed.items()}
+    return {
+        name: written.get(name) or sha256_of(folder / name) for name in sorted({*names, *written})
+    }
 
 
 def is_complete(folder: Path) -> bool:

@@ -96,6 +96,8 @@ def test_one_process_does_what_follows_and_all_is_there(folders):
     differing = {path for path in files[1] ^ files[2] if "/cache/" not in path}
     assert not differing
     verify_manifest(folders[2] / "out")
+    splits = {(folder / "out" / "manifest.parquet").read_bytes() for folder in folders.values()}
+    assert len(splits) == 1
     tests = [
         {row["name"]: row["test"] for row in found["rows"] if "test" in row}
         for found in (json.loads((f / "out/results.json").read_text()) for f in folders.values())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from distill.files import sha256_of
+from distill.files import sha256_of, verify_manifest
 from distill.pipeline import int8_training
 from distill.pipeline.jobs import with_defaults
 
@@ -37,6 +37,8 @@ def test_its_runs_and_files_are_kept(old, distill, tmp_path):
     assert status == 0, err
     assert [f"{name}: done before, kept" in err for name in ("first", "second")] == [True, True]
     assert all(sha256_of(file) == digest for file, digest in {**weights, **shipped}.items())
+    verify_manifest(old)
+    assert (old / "manifest.parquet").is_file()
 
 
 def test_its_models_answer(old, distill, image_folder):

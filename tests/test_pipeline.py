@@ -13,12 +13,19 @@ import torch
 
 from distill.config import BenchConfig, ModelConfig, Recipe, RunConfig, StrategyConfig, TrainConfig
 from distill.errors import UserError
-from distill.files import files_below, remove_folder, write_json, write_manifest
+from distill.files import (
+    files_below,
+    remove_folder,
+    seal,
+    verify_manifest,
+    write_json,
+    write_manifest,
+)
 from distill.models.inference import predict_logits
 from distill.pipeline import experiment as experiment_module
 from distill.pipeline import jobs
 from distill.pipeline import train as pipeline
-from distill.pipeline.experiment import Experiment
+from distill.pipeline.experiment import Experiment, write_description
 from distill.pipeline.jobs import load_job, load_teacher, tolerance
 from distill.pipeline.lr_finder import find_lr
 from distill.pipeline.plan import check_plugins
@@ -176,6 +183,49 @@ def test_a_teacher_trained_anew_makes_its_students_stale(trained, tmp_path):
     with pytest.raises(UserError, match=r"inputs\.teachers"):
         pipeline.train_students(changed)
     pipeline.train_students(replace(changed, overwrite=True))
+
+
+def test_a_finished_experiment_lists_the_files_of_a_run_made_anew(trained, tmp_path):
+    """And nothing that is damaged elsewhere, nor range tests and caches, which come and go."""
+    import shutil
+
+    out = shutil.copytree(trained.out, tmp_path / "copy")
+    (out / "results.json").write_text("{}")
+    seal(out)
+    verify_manifest(out)
+    find_lr(replace(trained, out=out), trained.recipe.teachers[0])
+    (out / "results.json").write_text("[]")
+    with (out / "teachers" / "two" / "best.safetensors").open("ab") as file:
+        file.write(b"x")
+    hotter = QUICK.model_copy(update={"lr": 0.1})
+    changed = trained.recipe.teachers[0].model_copy(update={"train": hotter})
+    recipe = trained.recipe.model_copy(update={"teachers": (changed,)})
+    before = json.loads((out / "manifest.json").read_text())
+    pipeline.train_teachers(replace(trained, out=out, recipe=recipe, overwrite=True))
+    after = json.loads((out / "manifest.json").read_text())
+    renewed = {name for name in before if before[name] != after[name]}
+    assert renewed >= {f"teachers/one/{name}" for name in ("best.safetensors", "config.json")}
+    assert all(name.startswith("teachers/one/") for name in renewed)
+    assert before.keys() == after.keys()
+    assert not any("lr_find" in name or name.startswith("cache/") for name in after)
+    with pytest.raises(UserError, match=r"results\.json"):
+        verify_manifest(out)
+
+
+def test_classes_that_no_manifest_can_hold_do_not_stop_an_experiment(
+    tmp_path, write_images, monkeypatch
+):
+    names = [f"{label}/{i}.jpg" for label in ("a;b", "c") for i in range(12)]
+    said = []
+    experiment = replace(
+        make_experiment(tmp_path / "out", Recipe(data={"size": 32})),
+        location=str(write_images(tmp_path / "images", names)),
+    )
+    monkeypatch.setattr(experiment.progress, "say", said.append)
+    write_description(experiment)
+    assert "a;b" in said[-1]
+    assert not (tmp_path / "out" / "manifest.parquet").exists()
+    assert (tmp_path / "out" / "data.json").is_file()
 
 
 def test_two_at_once_train_a_run_once(tmp_path, monkeypatch):

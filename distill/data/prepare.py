@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from distill.data.audit.findings import Finding
 from distill.data.audit.listing import Listing, list_data
 from distill.data.audit.splits import check_no_class_is_empty
 from distill.data.decode import InputSpec
+from distill.data.digest import splits_sha256
 from distill.data.sources import SPLITS, Item, Source, open_source
 from distill.data.store import Split, Store, open_store
 from distill.data.views.parameters import check_views
@@ -49,6 +51,11 @@ class ImageData:
     def test(self) -> Split:
         """The split that is read once, for the table."""
         return self.splits["test"]
+
+    @cached_property
+    def splits_sha256(self) -> str:
+        """Hash of which split holds which images."""
+        return splits_sha256({name: split.names for name, split in self.splits.items()})
 
     def class_counts(self, split: str) -> list[int]:
         """Images per class, in the order of `classes`; one with several labels counts for each."""

@@ -17,7 +17,7 @@ from distill.data.audit.listing import Features, Listing, list_data
 from distill.data.audit.splits import repair_splits
 from distill.data.prepare import decode_listing, input_spec
 from distill.data.sources import Item, Source, open_source
-from distill.data.sources._manifest import write_manifest
+from distill.data.sources._manifest import FILE, write_manifest
 from distill.data.views.parameters import check_views
 from distill.data.workspace import Workspace
 from distill.errors import UserError
@@ -27,7 +27,6 @@ from distill.report.data_page import write_page
 from distill.report.table import data_table, finding_lines, show
 
 PICTURE = "views.png"
-MANIFEST = "manifest.parquet"
 
 
 @dataclass(frozen=True)
@@ -180,7 +179,7 @@ def write_down(listing: Listing, record: dict[str, Any], out: Path, overwrite: b
         UserError: What is there is of other data or splits, and `overwrite` is off: all of it
             stays.
     """
-    place, fresh, described = out / MANIFEST, out / f"new-{MANIFEST}", out / "data.json"
+    place, fresh, described = out / FILE, out / f"new-{FILE}", out / "data.json"
     if described.exists() and not overwrite:
         odd = differing_keys(read_json(described), record)
         if odd not in ([], ["findings"]):

@@ -13,12 +13,13 @@ from distill.config import Recipe
 from distill.data.audit.listing import Listing, list_data
 from distill.data.prepare import ImageData, decode_listing
 from distill.data.sources import Source, open_source
+from distill.data.sources._manifest import FILE, write_manifest
 from distill.data.store import Split
 from distill.data.unlabelled import prepare_unlabelled
 from distill.data.views.parameters import check_views
 from distill.data.workspace import Workspace
 from distill.errors import UserError
-from distill.files import MANIFEST, atomic, is_complete, read_json, write_json
+from distill.files import MANIFEST, amend_manifest, atomic, is_complete, read_json, write_json
 from distill.progress import Progress
 from distill.recipe import module_folders, write_toml
 from distill.training.imbalance import check_class_weights
@@ -112,7 +113,7 @@ class Experiment:
 
 
 def write_description(experiment: Experiment) -> None:
-    """Keeps the complete recipe and what is known of the data beside the results."""
+    """Keeps the complete recipe, the splits and what else is known of the data with the results."""
     with atomic(experiment.out / RECIPE) as temporary:
         temporary.write_text(write_toml(experiment.recipe), "utf-8")
     described = {**experiment.data.describe(), "smoke": experiment.smoke}
@@ -125,3 +126,23 @@ def write_description(experiment: Experiment) -> None:
         write_json(experiment.out / PLAN, experiment.plan)
     else:
         (experiment.out / PLAN).unlink(missing_ok=True)  # of a recipe that was here before
+    write_splits(experiment)
+    written = (experiment.out / name for name in (RECIPE, "data.json", PLAN, FILE))
+    amend_manifest(experiment.out, *written)
+
+
+def write_splits(experiment: Experiment) -> None:
+    """Writes the manifest of the images that are used, or says why there cannot be one."""
+    place, source, data = experiment.out / FILE, experiment.source, experiment.data
+    digests = {
+        name: digest
+        for split in data.splits.values()
+        for name, digest in zip(split.names, split.digests, strict=True)
+    }
+    listed = (row for row in experiment.listing.rows() if row["path"] in digests)
+    rows = [{**row, "sha256": digests[row["path"]]} for row in listed]
+    try:
+        write_manifest(place, rows, source.root, None if source.root else source.location)
+    except UserError as error:  # such as names of classes that a table cannot tell apart
+        place.unlink(missing_ok=True)
+        experiment.progress.say(f"the splits are in data.json alone, without {FILE}: {error}")

@@ -20,6 +20,7 @@ from distill.export import Record, Target, make_targets
 from distill.export.shipment import Shipment
 from distill.files import (
     MANIFEST,
+    amend_manifest,
     files_below,
     is_complete,
     read_json,
@@ -39,7 +40,7 @@ from distill.scoring.tasks import task_of
 from distill.scoring.thresholds import Tuned, tune
 from distill.training.run_directory import BEST
 
-RECORD = "export.json"
+RECORD, PLOTS = "export.json", "plots"
 # Whoever reads `mean` and `std` beside it may think that they are theirs to apply.
 DESCRIPTION = (
     "uint8 RGB pixels [batch, height, width, 3] in, resized as input_spec says; probabilities out: "
@@ -66,6 +67,7 @@ def export_student(experiment: Experiment) -> None:
             record["targets"][key] = make_target(shipment, record, key, target)
             write_json(folder / RECORD, record)
     write_manifest(folder, files_below(folder))
+    amend_manifest(experiment.out, folder, experiment.out / PLOTS)
 
 
 def identity_of(experiment: Experiment, name: str) -> Record:
@@ -178,7 +180,7 @@ def tune_on_validation(
     probs = task_of(experiment.data.task).probabilities(logits).astype(np.float32)
     tuned = tune(probs, val.labels, classes, experiment.recipe.export)
     if tuned.rule != "none":
-        place = experiment.out / "plots" / "thresholds.png"
+        place = experiment.out / PLOTS / "thresholds.png"
         try:
             draw_thresholds(probs, val.labels, tuned, place)
         except ModuleNotFoundError as error:

@@ -20,6 +20,7 @@ from distill.data.views.images import num_batches
 from distill.errors import UserError
 from distill.export.int8.fake_quant import FakeQuantised
 from distill.export.int8.quantiser import Distil
+from distill.files import amend_manifest
 from distill.models.classifier import Classifier, Contract
 from distill.pipeline.experiment import Experiment
 from distill.pipeline.jobs import is_done, load_job, make_job
@@ -89,6 +90,7 @@ def distil_quantised(
         experiment.progress.say(f"export: no calibration passes, so now {plan}")
         job = replace(load_job(experiment, config), inputs=job.inputs)
         fit(classifier, job, experiment.device, experiment.progress, alone=True)
+        amend_manifest(experiment.out, job.folder)
     load_weights(classifier, job.folder / BEST)
     return network.written_into(source), network.ends()
 

@@ -94,13 +94,18 @@ def is_done(job: Job, overwrite: bool, world: World) -> bool:
 
 
 def changed_options(job: Job) -> list[str]:
-    """Dotted keys in which a run's directory differs from a job; the data may have moved."""
+    """Dotted keys in which a run's directory differs from a job; the data may have moved.
+
+    Runs of before there was a hash of the splits are taken for runs of these.
+    """
     config = job.folder / CONFIG
     if not config.is_file():
         return []
-    described = json.loads(json.dumps(job.describe()))
-    changed = differing_keys(with_defaults(read_json(config)), described)
-    return [key for key in changed if key != "data.location"]
+    described, stored = json.loads(json.dumps(job.describe())), read_json(config)
+    unknown = {"splits_sha256"} - stored.get("inputs", {}).keys()
+    passed = {"data.location", *(f"inputs.{key}" for key in unknown)}
+    changed = differing_keys(with_defaults(stored), described)
+    return [key for key in changed if key not in passed]
 
 
 def with_defaults(described: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill.environment import environment
-from distill.files import files_below, read_json, write_json, write_manifest
+from distill.files import read_json, seal, write_json
 from distill.models.inference import predict_logits
 from distill.pipeline.clock import record
 from distill.pipeline.experiment import Experiment
@@ -184,6 +184,5 @@ def report_experiment(experiment: Experiment, scored: Results) -> Results:
     results = with_speeds(scored, experiment.out / "bench.json", main)
     results = results.model_copy(update={"plan": record(experiment)})
     write_json(experiment.out / "results.json", results.to_json())
-    kept = [name for name in files_below(experiment.out) if not name.startswith("cache/")]
-    write_manifest(experiment.out, kept)
+    seal(experiment.out)
     return results

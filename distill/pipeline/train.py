@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 
 from distill.config import RunConfig
+from distill.files import amend_manifest
 from distill.lock import lock
 from distill.pipeline.experiment import Experiment, write_description
 from distill.pipeline.jobs import changed_options, is_done, make_job, prepare_run, stale_error
@@ -70,6 +71,8 @@ def train_run(experiment: Experiment, config: RunConfig) -> None:
             fit_with_kd_lib(classifier, job, experiment.device, experiment.progress)
         else:
             fit(classifier, job, experiment.device, experiment.progress)
+        if world.is_main:
+            amend_manifest(experiment.out, job.folder)
 
 
 @contextlib.contextmanager

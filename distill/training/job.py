@@ -85,7 +85,8 @@ class Job:
 
     def describe(self) -> dict[str, Any]:
         """The content of `config.json`."""
-        inputs = {"data_sha256": self.data.sha256, **(self.inputs or {})}
+        data = {"data_sha256": self.data.sha256, "splits_sha256": self.data.splits_sha256}
+        inputs = {**data, **(self.inputs or {})}
         if self.unlabelled is not None:
             inputs["unlabelled_sha256"] = split_sha256(self.unlabelled)
         return {

@@ -15,8 +15,8 @@ from distill.errors import UserError
 from distill.files import (
     MANIFEST,
     atomic,
-    files_below,
     is_complete,
+    lasting_files,
     read_json,
     verify_manifest,
     write_json,
@@ -120,8 +120,7 @@ def finish_run(folder: Path) -> None:
     """Writes the manifest; from now on the run counts as complete."""
     missing = [name for name in PROMISED if not (folder / name).is_file()]
     assert not missing, f"{folder} lacks {missing}"
-    # A learning-rate test may be made again, and changes nothing about the run.
-    write_manifest(folder, [name for name in files_below(folder) if "lr_find" not in name])
+    write_manifest(folder, lasting_files(folder))
 
 
 def save_weights(classifier: Classifier, path: Path) -> None:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from distill.data.decode import MAX_PIXELS, UnreadableImageError, read_image
+from distill.data.digest import image_sha256
 from distill.data.sources import Item, Source
 from distill.files import atomic
 
@@ -160,7 +161,7 @@ def _look(source: Source, item: Item) -> _Print:
     digest = ""
     try:
         raw = source.read(item)
-        digest = hashlib.sha256(raw if isinstance(raw, bytes) else raw.tobytes()).hexdigest()
+        digest = image_sha256(raw)
         image, (width, height) = _read_reduced(raw)
     except (UnreadableImageError, OSError) as error:
         # Pillow names the buffer by its address, which is another in every run.

@@ -10,7 +10,7 @@ import csv
 import os
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,9 +26,11 @@ COLUMNS = {
     "group": ("group",),
     "sha256": ("sha256",),
 }
+FILE = "manifest.parquet"  # the manifest of a check or an experiment, in its directory
 SEPARATOR = ";"  # between the labels of an image
 ROOT_MARK = "# root:"  # begins the first line of a CSV whose images lie in another folder
 ROOT_KEY = b"root"  # the same in the metadata of a Parquet file
+SOURCE_KEY = b"distillate.source"  # there: where images come from that are no files
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Table:
     Attributes:
         numbers: Where each row is in the file, counted in `unit`s: lines or rows.
         root: Folder of the images, relative to the file's; None where the table names none.
+        source: Location of the images, where these are no files and the table only keeps their
+            splits; else None.
     """
 
     file: Path
@@ -45,6 +49,7 @@ class Table:
     numbers: Sequence[int]
     unit: str
     root: str | None = None
+    source: str | None = None
 
     def cells(self, column: str) -> list[str]:
         """A column; empty cells if there is none."""
@@ -103,7 +108,12 @@ def rows_of(source: Source) -> list[dict[str, Any]]:
     return rows
 
 
-def write_manifest(path: Path, rows: Iterable[Mapping[str, Any]], root: Path | None = None) -> None:
+def write_manifest(
+    path: Path,
+    rows: Iterable[Mapping[str, Any]],
+    root: Path | None = None,
+    source: str | None = None,
+) -> None:
     """Writes a manifest, CSV or Parquet by its ending, atomically.
 
     Args:
@@ -111,6 +121,8 @@ def write_manifest(path: Path, rows: Iterable[Mapping[str, Any]], root: Path | N
             image) and, where known, `split`, `group`, `sha256`. None is an empty cell; a column
             of nothing else is left out, but for the labels of images that have none: `()`.
         root: Folder of the images, recorded relative to the manifest's; None: that folder itself.
+        source: Location of images that are no files. A Parquet file records it, and then is no
+            data, but a record.
 
     Raises:
         UserError: Another ending, or a row that would not be read again as it is.
@@ -120,6 +132,7 @@ def write_manifest(path: Path, rows: Iterable[Mapping[str, Any]], root: Path | N
     if ending not in (".csv", ".parquet"):
         raise UserError("neither .csv nor .parquet", str(path), "choose one of these endings")
     table = _table(path, list(rows), _relative(root, path.parent) if root else None)
+    table = replace(table, source=source)
     try:
         with atomic(path) as temporary:
             (_write_csv if ending == ".csv" else _write_parquet)(temporary, table)
@@ -266,6 +279,7 @@ def _write_parquet(path: Path, table: Table) -> None:
 
     kind = pyarrow.string()
     content = pyarrow.table({name: pyarrow.array(c, kind) for name, c in table.columns.items()})
-    if table.root is not None:
-        content = content.replace_schema_metadata({ROOT_KEY: table.root.encode()})
+    known = {ROOT_KEY: table.root, SOURCE_KEY: table.source}
+    if metadata := {key: value.encode() for key, value in known.items() if value}:
+        content = content.replace_schema_metadata(metadata)
     parquet.write_table(content, path)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from distill.data.sources._manifest import COLUMNS, ROOT_KEY, ROOT_MARK, Table
+from distill.data.sources._manifest import COLUMNS, ROOT_KEY, ROOT_MARK, SOURCE_KEY, Table
 from distill.errors import UserError
 
 PARQUET = ".parquet"
@@ -193,9 +193,9 @@ def _read_parquet(file: Path, labelled: bool) -> Table:
     with readable_parquet(file), parquet.ParquetFile(file) as opened:
         content = opened.read(columns=list(names.values()))
     columns = {column: _cells(content.column(name), file) for column, name in names.items()}
-    root = (schema.metadata or {}).get(ROOT_KEY)
-    numbers = range(content.num_rows)
-    return Table(file, columns, numbers, "row", root.decode() if root is not None else None)
+    known = schema.metadata or {}
+    root, source = (known[k].decode() if k in known else None for k in (ROOT_KEY, SOURCE_KEY))
+    return Table(file, columns, range(content.num_rows), "row", root, source)
 
 
 def _cells(column: Any, file: Path) -> list[str]:

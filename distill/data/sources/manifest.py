@@ -17,12 +17,12 @@ from pathlib import Path
 
 from distill.config import TaskName
 from distill.data.sources import Item, Source
-from distill.data.sources._manifest import Entry, Table, parse
+from distill.data.sources._manifest import FILE, Entry, Table, parse
 from distill.data.sources._tables import PARQUET, lists_paths, read_table
 from distill.errors import UserError
 from distill.files import sha256_of
 
-NAMES = ("labels.csv", "manifest.csv", f"manifest{PARQUET}")
+NAMES = ("labels.csv", "manifest.csv", FILE)
 IMAGES = "images"
 SHOWN = 3  # rows that a message names where many are wrong
 
@@ -58,6 +58,9 @@ def open_unlabelled(location: str) -> Source:
 def _open(location: str, labelled: bool) -> Source:
     file = _file(location)
     table = read_table(file, labelled)
+    if table.source is not None:
+        what = f"it keeps the splits of {table.source}, whose images are no files"
+        raise UserError(what, str(file), f"name {table.source} itself")
     root = _root(table)
     entries = parse(table, root)
     names, stats = _find_files(table, root, entries)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from distill.data.decode import InputSpec, Pixels, UnreadableImageError, read_image, resize_image
-from distill.data.digest import data_sha256
+from distill.data.digest import data_sha256, image_sha256
 from distill.data.sources import SPLITS, Item, Source
 from distill.errors import RunStopped
 from distill.files import NO_SPACE
@@ -96,8 +96,7 @@ def _write_split(
     def decode(item: Item) -> tuple[Pixels | None, str]:
         try:
             raw = source.read(item)
-            content = raw if isinstance(raw, bytes) else raw.tobytes()
-            return resize_image(read_image(raw), spec), hashlib.sha256(content).hexdigest()
+            return resize_image(read_image(raw), spec), image_sha256(raw)
         except (UnreadableImageError, OSError) as error:
             return None, str(error)
 
