@@ -129,11 +129,14 @@ def evaluate_command(
 ) -> None:
     """Score a model on labelled images, with the thresholds that its file has."""
     from distill.pipeline.evaluate import evaluate
+    from distill.report.results import Caution
     from distill.report.table import confusion_table, label_table, scores_line, show
 
     scores = evaluate(model, data, split, settings.device, settings.workers, Progress())
     show(confusion_table(scores) if "confusion" in scores else label_table(scores))
-    print(scores_line(scores))
+    print(f"{scores['model']}: {scores_line(scores)}")
+    for warning in scores["warnings"]:
+        print(Caution(**warning))
     for path, reason in scores["unreadable"].items():
         print(f"left out, unreadable: {path}: {reason}", file=sys.stderr)
     stages.emit(scores, settings.as_json)
@@ -149,6 +152,8 @@ def predict_command(
     from distill.runtime.predict import Predictor, UnreadableImageError, find_images
 
     predictor = Predictor(model)
+    if predictor.path != model:
+        print(f"answers of {predictor.path}", file=sys.stderr)
     failed = 0
     for path in find_images(images):
         try:

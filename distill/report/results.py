@@ -21,6 +21,10 @@ class Caution(JsonModel):
     what: str
     fix: str
 
+    def __str__(self) -> str:
+        """The line that a terminal has of it."""
+        return f"WARNING: {self.what}. Fix: {self.fix}."
+
 
 class ResultRow(JsonModel):
     """One model. None is for what was not measured, and is absent from the file.
