@@ -12,6 +12,11 @@ import onnx
 import pytest
 from PIL import Image
 
+from distill.data.sources import open_source
+from distill.data.sources._tables import read_table
+from distill.errors import UserError
+from distill.files import verify_manifest
+from distill.pipeline import evaluate as evaluate_module
 from distill.runtime.predict import Predictor
 from distill.training import fit as fit_module
 
@@ -85,9 +90,23 @@ def test_a_run_writes_exactly_these_files(experiment):
     runs.append("students/second")
     expected = {f"{folder}/{name}" for folder in runs for name in of_a_run}
     expected |= {"recipe.toml", "data.json", "bench.json", "results.json", "manifest.json"}
+    expected |= {"manifest.parquet", "README.md"}
     files = {f"student.{precision}.onnx" for precision in ("fp32", "fp16", "int8")}
     files |= {"labels.txt", "golden.npz", "export.json"}
     assert found == expected | {f"export/{name}" for name in files | {"manifest.json"}}
+
+
+def test_the_splits_are_kept_as_data(experiment, photos):
+    """They were names in a file that no command reads."""
+    described = json.loads((experiment / "data.json").read_text())["splits"]
+    source = open_source(str(experiment / "manifest.parquet"))  # which compares the hashes
+    assert source.root == photos
+    for split in ("train", "val", "test"):
+        assert [item.name for item in source.items if item.split == split] == described[split]
+    assert all(item.group for item in source.items)
+    hashes = read_table(experiment / "manifest.parquet", labelled=True).cells("sha256")
+    assert len(set(hashes)) == 90
+    verify_manifest(experiment)
 
 
 def test_results_have_a_row_per_model_and_file(experiment):
@@ -138,7 +157,9 @@ def test_the_chain_starts_from_and_is_taught_by_earlier_links(experiment):
 
 def test_repeating_a_finished_run_trains_nothing(experiment, recipe, photos, distill):
     before = {p: p.stat().st_mtime_ns for p in experiment.rglob("best.safetensors")}
+    splits = (experiment / "manifest.parquet").read_bytes()
     status, _, err = distill("run", recipe, "--data", photos, "--out", experiment)
+    assert splits == (experiment / "manifest.parquet").read_bytes()
     assert status == 0
     assert err.count("done before, kept") == 7  # five runs, export, bench
     assert before == {p: p.stat().st_mtime_ns for p in experiment.rglob("best.safetensors")}
@@ -151,7 +172,15 @@ def test_a_run_without_timings(distill, tmp_path):
     results = json.loads(out.splitlines()[-1])
     assert not (tmp_path / "out" / "bench.json").exists()
     assert "times_as_fast_as" not in results["verdict"]
-    assert "few_images" in {warning["kind"] for warning in results["warnings"]}
+    kinds = {warning["kind"] for warning in results["warnings"]}
+    assert {"few_images", "few_validation_images"} <= kinds
+    kept = tmp_path / "out" / "manifest.parquet"
+    status, _, err = distill("evaluate", tmp_path / "out", kept)
+    assert (status, "name demo:3000 itself" in err) == (2, True)
+    status, out, _ = distill("evaluate", tmp_path / "out", "demo", "--split", "test", "--json")
+    shipped = next(r for r in results["rows"] if r["name"] == results["verdict"]["shipped"])
+    found = json.loads(out.splitlines()[-1])
+    assert (status, found["n"], found["top1"]) == (0, shipped["test"]["n"], shipped["test"]["top1"])
 
 
 def test_a_changed_recipe_is_refused_and_names_what_changed(experiment, recipe, photos, distill):
@@ -161,6 +190,15 @@ def test_a_changed_recipe_is_refused_and_names_what_changed(experiment, recipe, 
     assert status == 2
     assert "run.train.lr" in err
     assert "--overwrite" in err
+
+
+def test_other_splits_are_refused(experiment, recipe, photos, distill):
+    """Runs were kept, and described as trained on images that they had been tested on."""
+    before = {name: (experiment / name).read_bytes() for name in ("data.json", "manifest.parquet")}
+    command = ("run", recipe, "data.val_fraction=0.3", "--data", photos, "--out", experiment)
+    status, _, err = distill(*command)
+    assert (status, "inputs.splits_sha256" in err) == (2, True)
+    assert before == {name: (experiment / name).read_bytes() for name in before}
 
 
 def test_the_shipped_file_is_self_contained_and_says_what_it_is(experiment):
@@ -253,16 +291,97 @@ def test_an_experiment_stands_for_the_file_that_it_ships(experiment, photos, dis
     file = experiment / "export" / shipped
     picture = next(photos.rglob("*.png"))
     found = [distill("predict", model, picture, "--json") for model in (experiment, file)]
-    assert found[0] == found[1]
+    assert found[0][:2] == found[1][:2]
+    assert (found[0][2], found[1][2]) == (f"answers of {file}\n", "")
     status, out, _ = distill("evaluate", experiment, photos, "--json")
     assert status == 0
     assert json.loads(out.splitlines()[-1])["model"] == str(file)
+    assert f"{file}: top1" in out
     alone = tmp_path / "experiment" / "export"
     alone.mkdir(parents=True)
     for name in ("student.fp16.onnx", "student.fp32.onnx"):  # without int8, fp32 is shipped
         (alone / name).write_bytes((experiment / "export" / name).read_bytes())
     assert Predictor(alone.parent).path == alone / "student.fp32.onnx"
     assert distill("predict", alone, picture)[0] == 2
+
+
+def evaluated(distill, *arguments) -> tuple[dict, str]:
+    status, out, err = distill("evaluate", *arguments, "--json")
+    assert status == 0, err
+    return json.loads(out.splitlines()[-1]), out
+
+
+def test_a_score_of_images_that_were_trained_on_says_so(experiment, photos, distill, tmp_path):
+    """98 % of a folder that three quarters had been trained on passed for a result."""
+    counts = json.loads((experiment / "data.json").read_text())["splits"]
+    train, val, test = (len(counts[split]) for split in ("train", "val", "test"))
+    for model in (experiment, experiment / "teachers" / "teacher"):
+        found, out = evaluated(distill, model, photos)
+        kinds = [warning["kind"] for warning in found["warnings"]]
+        assert kinds == ["trained_on", "chosen_on"]
+        assert f"WARNING: {train} of the 90 images scored were trained on: this score" in out
+        assert f"WARNING: {val} of the 90 images scored were chosen on" in out
+        assert f"Fix: --split test scores the images that it has not seen ({test} of 90)." in out
+    # The test split alone, as results.json has it, by whichever way it is named.
+    results = json.loads((experiment / "results.json").read_text())
+    expected = next(r for r in results["rows"] if r["name"] == results["verdict"]["shipped"])[
+        "test"
+    ]
+    elsewhere = tmp_path / "elsewhere"
+    for number, file in enumerate(photos.rglob("*.*")):
+        target = elsewhere / file.parent.name / f"{number}{file.suffix}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(file.read_bytes())
+    manifest = experiment / "manifest.parquet"
+    for data in ((photos, "--split", "test"), (elsewhere, "--split", "test"), (manifest,)):
+        found, out = evaluated(distill, experiment, *data)
+        assert (found["warnings"], "WARNING" in out) == ([], False)
+        assert found["nll"] == pytest.approx(expected["nll"])
+        assert {key: found[key] for key in ("n", "top1", "per_class_recall")} == {
+            key: expected[key] for key in ("n", "top1", "per_class_recall")
+        }
+    found, out = evaluated(distill, experiment, manifest, "--split", "val")
+    assert [w["kind"] for w in found["warnings"]] == ["chosen_on"]
+    assert "Fix: --split test scores the images that it has not seen." in out
+
+
+def test_nothing_is_said_of_a_file_without_its_experiment(experiment, photos, distill, tmp_path):
+    alone = tmp_path / "student.onnx"
+    alone.write_bytes((experiment / "export" / "student.fp32.onnx").read_bytes())
+    assert evaluated(distill, alone, photos)[0]["warnings"] == []
+    status, _, err = distill("evaluate", alone, photos, "--split", "test")
+    assert (status, "no split 'test'" in err) == (2, True)
+    status, _, err = distill("evaluate", experiment, "demo:30", "--split", "test")
+    assert (status, "none of the images is in split 'test'" in err) == (2, True)
+
+
+def test_copies_of_training_images_in_given_test_splits_are_said(
+    experiment, photos, distill, tmp_path
+):
+    splits = json.loads((experiment / "data.json").read_text())["splits"]
+    for split, names in (("train", splits["test"]), ("test", splits["train"][:9])):
+        for name in names:
+            target = tmp_path / split / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes((photos / name).read_bytes())
+    for label in {name.split("/")[0] for name in splits["test"]}:
+        (tmp_path / "test" / label).mkdir(parents=True, exist_ok=True)
+    found, _ = evaluated(distill, experiment, tmp_path)
+    (caution,) = found["warnings"]
+    assert caution["what"].startswith("9 of the 9 images scored were trained on")
+    assert str(experiment / "manifest.parquet") in caution["fix"]
+
+
+def test_without_pyarrow_a_score_is_given_all_the_same(experiment, photos, distill, monkeypatch):
+    def missing(model):
+        raise ModuleNotFoundError(name="pyarrow")
+
+    monkeypatch.setattr(evaluate_module, "kept_splits", missing)
+    status, out, err = distill("evaluate", experiment, photos, "--json")
+    assert (status, json.loads(out.splitlines()[-1])["warnings"]) == (0, [])
+    assert "needs pyarrow: pip install" in err
+    status, _, err = distill("evaluate", experiment, photos, "--split", "test")
+    assert (status, "needs pyarrow" in err) == (2, True)
 
 
 def test_bench_command_times_a_file_and_a_run(experiment, distill):
@@ -277,8 +396,17 @@ def test_bench_command_times_a_file_and_a_run(experiment, distill):
 def test_export_adds_a_target_and_keeps_the_others(experiment, recipe, photos, distill):
     folder = experiment / "export"
     before = {file: file.stat().st_mtime_ns for file in folder.glob("student.*")}
+    results = (experiment / "results.json").read_bytes()
+    (experiment / "results.json").write_bytes(b"{}")
     status, _, _ = distill("export", experiment, "--target", "triton", "--target", "torchscript")
     assert status == 0
+    # The manifest of the experiment has the new files, and still shows what was damaged before.
+    with pytest.raises(UserError, match=r"results\.json"):
+        verify_manifest(experiment)
+    (experiment / "results.json").write_bytes(results)
+    verify_manifest(experiment)
+    listed = json.loads((experiment / "manifest.json").read_text())
+    assert "export/student.torchscript.pt" in listed
     assert (folder / "triton" / "student" / "config.pbtxt").is_file()
     assert before == {file: file.stat().st_mtime_ns for file in before}
     made = json.loads((folder / "export.json").read_text())["targets"]
@@ -296,6 +424,7 @@ def test_export_again_takes_another_student(experiment, distill):
     assert status == 0
     record = json.loads((experiment / "export" / "export.json").read_text())
     assert record["identity"]["student"] == "first"
+    verify_manifest(experiment)
 
 
 def test_a_dry_run_knows_the_classes(recipe, photos, distill, tmp_path):

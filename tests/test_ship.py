@@ -20,6 +20,7 @@ from distill.data.store import Split
 from distill.data.views.images import TrainingImages
 from distill.errors import UserError
 from distill.export import shipment
+from distill.export.model_card import experiment_card
 from distill.files import is_complete, read_json, remove_folder, verify_manifest
 from distill.models.classifier import build_classifier
 from distill.pipeline import evaluate as evaluate_module
@@ -28,13 +29,14 @@ from distill.pipeline.evaluate import evaluate, true_labels
 from distill.pipeline.experiment import Experiment
 from distill.pipeline.export import export_student
 from distill.pipeline.int8_training import distil_quantised, qad_config
-from distill.pipeline.report import build_verdict, score_experiment
+from distill.pipeline.report import build_verdict, report_experiment, score_experiment
 from distill.progress import Progress
 from distill.report.results import ResultRow
 from distill.report.table import results_table
 from distill.report.threshold_plots import draw_thresholds, shown_labels
 from distill.runtime.predict import Predictor
 from distill.scoring.metrics import score, sigmoid
+from distill.scoring.tasks import task_of
 from distill.scoring.thresholds import tune
 from distill.training.run_directory import open_run
 
@@ -171,6 +173,37 @@ def test_results_of_many_labels(multi):
     headers = [str(column.header) for column in results_table(results).columns]
     assert "mAP %" in headers
     assert "top1 %" not in headers
+
+
+@pytest.mark.parametrize("task", ["single", "multi"])
+def test_the_card_of_an_experiment_has_test_scores_and_what_it_warns_of(
+    task, tmp_path, make_experiment
+):
+    """Warnings were known after the only card had been written."""
+    yaml = pytest.importorskip("yaml")
+    experiment = make_experiment(tmp_path, task)
+    rare = experiment.data.test.labels[3:]
+    rare[(slice(None), 2) if task == "multi" else rare == 2] = 0
+    export_student(experiment)
+    results = report_experiment(experiment, score_experiment(experiment))
+    verify_manifest(tmp_path)
+    text = (tmp_path / "README.md").read_text()
+    _, head, body = text.split("---\n", 2)
+    main, file = task_of(task).main_score, "student.fp32.onnx"
+    row = next(row for row in results.rows if row.name == file)
+    (result,) = yaml.safe_load(head)["model-index"][0]["results"]
+    assert result["dataset"]["split"] == "test"
+    assert result["metrics"][0]["value"] == pytest.approx(row.test[main] / 100)
+    names = [row.name for row in results.rows if row.kind != "student"]
+    assert f"| score | {' | '.join(names)} |" in body
+    assert f'Predictor("export/{file}")' in body
+    assert "few_images" in {caution.kind for caution in results.warnings}
+    parts = body.split("\n## ")
+    assert [part.splitlines()[0] for part in parts[1:]] == ["Warnings", "Scores", "Use", "Limits"]
+    for caution in results.warnings:
+        assert f"- {caution.what}. Fix: {caution.fix}." in parts[1]
+    calm = results.model_copy(update={"warnings": ()})
+    assert "Warnings" not in experiment_card(calm, Predictor(shipped(experiment)).metadata)
 
 
 def test_the_forest_knows_labels_that_training_has_always_or_never(tmp_path, make_experiment):

@@ -11,12 +11,12 @@ from PIL import Image
 
 from distill.export import Record
 from distill.export import Target as Base
-from distill.export.model_card import model_card
+from distill.export.model_card import hub_card
 from distill.export.onnx_file import Pixels, Probs, describe, in_batches, probs_of_file
 from distill.export.parity import FLOAT32, Limits, in_words
 from distill.export.pixel_values import normalise, to_pixel_values
 from distill.files import write_json
-from distill.runtime.predict import open_session
+from distill.runtime.predict import Predictor, open_session
 from distill.scoring.tasks import task_of
 
 if TYPE_CHECKING:
@@ -57,7 +57,9 @@ class Target(Base):
         shutil.copyfile(shipment.weights, hub / "model.safetensors")
         write_json(hub / "config.json", model_config(shipment))
         write_json(hub / "preprocessor_config.json", preprocessor_config(shipment.metadata))
-        (hub / "README.md").write_text(model_card(shipment), "utf-8")
+        published = (shipment.onnx(precision) for precision, _, _ in FILES.values())
+        scored = [Predictor(file).metadata for file in published if file]
+        (hub / "README.md").write_text(hub_card(shipment.student, scored), "utf-8")
         return {"files": files}
 
     def _verify(self, shipment: Shipment, file: Path, source: Path, limits: Limits) -> Record:

@@ -1,20 +1,18 @@
-"""The README of a model on the Hugging Face Hub: what it is, how to use it, what it is not."""
+"""Model cards, as on the Hugging Face Hub: what a model is, how to use it, what it is not."""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from distill.runtime.predict import Predictor
+from distill.report.results import Results, Scores
 from distill.scoring.tasks import task_of
-
-if TYPE_CHECKING:
-    from distill.export.shipment import Shipment
 
 Record = dict[str, Any]
 METRICS = {"top1": "accuracy", "map": "mean_average_precision"}  # ours by the Hub's name
 SHOWN = ("top1", "map", "macro_f1", "micro_f1", "exact_match", "nll", "ece")
-USE = """\
+TRANSFORMERS = """\
 With [transformers.js](https://huggingface.co/docs/transformers.js), `FOLDER` being this one or its
 name on the Hub:
 
@@ -23,68 +21,136 @@ import { pipeline } from "@huggingface/transformers";
 const classify = await pipeline("image-classification", "FOLDER");
 console.log(await classify("photo.jpg"));
 ```
-
+"""
+PREDICTOR = """\
 With `pip install distillate` (no torch), thresholds and resizing as they were verified:
 
 ```python
 from distill import Predictor
-print(Predictor("student.fp32.onnx").predict("photo.jpg"))
+print(Predictor("{file}").predict("photo.jpg"))
 ```
-
+"""
+FILES = """\
 `student.*.onnx` take uint8 pixels `[batch, height, width, 3]` and give probabilities and, for most
-networks, a class activation map; all else is in their metadata. `onnx/` holds the same networks
+networks, a class activation map; all else is in their metadata."""
+HUB_FILES = """ `onnx/` holds the same networks
 with normalised `pixel_values` in and `logits` out. `model.safetensors` has the weights as trained.
 """
 
 
-def model_card(shipment: Shipment) -> str:
-    """Markdown with the Hub's metadata at its head."""
-    metadata = shipment.metadata
-    names, spec = metadata["names"], metadata["input_spec"]
-    kind = "labels, any number of them per image" if metadata["task"] == "multi" else "classes"
+def hub_card(student: str, files: Sequence[Record]) -> str:
+    """The README of a folder for the Hub: Markdown with the Hub's metadata at its head.
+
+    Args:
+        files: Metadata of its ONNX files, the fp32 one first.
+    """
+    metadata = files[0]
+    scores = metadata["metrics"]
+    scored = {record["precision"]: record["metrics"] for record in files}
     lines = [
+        *_head(student, metadata, scores, "validation", "transformers.js"),
+        "## Scores",
+        "",
+        f"Of the **validation** split, {scores['n']:,} images. The epoch and any thresholds were "
+        "chosen on it, so they flatter a little.",
+        "",
+        *_scores_table(scored),
+        "",
+        "## Use",
+        "",
+        TRANSFORMERS,
+        PREDICTOR.format(file="student.fp32.onnx"),
+        f"{FILES}{HUB_FILES}",
+        *_limits(
+            metadata,
+            " Browsers resize a little differently.",
+            "- The pipeline of transformers.js applies softmax and no thresholds, also where "
+            "labels are many: there take a sigmoid of the `logits` yourself. `Predictor` does "
+            "both.",
+        ),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def experiment_card(results: Results, metadata: Record) -> str:
+    """The README of an experiment: as that of the Hub, of the test split, and what it warns of.
+
+    Args:
+        metadata: Of the file that ships.
+    """
+    shipped = results.verdict["shipped"]
+    scored = {
+        row.name: row.test
+        for row in results.rows
+        if row.test is not None and (row.kind != "student")
+    }
+    warnings = [f"- {caution.what}. Fix: {caution.fix}." for caution in results.warnings]
+    lines = [
+        *_head(shipped, metadata, scored[shipped], "test", "onnx"),
+        *(["## Warnings", "", *warnings, ""] if warnings else []),
+        "## Scores",
+        "",
+        f"Of the **test** split, {scored[shipped]['n']:,} images, which nothing was chosen on. "
+        f"`{shipped}` is the file that ships.",
+        "",
+        *_scores_table(scored),
+        "",
+        "## Use",
+        "",
+        PREDICTOR.format(file=f"export/{shipped}"),
+        f"{FILES}\n",
+        *_limits(metadata),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _head(name: str, metadata: Record, scores: Scores, split: str, library: str) -> list[str]:
+    """The Hub's metadata, whose values are JSON and so YAML, and what the model is."""
+    names = metadata["names"]
+    kind = "labels, any number of them per image" if metadata["task"] == "multi" else "classes"
+    main = task_of(metadata["task"]).main_score
+    data = f"unpublished, SHA-256 {metadata['data_sha256'][:12]}"
+    metric = {
+        "type": METRICS[main],
+        "value": scores[main] / 100,
+        "name": f"{METRICS[main]} on {scores['n']} {split} images",
+    }
+    result = {
+        "task": {"type": "image-classification"},
+        "dataset": {"type": "unpublished", "name": data, "split": split},
+        "metrics": [metric],
+    }
+    head = {
+        "license": metadata["license"].lower() or "unknown",
+        "library_name": library,
+        "pipeline_tag": "image-classification",
+        "tags": ["image-classification", "onnx", "knowledge-distillation", "distillate"],
+        "metrics": [METRICS[main]],
+        "labels": list(names),
+        "model-index": [{"name": name, "results": [result]}],
+    }
+    return [
         "---",
-        *(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in head(shipment)),
+        *(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in head.items()),
         "---",
         "",
-        f"# {shipment.student}",
+        f"# {name}",
         "",
         f"An image classifier of {len(names)} {kind}: {', '.join(names)}. Trained with "
         f"`{metadata['strategy']}` by {metadata['producer']}. Licence: "
         f"{metadata['license'] or 'not stated'}.",
         "",
-        "## Scores",
-        "",
-        f"Of the **validation** split, {metadata['metrics']['n']:,} images. The epoch and any "
-        "thresholds were chosen on it, so they flatter a little.",
-        "",
-        *scores_table(shipment),
-        "",
-        "## Use",
-        "",
-        USE,
-        "## Limits",
-        "",
-        f"- Input is {spec['height']} x {spec['width']} px, resized by `{spec['resize']}`, "
-        f"{spec['interpolation']}, antialiased (Pillow). Browsers resize a little differently.",
-        "- The pipeline of transformers.js applies softmax and no thresholds, also where labels "
-        "are many: there take a sigmoid of the `logits` yourself. `Predictor` does both.",
-        f"- Trained on data with SHA-256 `{metadata['data_sha256']}`; pictures of another kind get "
-        "an answer too, and it means nothing.",
     ]
-    return "\n".join(lines) + "\n"
 
 
-def scores_table(shipment: Shipment) -> list[str]:
-    """The scores of every precision that the folder has, as Markdown."""
-    files = [file for precision in ("fp32", "int8") if (file := shipment.onnx(precision))]
-    scored = [Predictor(file).metadata for file in files]
-    rows = {key: [metadata["metrics"].get(key) for metadata in scored] for key in SHOWN}
-    for name in shipment.metadata["metrics"]["per_class_recall"]:
-        recalls = [metadata["metrics"]["per_class_recall"].get(name) for metadata in scored]
+def _scores_table(scored: Mapping[str, Scores]) -> list[str]:
+    """Scores by name of a model, as Markdown; those that all of them have."""
+    rows = {key: [scores.get(key) for scores in scored.values()] for key in SHOWN}
+    for name in next(iter(scored.values()))["per_class_recall"]:
+        recalls = [scores["per_class_recall"].get(name) for scores in scored.values()]
         rows[f"recall of {name}"] = recalls
     return [
-        f"| score | {' | '.join(metadata['precision'] for metadata in scored)} |",
+        f"| score | {' | '.join(scored)} |",
         f"| --- |{' ---: |' * len(scored)}",
         *(
             f"| {name} | {' | '.join(f'{value:.4g}' for value in values)} |"
@@ -94,28 +160,14 @@ def scores_table(shipment: Shipment) -> list[str]:
     ]
 
 
-def head(shipment: Shipment) -> list[tuple[str, Any]]:
-    """The Hub's metadata; JSON values are YAML."""
-    metadata = shipment.metadata
-    scores, main = metadata["metrics"], task_of(shipment.data.task).main_score
-    data = f"unpublished, SHA-256 {metadata['data_sha256'][:12]}"
-    result = {
-        "task": {"type": "image-classification"},
-        "dataset": {"type": "unpublished", "name": data, "split": "validation"},
-        "metrics": [
-            {
-                "type": METRICS[main],
-                "value": scores[main] / 100,
-                "name": f"{METRICS[main]} on {scores['n']} validation images",
-            }
-        ],
-    }
+def _limits(metadata: Record, resizing: str = "", *more: str) -> list[str]:
+    spec = metadata["input_spec"]
     return [
-        ("license", metadata["license"].lower() or "unknown"),
-        ("library_name", "transformers.js"),
-        ("pipeline_tag", "image-classification"),
-        ("tags", ["image-classification", "onnx", "knowledge-distillation", "distillate"]),
-        ("metrics", [METRICS[main]]),
-        ("labels", list(metadata["names"])),
-        ("model-index", [{"name": shipment.student, "results": [result]}]),
+        "## Limits",
+        "",
+        f"- Input is {spec['height']} x {spec['width']} px, resized by `{spec['resize']}`, "
+        f"{spec['interpolation']}, antialiased (Pillow).{resizing}",
+        *more,
+        f"- Trained on data with SHA-256 `{metadata['data_sha256']}`; pictures of another kind get "
+        "an answer too, and it means nothing.",
     ]

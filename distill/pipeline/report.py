@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill.environment import environment
-from distill.files import read_json, seal, write_json
+from distill.export.model_card import experiment_card
+from distill.files import atomic, read_json, seal, write_json
 from distill.models.inference import predict_logits
 from distill.pipeline.clock import record
 from distill.pipeline.experiment import Experiment
 from distill.pipeline.runs import all_runs, best_run
-from distill.report.results import Caution, ResultRow, Results
+from distill.report.results import ResultRow, Results
 from distill.report.warnings import cautions
 from distill.runtime.predict import Predictor
 from distill.runtime.shipped import preferred
@@ -37,6 +38,7 @@ def score_experiment(experiment: Experiment) -> Results:
     teachers = [config.name for config in recipe.teachers]
     reference = best_run(experiment, teachers) if teachers else None
     probs: dict[str, NDArray[Any]] = {}
+    tuned: dict[str, NDArray[np.float32]] = {}
     rows: list[ResultRow] = []
     for config in all_runs(recipe):
         run = experiment.finished(config.name)
@@ -56,15 +58,17 @@ def score_experiment(experiment: Experiment) -> Results:
         )
     if recipe.random_forest.trees:
         rows.append(_forest_row(experiment))
-    rows += _onnx_rows(experiment, probs)
+    rows += _onnx_rows(experiment, probs, tuned)
+    task = task_of(data.task)
     if reference is not None:
-        rows = [_with_agreement(row, probs, reference, task_of(data.task)) for row in rows]
-    main = task_of(data.task).main_score
-    verdict = build_verdict(rows, reference, main)
-    warnings: tuple[Caution, ...] = ()
-    if data.task == "single":
-        answers = {name: found.argmax(axis=1) for name, found in probs.items()}
-        warnings = cautions(rows, main, answers, data.test.labels, data.classes)
+        rows = [_with_agreement(row, probs, reference, task) for row in rows]
+    verdict = build_verdict(rows, reference, task.main_score)
+    # Where labels are many, an answer is what reaches its threshold, and only files have these.
+    judged = tuned if data.task == "multi" else probs
+    answers = {name: task.answers(probs[name], tuned.get(name)) for name in judged}
+    count = len(data.classes)
+    truth = {name: task.truth(data.splits[name].labels, count) for name in ("val", "test")}
+    warnings = cautions(rows, task, answers, truth, data.classes)
     return Results(rows=tuple(rows), warnings=warnings, verdict=verdict, env=environment())
 
 
@@ -103,12 +107,20 @@ def _forest_row(experiment: Experiment) -> ResultRow:
     return ResultRow(name="random_forest", kind="control", seed=recipe.seed, test=test)
 
 
-def _onnx_rows(experiment: Experiment, probs: dict[str, NDArray[Any]]) -> list[ResultRow]:
-    """Exported files, scored through the shipped runtime with the thresholds they carry."""
+def _onnx_rows(
+    experiment: Experiment,
+    probs: dict[str, NDArray[Any]],
+    tuned: dict[str, NDArray[np.float32]],
+) -> list[ResultRow]:
+    """Exported files, scored through the shipped runtime with the thresholds they carry.
+
+    `probs` and `tuned` get what they answer on the test split, and their thresholds.
+    """
     data, rows = experiment.data, []
     for file in sorted((experiment.out / "export").glob("*.onnx")):
         predictor = Predictor(file)
         probs[file.name] = run_on_pixels(predictor, data.test.pixels)
+        tuned[file.name] = predictor.thresholds
         export = read_json(file.parent / "export.json")
         rows.append(
             ResultRow(
@@ -175,7 +187,7 @@ def build_verdict(rows: Sequence[ResultRow], teacher: str | None, main: str) -> 
 
 
 def report_experiment(experiment: Experiment, scored: Results) -> Results:
-    """Writes `results.json` and the manifest of the whole experiment; returns the results.
+    """Writes `results.json`, the model card and the manifest of all; returns the results.
 
     Args:
         scored: What `score_experiment` found.
@@ -184,5 +196,10 @@ def report_experiment(experiment: Experiment, scored: Results) -> Results:
     results = with_speeds(scored, experiment.out / "bench.json", main)
     results = results.model_copy(update={"plan": record(experiment)})
     write_json(experiment.out / "results.json", results.to_json())
+    if results.verdict:
+        predictor = Predictor(experiment.out / "export" / results.verdict["shipped"])
+        card = experiment_card(results, predictor.metadata)
+        with atomic(experiment.out / "README.md") as temporary:
+            temporary.write_text(card, "utf-8")
     seal(experiment.out)
     return results

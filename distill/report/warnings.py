@@ -9,46 +9,48 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill.report.results import Caution, ResultRow
+from distill.scoring.tasks import SINGLE, Task
 
 DISTILLED = ("student", "onnx")  # kinds of rows
 FEW = 10  # images of a class in a split: one more error is ten points of its recall
-Labels = NDArray[np.int64]
+Flags = NDArray[np.bool_]
 
 
 def cautions(
     rows: Sequence[ResultRow],
-    main: str,
-    answers: Mapping[str, Labels],
-    labels: Labels,
+    task: Task,
+    answers: Mapping[str, Flags],
+    truth: Mapping[str, Flags],
     classes: Sequence[str],
 ) -> tuple[Caution, ...]:
-    """What to say of results on a test split where images have one label.
+    """What to say of results on a test split.
 
     Args:
         rows: Controls among them.
-        main: The score that models are compared by.
-        answers: The likeliest class of each test image, `(n,)`, by the name of a row.
-        labels: Of the test images, `(n,)`.
+        answers: Which labels each test image is given, `(n, classes)`, by the name of a row; those
+            that are left out are not judged by it.
+        truth: Which labels the images of `val` and `test` have.
     """
+    scored = [row for row in rows if row.test and task.main_score in row.test]
     return (
-        *_below_controls(rows, main),
-        *_taught_nothing(rows, answers, labels, classes),
-        *_one_sided(rows, answers, labels, classes),
-        *_few_images(labels, classes),
+        *_below_controls(scored, task.main_score),
+        *_taught_nothing(scored, task, truth["test"]),
+        *_one_sided(scored, task, answers, truth["test"], classes),
+        *_few_images(task, truth["test"], classes),
+        *_few_validation_images(task, truth["val"], classes),
     )
 
 
 def _below_controls(rows: Sequence[ResultRow], main: str) -> Iterator[Caution]:
+    scores = {row.name: row.test[main] for row in rows if row.test}
     for control in rows:
-        if control.kind != "control" or not control.test:
-            continue
-        bar = control.test[main]
+        bar = scores[control.name]
         below = [
-            f"{row.name} {row.test[main]:.2f}"
+            f"{row.name} {scores[row.name]:.2f}"
             for row in rows
-            if row.kind in DISTILLED and row.test and row.test[main] < bar
+            if row.kind in DISTILLED and scores[row.name] < bar
         ]
-        if below:
+        if control.kind == "control" and below:
             yield Caution(
                 kind="below_control",
                 what=f"{', '.join(below)} % {main}, {control.name} {bar:.2f}",
@@ -57,73 +59,96 @@ def _below_controls(rows: Sequence[ResultRow], main: str) -> Iterator[Caution]:
             )
 
 
-def _taught_nothing(
-    rows: Sequence[ResultRow],
-    answers: Mapping[str, Labels],
-    labels: Labels,
-    classes: Sequence[str],
-) -> Iterator[Caution]:
-    share = 100.0 * np.bincount(labels, minlength=len(classes)).max() / len(labels)
+def _taught_nothing(rows: Sequence[ResultRow], task: Task, truth: Flags) -> Iterator[Caution]:
+    """Teachers that are no better than who never looks at an image."""
+    shares = 100.0 * truth.mean(axis=0)
     for row in rows:
-        if row.kind == "teacher" and row.name in answers:
-            top1 = 100.0 * float((answers[row.name] == labels).mean())
-            if top1 <= share:
-                yield Caution(
-                    kind="teacher_learned_nothing",
-                    what=f"{row.name} is right on {top1:.2f} % of the test images; "
-                    f"the commonest class alone is {share:.2f} % of them",
-                    fix="give it pretrained weights, another teacher.train.lr (--find-lr) or more "
-                    "epochs before it teaches",
-                )
+        if row.kind != "teacher" or not row.test:
+            continue
+        found = row.test[task.main_score]
+        if task is SINGLE:
+            blind = float(shares.max())
+            what = f"{row.name} is right on {found:.2f} % of the test images; "
+            what += f"the commonest class alone is {blind:.2f} % of them"
+        else:
+            blind = float(shares[shares > 0].mean())
+            what = f"{row.name} has {found:.2f} % mAP on test; "
+            what += f"guesses have {blind:.2f} %, the mean share of images with a label"
+        if found <= blind:
+            fix = "give it pretrained weights, another teacher.train.lr (--find-lr) or more "
+            fix += "epochs before it teaches"
+            yield Caution(kind="teacher_learned_nothing", what=what, fix=fix)
 
 
 def _one_sided(
     rows: Sequence[ResultRow],
-    answers: Mapping[str, Labels],
-    labels: Labels,
+    task: Task,
+    answers: Mapping[str, Flags],
+    truth: Flags,
     classes: Sequence[str],
 ) -> Iterator[Caution]:
     """Classes that students and files never answer, or never find: one line for all of them."""
     names: dict[tuple[str, str, str], list[str]] = {}
     for row in rows:
         if row.kind in DISTILLED and row.name in answers:
-            for finding in _missed(answers[row.name], labels, classes):
+            for finding in _missed(answers[row.name], task, truth, classes):
                 names.setdefault(finding, []).append(row.name)
     for (kind, what, fix), of in names.items():
         yield Caution(kind=kind, what=f"{what} ({', '.join(of)})", fix=fix)
 
 
 def _missed(
-    given: Labels, labels: Labels, classes: Sequence[str]
+    given: Flags, task: Task, truth: Flags, classes: Sequence[str]
 ) -> Iterator[tuple[str, str, str]]:
     """Kind, words and remedy of what is missing from a model's answers."""
-    present, answered, found = (
-        np.bincount(some, minlength=len(classes)) > 0
-        for some in (labels, given, labels[given == labels])
-    )
-    if answered.sum() == 1 and present.sum() > 1:
-        what = f"{classes[int(answered.argmax())]} is the answer to every test image"
+    if (given == given[0]).all() and not (truth == truth[0]).all():
+        what = f"{_listed(given[0], classes) or 'no label'} is the answer to every test image"
         fix = "it learned nothing: more epochs, another student.train.lr (--find-lr)"
         yield "one_answer", what, fix
         return
+    present, answered, found = (some.sum(axis=0) > 0 for some in (truth, given, given & truth))
     fix = "add images of them, or student.train.class_weights=balanced"
+    at = "" if task is SINGLE else " at its threshold"
     for kind, missing, words in (
-        ("never_answered", present & ~answered, "never answered"),
-        ("never_found", present & answered & ~found, "answered, but never rightly"),
+        ("never_answered", present & ~answered, f"never answered{at}"),
+        ("never_found", present & answered & ~found, f"answered{at}, but never rightly"),
     ):
         if missing.any():
-            listed = ", ".join(classes[int(index)] for index in np.flatnonzero(missing))
-            yield kind, f"{words}: {listed}", fix
+            yield kind, f"{words}: {_listed(missing, classes)}", fix
 
 
-def _few_images(labels: Labels, classes: Sequence[str]) -> Iterator[Caution]:
-    counts = np.bincount(labels, minlength=len(classes))
-    few = [f"{name} {count}" for name, count in zip(classes, counts, strict=True) if count < FEW]
-    if few:
-        room = 98.0 / math.sqrt(len(labels))  # 1.96 standard errors where half are right
-        yield Caution(
-            kind="few_images",
-            what=f"{len(labels)} test images ({', '.join(few)}): a score may be off by {room:.0f} "
-            "points, and a class's recall tells next to nothing",
-            fix="add images, or raise data.test_fraction",
-        )
+def _listed(flags: Flags, classes: Sequence[str]) -> str:
+    return ", ".join(classes[int(index)] for index in np.flatnonzero(flags))
+
+
+def _few_images(task: Task, truth: Flags, classes: Sequence[str]) -> Iterator[Caution]:
+    if few := _few(truth, classes):
+        what = f"{len(truth)} test images ({few}): a score may be off by {_room(truth):.0f} "
+        what += "points, and a class's recall tells next to nothing"
+        if task is not SINGLE:
+            what = f"{len(truth)} test images, of some labels few ({few}): their AP and recall "
+            what += "tell next to nothing, and the mAP counts them like any other"
+        fix = "add images, or raise data.test_fraction"
+        yield Caution(kind="few_images", what=what, fix=fix)
+
+
+def _few_validation_images(task: Task, truth: Flags, classes: Sequence[str]) -> Iterator[Caution]:
+    if few := _few(truth, classes):
+        what = f"{len(truth)} validation images ({few}): the scores that epochs, teachers and "
+        what += f"int8 are chosen by may be off by {_room(truth):.0f} points"
+        if task is not SINGLE:
+            what = f"{len(truth)} validation images, of some labels few ({few}): their "
+            what += "thresholds are next to guessed, and epochs are chosen by them too"
+        fix = "add images, or raise data.val_fraction"
+        yield Caution(kind="few_validation_images", what=what, fix=fix)
+
+
+def _few(truth: Flags, classes: Sequence[str]) -> str:
+    """The classes of few images, with their numbers."""
+    pairs = zip(classes, truth.sum(axis=0), strict=True)
+    return ", ".join(f"{name} {count}" for name, count in pairs if count < FEW)
+
+
+def _room(truth: Flags) -> float:
+    """Points that a score may be off: 1.96 standard errors where half are right."""
+    return 98.0 / math.sqrt(len(truth))

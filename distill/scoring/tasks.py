@@ -42,18 +42,29 @@ class Task:
         """Of logits `(n, num_classes)`: adding up to 1, or each on its own."""
         return softmax(logits) if self is SINGLE else sigmoid(logits)
 
-    def agreement(self, probs: Probs, other: Probs, thresholds: ArrayLike | None = None) -> float:
-        """Share of images with the same top class, or the same set of labels, in percent.
+    def answers(self, probs: Probs, thresholds: ArrayLike | None = None) -> NDArray[np.bool_]:
+        """Which labels each image is given, `(n, num_classes)`: the likeliest, or any number.
 
         Args:
-            probs, other: `(n, num_classes)`.
-            thresholds: Of the labels, `(num_classes,)`; None for 0.5 throughout.
+            probs: `(n, num_classes)`.
+            thresholds: Of the labels, `(num_classes,)`; None for 0.5 throughout. Where an image
+                has one label, the likeliest is its answer, whatever its threshold.
         """
         if self is SINGLE:
-            same = probs.argmax(axis=1) == other.argmax(axis=1)
-        else:
-            same = (label_sets(probs, thresholds) == label_sets(other, thresholds)).all(axis=1)
-        return 100.0 * float(same.mean())
+            return self.truth(probs.argmax(axis=1), probs.shape[1])
+        return label_sets(probs, thresholds)
+
+    def truth(self, labels: NDArray[np.int64], num_classes: int) -> NDArray[np.bool_]:
+        """Which labels each image has, `(n, num_classes)`, of labels as `score` takes them."""
+        flags: NDArray[np.bool_] = (
+            labels == 1 if labels.ndim == 2 else labels[:, None] == np.arange(num_classes)
+        )
+        return flags
+
+    def agreement(self, probs: Probs, other: Probs, thresholds: ArrayLike | None = None) -> float:
+        """Share of images with the same answer, in percent; arguments as of `answers`."""
+        same = self.answers(probs, thresholds) == self.answers(other, thresholds)
+        return 100.0 * float(same.all(axis=1).mean())
 
 
 SINGLE = Task(
