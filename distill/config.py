@@ -45,7 +45,7 @@ def _listed(value: Any) -> Any:
     """A list that was written as words with commas between them, as on a command line."""
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(","))
-    return tuple(value) if isinstance(value, list) else value
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
 Words = BeforeValidator(_listed)

@@ -27,6 +27,36 @@ if TYPE_CHECKING:
     from distill.pipeline.experiment import Experiment
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+TINY_PRESET = """
+random_forest.trees = 5
+[plan]
+minutes = 20
+sizes = [16, 32, 64]
+teachers = 2
+teacher = { steps = 6, epochs = [1, 3] }
+student = { steps = 8, epochs = [2, 4] }
+[export]
+targets = ["onnx_fp32"]
+[bench]
+batch_sizes = [1]
+seconds = 0.02
+engines = ["onnxruntime"]
+[teacher]
+train.lr = 1e-3
+[[teachers]]
+name = "small"
+model = { name = "baseline_cnn", options = { width = [8, 8], hidden = 8 } }
+[[teachers]]
+name = "smaller"
+model = { name = "baseline_cnn", options = { width = [4, 4], hidden = 4 } }
+[[teachers]]
+name = "third"
+model = { name = "baseline_cnn", options = { width = [4, 4], hidden = 4 } }
+[student]
+name = "student"
+model = { name = "compact", options = { width = [16, 64], depth = [1, 1], head_width = 0 } }
+strategy.name = "vanilla"
+"""
 
 
 @pytest.fixture(scope="session")
@@ -335,3 +365,14 @@ def distill(
         return status, out, err
 
     return call
+
+
+@pytest.fixture
+def tiny_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A preset of networks that train in no time takes the place of the shipped ones."""
+    folder = tmp_path / "presets"
+    folder.mkdir()
+    for name in ("fast", "balanced", "accurate"):
+        (folder / f"{name}.toml").write_text(TINY_PRESET)
+    monkeypatch.setattr("distill.planner.preset._folder", lambda: folder)
+    monkeypatch.setattr("distill.planner.pace.SECONDS", 0.05)

@@ -13,7 +13,6 @@ from distill.errors import UserError
 from distill.files import read_json
 from distill.pipeline.plan import check_plugins
 from distill.planner import plan as plan_module
-from distill.planner import preset as preset_module
 from distill.planner.facts import Facts, look, split_counts
 from distill.planner.forecast import forecast
 from distill.planner.pace import Pace, load, take_pace
@@ -25,36 +24,6 @@ from distill.progress import Progress
 from distill.recipe import check_table, load_recipe
 
 QUIET, CPU = Progress(quiet=True), torch.device("cpu")
-TINY = """
-random_forest.trees = 5
-[plan]
-minutes = 20
-sizes = [16, 32, 64]
-teachers = 2
-teacher = { steps = 6, epochs = [1, 3] }
-student = { steps = 8, epochs = [2, 4] }
-[export]
-targets = ["onnx_fp32"]
-[bench]
-batch_sizes = [1]
-seconds = 0.02
-engines = ["onnxruntime"]
-[teacher]
-train.lr = 1e-3
-[[teachers]]
-name = "small"
-model = { name = "baseline_cnn", options = { width = [8, 8], hidden = 8 } }
-[[teachers]]
-name = "smaller"
-model = { name = "baseline_cnn", options = { width = [4, 4], hidden = 4 } }
-[[teachers]]
-name = "third"
-model = { name = "baseline_cnn", options = { width = [4, 4], hidden = 4 } }
-[student]
-name = "student"
-model = { name = "compact", options = { width = [16, 64], depth = [1, 1], head_width = 0 } }
-strategy.name = "vanilla"
-"""
 FACTS = Facts(
     images=200,
     classes=2,
@@ -66,16 +35,7 @@ FACTS = Facts(
 
 
 @pytest.fixture
-def tiny(tmp_path, monkeypatch):
-    """A preset of networks that train in no time takes the place of the shipped ones."""
-    folder = tmp_path / "presets"
-    folder.mkdir()
-    (folder / "balanced.toml").write_text(TINY)
-    monkeypatch.setattr(preset_module, "_folder", lambda: folder)
-
-
-@pytest.fixture
-def draft(tiny, monkeypatch):
+def draft(tiny_preset, monkeypatch):
     """A plan in the making, for networks that take a tenth of a second per image of 64 px."""
 
     def measure(self, recipe):
@@ -108,7 +68,7 @@ def test_few_images_and_many_train_for_about_as_many_steps(images, batch, epochs
     assert epochs_of(Amount(steps=300, epochs=(3, 20)), images, batch, 1.0) == epochs
 
 
-def test_a_schedule_leaves_alone_what_is_set(tiny):
+def test_a_schedule_leaves_alone_what_is_set(tiny_preset):
     preset, table = read_preset(
         "balanced", ["student.train.epochs=9", "teacher.train.batch_size=4"]
     )
@@ -121,7 +81,7 @@ def test_a_schedule_leaves_alone_what_is_set(tiny):
     assert "epochs" not in table["teachers"][0]["train"]
 
 
-def test_a_forecast_adds_up(tiny):
+def test_a_forecast_adds_up(tiny_preset):
     """Two teachers of 1 epoch, a student of 2 that sees 2 views of the cache; by hand, in s."""
     preset, table = read_preset("balanced")
     table["teachers"] = table["teachers"][:2]
@@ -198,7 +158,7 @@ def test_without_any_weights_it_says_what_to_do(draft, monkeypatch):
         draft(60).decide()
 
 
-def test_teachers_can_be_named(tiny):
+def test_teachers_can_be_named(tiny_preset):
     preset, table = read_preset(
         "balanced", ["teacher.train.epochs=4"], ["timm/resnet10t", "compact"]
     )
@@ -227,7 +187,7 @@ def test_given_splits_are_counted_and_missing_ones_taken_from_train():
     assert anew == {"train": 70, "val": 15, "test": 15}
 
 
-def test_pace_is_of_the_loop_that_trains(tiny, monkeypatch):
+def test_pace_is_of_the_loop_that_trains(tiny_preset, monkeypatch):
     monkeypatch.setattr("distill.planner.pace.SECONDS", 0.01)
     preset, table = read_preset("balanced", ["data.size=16"])
     recipe = check_table(Recipe, scheduled(table, preset, 140, 1.0), "test")
@@ -255,10 +215,14 @@ def test_a_preset_that_is_not_there_is_named():
         read_preset("best")
 
 
-def test_a_dry_run_prints_a_recipe_and_writes_nothing(tiny, photos, distill, tmp_path, monkeypatch):
+def test_a_dry_run_prints_a_recipe_and_writes_nothing(
+    tiny_preset, photos, distill, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.rglob("*"))
-    status, out, _ = distill("run", str(photos), "--dry-run", "--minutes", "5")
+    status, out, _ = distill(
+        "run", str(photos), "--dry-run", "--minutes", "5", "--out", tmp_path / "out"
+    )
     assert status == 0
     assert sorted(tmp_path.rglob("*")) == before
     assert "about" in out
@@ -267,7 +231,7 @@ def test_a_dry_run_prints_a_recipe_and_writes_nothing(tiny, photos, distill, tmp
     assert len(load_recipe(tmp_path / "plan.toml").teachers) == 2
 
 
-def test_a_folder_is_all_it_takes(tiny, photos, distill, tmp_path, monkeypatch):
+def test_a_folder_is_all_it_takes(tiny_preset, photos, distill, tmp_path, monkeypatch):
     """`distill run FOLDER` ends with results and times; repeated, nothing is new."""
     out = tmp_path / "out"
     command = ("run", str(photos), "--out", str(out), "--json")
@@ -291,7 +255,7 @@ def test_a_folder_is_all_it_takes(tiny, photos, distill, tmp_path, monkeypatch):
     assert err.count("done before, kept") >= 3
 
 
-def test_a_plan_is_made_anew_for_other_wishes(tiny, photos, tmp_path):
+def test_a_plan_is_made_anew_for_other_wishes(tiny_preset, photos, tmp_path):
     request = Request(str(photos), smoke=True)
     plan = make_plan(request, CPU, QUIET)
     assert plan_module.kept_plan(request, tmp_path) is None
@@ -301,7 +265,7 @@ def test_a_plan_is_made_anew_for_other_wishes(tiny, photos, tmp_path):
     assert plan_module.kept_plan(replace(request, minutes=3.0), tmp_path) is None
 
 
-def test_teachers_are_compared_by_their_students(tiny, photos, distill, tmp_path):
+def test_teachers_are_compared_by_their_students(tiny_preset, photos, distill, tmp_path):
     out = tmp_path / "compared"
     status, stdout, err = distill("teachers", str(photos), "--out", str(out), "--json")
     assert status == 0, err

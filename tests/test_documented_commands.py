@@ -1,0 +1,161 @@
+"""Every command that README and docs print is run, on a desk as its reader may have it.
+
+Placeholders get the desk's own files, data beside the checkout are replaced by painted faces, and
+what takes long is asked to take less.
+"""
+
+import re
+import shlex
+import shutil
+import tomllib
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md"]
+PAGES += sorted((REPOSITORY / "docs").glob("*.md"))
+FENCE = re.compile(r"```[a-z]*\n(.*?)```", re.DOTALL)
+WORDS = {  # what a reader puts in place of a word
+    "DATA": "photos/",
+    "DIR": "runs/mine",
+    "RECIPE": "recipe.toml",
+    "students/photos.toml": "recipe.toml",
+    "MODEL": "runs/mine",
+    "MODEL.onnx": "runs/mine/export/student.fp32.onnx",
+    "student.fp32.onnx": "runs/mine/export/student.fp32.onnx",
+    "student.fp16.onnx": "runs/mine/export/student.fp32.onnx",
+    "student.int8.onnx": "runs/mine/export/student.fp32.onnx",
+    "runs/mine/export/student.int8.onnx": "runs/mine/export/student.fp32.onnx",
+    "runs/mine/teachers/resnet50": "runs/mine/teachers/small",
+    "RUN": "runs/mine/teachers/small",
+    "IMAGE": "picture.jpg",
+    "KEY": "views.flip",
+    "NAME": "torchscript",
+    "bench.engines=all": "bench.engines=onnxruntime",
+    "cuda": "cpu",
+    "students.second.train.epochs=20": "students.second.train.epochs=2",
+    "benchmarks/training_student.toml": "recipe.toml",
+    "student.train.epochs=20": "student.train.epochs=2",
+}
+SHORTER = {  # what makes a command quick
+    "bench training": [
+        "--images",
+        "32",
+        "--rounds",
+        "1",
+        "--epochs",
+        "1",
+        "--engines",
+        "student_only",
+    ],
+    "bench": ["bench.seconds=0.02", "bench.rounds=1", "bench.batch_sizes=1"],
+    "search": ["--smoke"],
+    "run": ["--no-bench"],
+}
+RECIPE = """
+random_forest.trees = 5
+[data]
+size = 32
+[bench]
+batch_sizes = [1]
+seconds = 0.02
+rounds = 1
+engines = ["onnxruntime"]
+[export]
+targets = ["onnx_fp32"]
+[teacher]
+name = "teacher"
+model = { name = "baseline_cnn", options = { width = [8, 8], hidden = 8 } }
+train = { epochs = 1, batch_size = 16 }
+[student]
+model = { name = "compact", options = { width = [16, 64], depth = [1, 1], head_width = 0 } }
+strategy.name = "vanilla"
+train = { epochs = 1, batch_size = 16 }
+[[students]]
+name = "first"
+[[students]]
+name = "second"
+"""
+
+
+def commands() -> list[str]:
+    """The commands of all pages, once each, in the order in which they are read."""
+    found: dict[str, None] = {}
+    for page in PAGES:
+        text = page.read_text("utf-8")
+        blocks = "\n".join(FENCE.findall(text))
+        lines = [line.split(" #")[0].strip() for line in blocks.splitlines()]
+        prose = re.findall(r"`([^`\n]+)`", FENCE.sub("", text))
+        for line in (*lines, *prose):
+            if re.match(r"(distill|make|pip install|torchrun) \S", line):
+                found[line] = None
+    return list(found)
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory, photos) -> Path:
+    """A folder with photographs, a picture and a recipe, and room for runs."""
+    root = tmp_path_factory.mktemp("desk")
+    shutil.copytree(photos, root / "photos")
+    shutil.copyfile(next((root / "photos").rglob("1.png")), root / "picture.jpg")
+    (root / "recipe.toml").write_text(RECIPE)
+    return root
+
+
+@pytest.fixture
+def run(desk, tiny_preset, distill, monkeypatch):
+    """Runs a command at the desk, where `runs/mine` is the experiment of an earlier one."""
+    monkeypatch.chdir(desk)
+    if not (desk / "runs" / "mine").is_dir():
+        status, _, err = distill("run", "photos/", "--out", "runs/mine", "--no-bench")
+        assert status == 0, err
+    return distill
+
+
+def as_typed(command: str) -> list[str]:
+    """The words of a command as a reader types them, asked to take little time."""
+    words = [WORDS.get(word, word) for word in shlex.split(command.replace("…", ""))]
+    words = words[words.index("distill") + 1 :]
+    if "--data" in words:
+        place = words.index("--data") + 1
+        words[place] = "photos/"
+    if "--out" in words:
+        place = words.index("--out") + 1
+        words[place] = words[place].replace("runs/mine", f"runs/{len(command)}")
+    words = ["photos/" if word.startswith("../shared") else word for word in words]
+    subcommand = next((key for key in SHORTER if " ".join(words).startswith(key)), "")
+    return [*words, *SHORTER.get(subcommand, [])]
+
+
+@pytest.mark.parametrize("command", [c for c in commands() if "distill " in c and "pip" not in c])
+def test_a_documented_command_runs(command, run, desk):
+    words = as_typed(command)
+    if len(words) == 1:  # a stage that prose speaks of by name
+        words.append("--help")
+    elif words[1].startswith("students/"):  # their own data; see test_recipes_smoke
+        words = ["options", "student.train"]
+    if command.startswith("torchrun"):
+        words.append("--dry-run")
+    status, _, err = run(*words)
+    assert status == 0, f"{command}, as {words}: {err}"
+
+
+@pytest.mark.parametrize("command", [c for c in commands() if c.startswith("make")])
+def test_a_documented_make_target_is_there(command):
+    targets = re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text("utf-8"), re.MULTILINE)
+    assert command.split()[1] in targets
+
+
+@pytest.mark.parametrize("command", [c for c in commands() if c.startswith("pip")])
+def test_a_documented_extra_is_there(command):
+    extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
+    named = re.findall(r"\[([a-z,]+)\]", command)
+    assert {e for group in named for e in group.split(",")} <= set(extras["optional-dependencies"])
+
+
+def test_commands_are_found():
+    """Or the tests above would hold whatever the pages say."""
+    found = commands()
+    assert "distill run photos/" in found
+    assert len(found) > 40
