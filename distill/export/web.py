@@ -65,7 +65,7 @@ class Target(Base):
         for name in PAGE:
             text = files("distill.export").joinpath("web_page", name).read_text("utf-8")
             (web / name).write_text(text, "utf-8")
-        runtime = self.runtime or self._bring_runtime(shipment, web)
+        runtime = self._bring_runtime(shipment, web) if self.runtime is None else self.runtime
         predictor = Predictor(source)
         shown = {key: predictor.metadata[key] for key in SHOWN}
         tolerance = TOLERANCES[predictor.metadata["precision"]]
