@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from distill.data.prepare import ImageData
 from distill.environment import environment
 from distill.export.model_card import experiment_card
 from distill.files import atomic, read_json, seal, write_json
@@ -34,7 +35,7 @@ LATENCY = ("latency_p50_ms", "latency_p99_ms", "images_per_s", "batch_size")
 
 def score_experiment(experiment: Experiment) -> Results:
     """Rows, verdict and environment of an experiment, but for what is timed."""
-    data, recipe = experiment.data, experiment.recipe
+    data, recipe, task = experiment.data, experiment.recipe, task_of(experiment.data.task)
     teachers = [config.name for config in recipe.teachers]
     reference = best_run(experiment, teachers) if teachers else None
     probs: dict[str, NDArray[Any]] = {}
@@ -44,7 +45,7 @@ def score_experiment(experiment: Experiment) -> Results:
         run = experiment.finished(config.name)
         classifier = run.load().to(experiment.device)
         logits = predict_logits(classifier, data.test, experiment.device)
-        probs[config.name] = task_of(data.task).probabilities(logits)
+        probs[config.name] = task.probabilities(logits)
         rows.append(
             ResultRow(
                 name=config.name,
@@ -59,17 +60,20 @@ def score_experiment(experiment: Experiment) -> Results:
     if recipe.random_forest.trees:
         rows.append(_forest_row(experiment))
     rows += _onnx_rows(experiment, probs, tuned)
-    task = task_of(data.task)
     if reference is not None:
         rows = [_with_agreement(row, probs, reference, task) for row in rows]
     verdict = build_verdict(rows, reference, task.main_score)
     # Where labels are many, an answer is what reaches its threshold, and only files have these.
     judged = tuned if data.task == "multi" else probs
     answers = {name: task.answers(probs[name], tuned.get(name)) for name in judged}
-    count = len(data.classes)
-    truth = {name: task.truth(data.splits[name].labels, count) for name in ("val", "test")}
-    warnings = cautions(rows, task, answers, truth, data.classes)
+    warnings = cautions(rows, task, answers, _truth(data), data.classes)
     return Results(rows=tuple(rows), warnings=warnings, verdict=verdict, env=environment())
+
+
+def _truth(data: ImageData) -> dict[str, NDArray[np.bool_]]:
+    """Which labels the images of validation and test have, `(n, classes)`."""
+    task, count = task_of(data.task), len(data.classes)
+    return {name: task.truth(data.splits[name].labels, count) for name in ("val", "test")}
 
 
 def with_speeds(results: Results, file: Path, main: str) -> Results:

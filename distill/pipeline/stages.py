@@ -180,7 +180,7 @@ def show_results(results: Results, stream: TextIO) -> None:
         show(recalls, stream)
     print(verdict_line(results.verdict), file=stream)
     for caution in results.warnings:
-        print(f"WARNING: {caution.what}. Fix: {caution.fix}.", file=stream)
+        print(caution, file=stream)
 
 
 def find_learning_rates(experiment: Experiment, stages: tuple[str, ...], as_json: bool) -> None:
