@@ -405,9 +405,8 @@ class ExportConfig(Options):
             return "f1" if task == "multi" else "none"
         if self.thresholds in (("accuracy",) if task == "multi" else ("f1", "fpr")):
             allowed = "auto, none, f1 or fpr" if task == "multi" else "auto, none or accuracy"
-            raise ValueError(
-                f"export.thresholds = {self.thresholds!r} with data.task = {task!r}: take {allowed}"
-            )
+            what = f"{self.thresholds!r} is not for data.task={task}, take {allowed}"
+            raise ValueError(f"export.thresholds: {what}")
         return self.thresholds
 
 
@@ -490,19 +489,28 @@ class Recipe(Options):
     search: SearchConfig = SearchConfig()
     """What `distill search` chooses from."""
 
+    def key(self, run: RunConfig) -> str:
+        """What a run's options begin with, as they are typed."""
+        role, runs = "student", self.students
+        if run in self.teachers:
+            role, runs = "teacher", self.teachers
+        return role if len(runs) == 1 else f"{role}s.{run.name}"
+
     @model_validator(mode="after")
     def _names_resolve(self) -> Recipe:
         known: list[str] = []
         for run in (*self.teachers, *self.students):
+            key = self.key(run)
             if run.name in known:
-                raise ValueError(f"two runs are named {run.name!r}: give each a `name`")
-            for other in (*run.teachers, *((run.start,) if run.start else ())):
-                if other != "best" and other not in known:
-                    raise ValueError(
-                        f"{run.name!r} refers to {other!r}, which is not an earlier run: {known}"
-                    )
+                raise ValueError(f"{key}.name: two runs are named {run.name!r}, give each its own")
+            named = [("start", run.start or "best"), *(("teachers", name) for name in run.teachers)]
+            for option, other in named:
+                if other not in ("best", *known):
+                    what = f"{other!r} is none of the earlier runs {known}"
+                    raise ValueError(f"{key}.{option}: {what}")
             known.append(run.name)
-        if self.export.student not in {"best", *(run.name for run in self.students)}:
-            raise ValueError(f"export.student = {self.export.student!r} is no student: {known}")
+        students = [run.name for run in self.students]
+        if self.export.student not in ("best", *students):
+            raise ValueError(f"export.student: {self.export.student!r} is none of {students}")
         self.export.rule(self.data.task)
         return self

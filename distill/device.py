@@ -28,7 +28,7 @@ def resolve_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise UserError(
-            f"unknown device {name!r}", "--device", "auto, cpu, cuda[:n], mps"
+            f"unknown device {name!r}", "--device", "choose auto, cpu, cuda[:n] or mps"
         ) from None
     present = {
         "cpu": True,

@@ -1,14 +1,13 @@
-"""The two ways a command fails, and the exit status each has."""
+"""The two ways a command fails, the exit status each has, and the one line that is said of it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
 
 
 class DistillError(Exception):
-    """A failure that is reported as one line, without a traceback."""
-
-    exit_code = 3
-
-
-class UserError(DistillError):
-    """A mistake in the recipe, the data or the command line: nothing was written.
+    """A failure that is reported as one line, `WHAT: WHERE. Fix: HINT.`, without a traceback.
 
     Args:
         what: What is wrong, with the value got and, for options, the values allowed.
@@ -16,14 +15,39 @@ class UserError(DistillError):
         hint: What to do next.
     """
 
-    exit_code = 2
+    exit_code = 3
 
     def __init__(self, what: str, where: str | None = None, hint: str | None = None) -> None:
         self.what, self.where, self.hint = what, where, hint
-        super().__init__(", ".join(part for part in (what, where, hint) if part))
+        found = f"{what.rstrip(' .:')}: {where}" if where else what
+        parts = [found, f"Fix: {hint}"] if hint else [found]
+        super().__init__(
+            " ".join(part if part[-1:] in (".", "?", "!") else f"{part}." for part in parts)
+        )
+
+
+class UserError(DistillError):
+    """A mistake in the recipe, the data or the command line: nothing was written."""
+
+    exit_code = 2
 
 
 class RunStopped(DistillError):
     """A run that cannot finish as it is (non-finite loss, no space left) and may be resumed."""
 
-    exit_code = 3
+
+def alike(word: str, known: Iterable[str]) -> list[str]:
+    """Up to four of the known names that somebody may have meant by a word.
+
+    Dotted ones are alike as a whole or in their last part.
+    """
+    last = {name: name.rpartition(".")[2] for name in known}
+    names = difflib.get_close_matches(word.rpartition(".")[2], last.values(), 3, 0.75)
+    close = difflib.get_close_matches(word, last, 3, 0.75)
+    close += [name for name, end in last.items() if end in names]
+    return list(dict.fromkeys(close))[:4]
+
+
+def did_you_mean(names: Sequence[str]) -> str | None:
+    """The hint that names what was meant; None for no names."""
+    return f"did you mean {' or '.join(names)}?" if names else None

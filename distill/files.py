@@ -32,6 +32,12 @@ class JsonModel(BaseModel):
 NO_SPACE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
+def no_space(path: object) -> RunStopped:
+    """What a full disk means; None for a path that is not known."""
+    where = None if path is None else str(path)
+    return RunStopped("no space left", where, "make room and repeat the command")
+
+
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Gives a temporary path to write to, and moves it to `path` if nothing was raised.
@@ -46,9 +52,7 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     except OSError as error:
         if error.errno in NO_SPACE:
-            raise RunStopped(
-                f"no space left for {path}: make room and repeat the command"
-            ) from None
+            raise no_space(path) from None
         raise
     finally:
         temporary.unlink(missing_ok=True)

@@ -7,7 +7,6 @@ entry's `recipe = "other.toml"` puts another recipe's run beneath it. Overrides 
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import re
@@ -21,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from distill.config import Recipe
-from distill.errors import UserError
+from distill.errors import UserError, alike, did_you_mean
 
 Table = dict[str, Any]
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -71,24 +70,29 @@ def recipe_of(overrides: list[str]) -> Recipe:
     return check_table(Recipe, table, "override")
 
 
-def check_table(model: type[ModelT], table: Table, where: str) -> ModelT:
-    """Checks a table; errors name the dotted key, the value got and what is allowed."""
+def check_table(
+    model: type[ModelT], table: Table, where: str, hint: str = "see `distill options`"
+) -> ModelT:
+    """Checks a table; errors name the dotted key, the value got and what is allowed.
+
+    Args:
+        hint: What to do where no option can be guessed that was meant.
+    """
     try:
         return model.model_validate_json(json.dumps(table, default=str))
     except ValidationError as error:
-        hint = _beside(model, error.errors()[0]["loc"])
-        raise UserError(describe(error, table), where, hint or "see `distill options`") from None
+        meant = did_you_mean(_beside(model, error.errors()[0]["loc"]))
+        raise UserError(_describe(error, table), where, meant or hint) from None
 
 
-def _beside(model: type[BaseModel], places: tuple[int | str, ...]) -> str | None:
+def _beside(model: type[BaseModel], places: tuple[int | str, ...]) -> list[str]:
     """Which option of the same table somebody may have had in mind with one that is not there."""
     fields = model.model_fields
     for place in places[:-1]:
         if isinstance(place, str) and place in fields:
             fields = _fields_in(fields[place].annotation)
     name = str(places[-1]) if places else ""
-    close = [] if name in fields else difflib.get_close_matches(name, fields, 3)
-    return f"did you mean {' or '.join(close)}?" if close else None
+    return [] if name in fields else alike(name, fields)
 
 
 def _fields_in(annotation: Any) -> dict[str, FieldInfo]:
@@ -99,8 +103,11 @@ def _fields_in(annotation: Any) -> dict[str, FieldInfo]:
     return next((fields for fields in inner if fields), {})
 
 
-def describe(error: ValidationError, table: Table) -> str:
-    """The first problem of a validation error, as one line."""
+def _describe(error: ValidationError, table: Table) -> str:
+    """The first problem of a validation error, as one line.
+
+    What a validator of a whole table says begins with the option of that table that it is about.
+    """
     problem = error.errors()[0]
     key = _dotted(problem["loc"], table, problem["type"] == "missing")
     if problem["type"] == "extra_forbidden":
@@ -109,6 +116,8 @@ def describe(error: ValidationError, table: Table) -> str:
         return f"{key!r} is required"
     message = problem["msg"].removeprefix("Value error, ")
     got = problem["input"]
+    if problem["type"] == "value_error" and isinstance(got, dict):
+        return f"{key}.{message}" if key else message
     return f"{key}: {message}" + ("" if isinstance(got, dict | list) else f", got {got!r}")
 
 
@@ -288,7 +297,9 @@ def set_option(table: Table, override: str) -> None:
     elif parts[0] in ROLES.values() and len(parts) > 2:
         runs = {run.get("name"): run for run in table[parts[0]]}
         if parts[1] not in runs:
-            raise UserError(f"no run named {parts[1]!r}", key, f"one of {sorted(map(str, runs))}")
+            raise UserError(
+                f"no run named {parts[1]!r}", key, f"choose one of {sorted(map(str, runs))}"
+            )
         targets, parts = [runs[parts[1]]], parts[2:]
     else:
         targets = [table]

@@ -10,17 +10,16 @@ the current one. Importing runs it: a recipe that names a module is to be truste
 from __future__ import annotations
 
 import importlib
-import json
 import re
 from importlib.resources import files
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from distill.errors import UserError
-from distill.recipe import describe, look_in, module_folders
+from distill.recipe import check_table, look_in, module_folders
 
 OptionsT = TypeVar("OptionsT", bound=BaseModel)
 
@@ -51,7 +50,7 @@ def find_module(folder: str, name: str, where: str, offers: str) -> ModuleType:
     """
     known = names_in(folder, offers)
     if "." not in name and name not in known:
-        raise UserError(f"unknown name {name!r}", where, f"one of {', '.join(known)}")
+        raise UserError(f"unknown name {name!r}", where, f"choose one of {', '.join(known)}")
     target = name if "." in name else f"distill.{folder}.{name}"
     if "." in name:
         for place in (*module_folders(), "."):
@@ -59,7 +58,7 @@ def find_module(folder: str, name: str, where: str, offers: str) -> ModuleType:
     try:
         module = importlib.import_module(target)
     except (ImportError, TypeError, ValueError) as error:  # "." and ".." in a name
-        hint = "modules of yours are looked for beside the recipe and in the current folder"
+        hint = "put a module of yours beside the recipe or into the current folder"
         raise UserError(f"cannot import {target!r}: {error}", where, hint) from None
     if not hasattr(module, offers):
         raise UserError(f"{target} has no {offers!r}", where, f"write one, as in {folder}/")
@@ -68,8 +67,5 @@ def find_module(folder: str, name: str, where: str, offers: str) -> ModuleType:
 
 def check_options(model: type[OptionsT], options: dict[str, Any], where: str) -> OptionsT:
     """Options as the plug-in's own model declares them."""
-    try:
-        return model.model_validate_json(json.dumps(options))
-    except ValidationError as error:
-        allowed = ", ".join(sorted(model.model_fields)) or "none"
-        raise UserError(describe(error, options), where, f"its options: {allowed}") from None
+    allowed = ", ".join(sorted(model.model_fields)) or "none"
+    return check_table(model, options, where, f"its options are {allowed}")

@@ -548,7 +548,8 @@ def test_a_full_disk_is_one_line_and_status_3(recipe, photos, distill, tmp_path,
     monkeypatch.setattr(fit_module, "append_line", full)
     status, _, err = distill("teacher", recipe, "--data", photos, "--out", tmp_path)
     assert status == 3
-    assert err.splitlines()[-1].startswith("error: no space left")
+    assert err.splitlines()[-1].startswith("error: no space left: ")
+    assert err.splitlines()[-1].endswith("metrics.jsonl. Fix: make room and repeat the command.")
 
 
 def test_a_refused_recipe_leaves_the_description_of_the_directory_as_it_was(
@@ -570,14 +571,14 @@ def test_a_refused_recipe_leaves_the_description_of_the_directory_as_it_was(
 def test_a_wrong_word_is_answered_with_the_right_one(distill):
     for command, meant in (
         (("train",), "did you mean 'run'?"),
-        (("rum",), "'run'"),
+        (("rum",), "'rum'. Did you mean 'run'?\n"),
         (("run", "x", "--epochs", "3"), "did you mean student.train.epochs=3?"),
         (("student", "x", "--lr=1e-3"), "student.train.lr=1e-3"),
-        (("run", "x", "--overwite"), "--overwrite"),
-        (("evaluate", "x", "y", "--epochs", "3"), "see distill evaluate --help"),
+        (("run", "x", "--overwite"), "--overwite. Fix: did you mean --overwrite?\n"),
+        (("evaluate", "x", "y", "--epochs", "3"), "--epochs. Fix: see distill evaluate --help.\n"),
         (
             ("run", "students/compact_demo.toml", "--data", "demo", "student.train.epoch=3"),
-            "'student.train.epoch', students/compact_demo.toml, did you mean epochs",
+            "'student.train.epoch': students/compact_demo.toml. Fix: did you mean epochs?\n",
         ),
         (("run", "students/compact_demo.toml", "--data", "demo", "dta.size=3"), "mean data?"),
     ):

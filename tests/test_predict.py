@@ -152,8 +152,14 @@ def test_a_picture_that_is_too_large_or_cut_short_is_one_line_and_status_2(
     file.write_bytes(file.read_bytes()[:-200])
     status, out, err = distill("predict", model, file)
     assert (status, out) == (2, "")
-    assert all(line.startswith("error: ") for line in err.strip().splitlines())
-    assert str(file) in err
+    (line,) = err.splitlines()  # it was said twice, of the picture and of all of them
+    assert line.startswith("error: not readable, OSError: ")
+    assert line.endswith(f": {file}.")
+    good = tmp_path / "good.png"
+    solid(9, 9, 9).save(good)
+    status, out, err = distill("predict", model, good, file)
+    assert (status, len(out.splitlines()), len(err.splitlines())) == (2, 1, 2)
+    assert err.endswith("error: 1 of 2 pictures could not be read.\n")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from distill.config import Recipe, RunConfig, StrategyConfig
-from distill.errors import UserError
+from distill.errors import RunStopped, UserError, alike, did_you_mean
 from distill.recipe import find_recipe, load_recipe, merge, write_toml
 from distill.registry import check_options, find_module, names_in
 from distill.strategies import make_strategy
@@ -211,6 +211,13 @@ def test_an_override_that_cannot_be(write: Write) -> None:
         ("student.train.select=accuracy", "select", "macro_f1", "'accuracy'"),
         ("student.train.epochs=true", "epochs"),
         ("views.crop_scale=[1.0, 0.5]", "crop_scale"),
+        # What a whole table's validator finds names the option as it is typed, too.
+        ("views.blur_size=4", "views.blur_size: 4 is even"),
+        ("export.student=zz", "export.student: 'zz'"),
+        ("export.thresholds=f1", "export.thresholds: 'f1'", "data.task=single"),
+        ("students.short.start=xx", "students.short.start: 'xx'"),
+        ("students.short.teachers=['xx']", "students.short.teachers: 'xx'"),
+        ("teacher.name=a", "teachers.a.name: two runs"),
         # Values of the wrong kind are no traceback.
         ("student=3",),
         ("teacher=compact",),
@@ -276,8 +283,8 @@ def test_a_file_that_is_no_recipe(tmp_path: Path) -> None:
 def test_names_of_runs_must_differ_and_resolve(write: Write) -> None:
     student = '[[students]]\nmodel.name = "compact"\n'
     refused(write(student * 2), "'compact-supervised'", "name")
-    refused(write(student + 'start = "later"\n'), "'later'")
-    refused(write(student + 'teachers = ["ghost"]\n'), "'ghost'")
+    refused(write(student + 'start = "later"\n'), "student.start: 'later'")
+    refused(write(student + 'teachers = ["ghost"]\n'), "student.teachers: 'ghost'")
     later = '[[students]]\nname = "a"\nstart = "b"\nmodel.name = "compact"\n'
     refused(write(later + later.replace('"a"', '"b"').replace('start = "b"\n', "")), "'b'")
     # A student may teach a later one.
@@ -371,9 +378,36 @@ def test_an_unknown_plug_in_is_answered_with_the_known_ones() -> None:
             make_strategy(StrategyConfig(name=name))
 
 
+def test_a_failure_is_one_sentence_of_the_parts_that_it_has() -> None:
+    for parts, line in (
+        (
+            ("no such file", "a.jpg", "correct the path"),
+            "no such file: a.jpg. Fix: correct the path.",
+        ),
+        (("no such file", "a.jpg"), "no such file: a.jpg."),
+        (("no limit", None, "give one"), "no limit. Fix: give one."),
+        (("no limit",), "no limit."),
+        # What others say ends as they like, and a question keeps its mark.
+        (("404 Not Found.", "hf:x/y", "log in."), "404 Not Found: hf:x/y. Fix: log in."),
+        (("no option 'x'", None, "did you mean y?"), "no option 'x'. Fix: did you mean y?"),
+    ):
+        assert str(UserError(*parts)) == str(RunStopped(*parts)) == line
+
+
+def test_what_was_meant_is_found_in_a_whole_name_or_in_its_last_part() -> None:
+    known = ["train.epochs", "train.lr", "views.flip"]
+    assert alike("train.epcohs", known) == alike("epohcs", known) == ["train.epochs"]
+    assert alike("sise", ["size", "scale"]) == ["size"]
+    assert alike("momentum", known) == []
+    assert did_you_mean(["a", "b"]) == "did you mean a or b?"
+    assert did_you_mean([]) is None
+
+
 def test_options_of_a_plug_in_are_strict() -> None:
     assert check_options(Vanilla, {"temperature": 2}, "here").temperature == 2.0
     for options, key in (({"temperature": "2"}, "temperature"), ({"alpha": 1}, "'alpha'")):
         with pytest.raises(UserError, match=key) as caught:
             check_options(Vanilla, options, "here")
         assert "kd_weight" in str(caught.value)
+    with pytest.raises(UserError, match="did you mean temperature"):
+        check_options(Vanilla, {"temprature": 2.0}, "here")

@@ -178,4 +178,4 @@ def test_no_such_data_set(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         raise Missing
 
     monkeypatch.setattr(serve({}), "list_repo_files", fail)
-    refused("hf:owner/name", "404 Client Error.", "hf auth login")
+    refused("hf:owner/name", "404 Client Error", "hf auth login")

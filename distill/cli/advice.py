@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+from distill.errors import UserError, alike, did_you_mean
+
 MEANT = {  # what other tools call a command
     **dict.fromkeys(("train", "fit", "distill", "distil"), "run"),
     **dict.fromkeys(("test", "eval", "score"), "evaluate"),
@@ -15,8 +17,8 @@ MEANT = {  # what other tools call a command
 }
 
 
-def advice(error: Any, arguments: Sequence[str]) -> str:
-    """The next step after a usage error.
+def usage_error(error: Any, arguments: Sequence[str]) -> UserError | None:
+    """A usage error in our words; None where it says nothing, as its help was printed instead.
 
     A flag that a recipe has as an option is answered with that option (`--epochs 3` by
     `student.train.epochs=3`), another tool's name of a command with ours.
@@ -25,20 +27,34 @@ def advice(error: Any, arguments: Sequence[str]) -> str:
         error: A `UsageError` of click's, or of the one that typer brings along.
         arguments: The command line, without the program's name.
     """
+    flags = sorted(getattr(error, "possibilities", None) or ())
+    what = (error.message if flags else error.format_message()).rstrip(".")
+    if not what or what.endswith("?"):  # "Did you mean 'run'?" is an answer
+        return UserError(what) if what else None
+    return UserError(what, hint=_advice(error, arguments) or did_you_mean(flags) or _see(error))
+
+
+def _see(error: Any) -> str:
+    context = getattr(error, "ctx", None)
+    return f"see {context.command_path if context else 'distill'} --help"
+
+
+def _advice(error: Any, arguments: Sequence[str]) -> str | None:
+    """The option or command that somebody had in mind, if there is one."""
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "distill"
     flag = getattr(error, "option_name", "")
     if flag and context and "KEY=VALUE" in context.get_usage():
-        from distill.report.options import alike, recipe_options
+        from distill.report.options import recipe_options
 
         name = flag.strip("-").replace("-", "_")
-        keys = alike(name, recipe_options())
+        keys = alike(name, [option.key for option in recipe_options()])
         if error.possibilities:  # flags that are alike, however little
             keys = [key for key in keys if key.rpartition(".")[2] == name]
         words = [part for argument in arguments for part in argument.split("=", 1)]
         value = dict(pairwise(words)).get(flag, "VALUE")
         if keys:
-            return f"did you mean {' or '.join(f'{key}={value}' for key in keys)}?"
+            return did_you_mean([f"{key}={value}" for key in keys])
     if command == "distill" and not flag and arguments[:1] and arguments[0] in MEANT:
-        return f"did you mean {MEANT[arguments[0]]!r}?"
-    return f"see {command} --help"
+        return did_you_mean([repr(MEANT[arguments[0]])])
+    return None

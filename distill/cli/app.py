@@ -10,12 +10,12 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from distill import __version__
-from distill.cli.advice import advice
+from distill.cli.advice import usage_error
 from distill.cli.bench import bench_app
 from distill.cli.cache import cache_app
 from distill.cli.check import check_command
@@ -34,8 +34,8 @@ from distill.cli.run import do_stages, run_command
 from distill.cli.search import search_command
 from distill.cli.teachers import teachers_command
 from distill.environment import num_processes
-from distill.errors import DistillError, RunStopped, UserError
-from distill.files import NO_SPACE
+from distill.errors import DistillError, UserError
+from distill.files import NO_SPACE, no_space
 from distill.pipeline import stages
 from distill.pipeline.stages import Settings
 from distill.progress import Progress
@@ -151,23 +151,26 @@ def predict_command(
     """Label pictures with a shipped file; needs no torch."""
     from distill.runtime.predict import Predictor, UnreadableImageError, find_images
 
-    predictor = Predictor(model)
+    predictor, paths = Predictor(model), list(find_images(images))
     if predictor.path != model:
         print(f"answers of {predictor.path}", file=sys.stderr)
     failed = 0
-    for path in find_images(images):
+    for path in paths:
         try:
             prediction = predictor.predict(path)[0]
         except UnreadableImageError as error:
+            problem = UserError(f"not readable, {error}", str(path))
+            if len(paths) == 1:
+                raise problem from None
             failed += 1
-            print(f"error: not readable, {path}, {error}", file=sys.stderr)
+            say_error(problem)
             continue
         if as_json:
             print(json.dumps(prediction.__dict__, ensure_ascii=False))
         else:
             print(f"{path}: {prediction}")
     if failed:
-        raise UserError(f"{failed} of the pictures could not be read", str(images[0]))
+        raise UserError(f"{failed} of {len(paths)} pictures could not be read")
 
 
 def check_processes(command: str) -> None:
@@ -181,37 +184,42 @@ def check_processes(command: str) -> None:
         raise UserError(what, "torchrun", f"start it alone; they can share {', '.join(SHARED)}")
 
 
+def say_error(error: DistillError) -> None:
+    """The one line of a failure."""
+    print(f"error: {error}", file=sys.stderr)
+
+
+def fail(error: DistillError) -> NoReturn:
+    """Ends the program with its line and its exit status."""
+    say_error(error)
+    sys.exit(error.exit_code)
+
+
 def main() -> None:
     """Entry point of `distill`: failures become one line and an exit status."""
     try:
         check_processes(" ".join(sys.argv[1 : 3 if sys.argv[1:2] == ["cache"] else 2]))
         # Newer typers turn Ctrl-C into the status 130, older ones into Abort.
-        interrupted = app(standalone_mode=False) == INTERRUPTED
+        interrupted = app(prog_name="distill", standalone_mode=False) == INTERRUPTED
     except typer.Abort:
         interrupted = True
     except UsageProblem as error:
-        if message := error.format_message().rstrip("."):
-            print(f"error: {message}, {advice(error, sys.argv[1:])}", file=sys.stderr)
+        if problem := usage_error(error, sys.argv[1:]):
+            fail(problem)
         sys.exit(2)
     except ModuleNotFoundError as error:
         if error.name not in TRAINING_PACKAGES:
             raise
-        hint = "install it with: pip install 'distillate[all]'"
-        print(f"error: this command needs {error.name}, {hint}", file=sys.stderr)
-        sys.exit(2)
+        fail(UserError(f"this command needs {error.name}", hint="pip install 'distillate[all]'"))
     except PATH_ERRORS as error:
         hint = "correct its permissions or name another path"
-        print(f"error: {error.strerror}, {error.filename}, {hint}", file=sys.stderr)
-        sys.exit(2)
+        fail(UserError(str(error.strerror), error.filename and str(error.filename), hint))
     except DistillError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        fail(error)
     except OSError as error:
         if error.errno not in NO_SPACE:
             raise
-        where = f" for {error.filename}" if error.filename else ""
-        print(f"error: no space left{where}: make room and repeat the command", file=sys.stderr)
-        sys.exit(RunStopped.exit_code)
+        fail(no_space(error.filename))
     if interrupted:
         print("interrupted: repeat the command to continue", file=sys.stderr)
         sys.exit(INTERRUPTED)

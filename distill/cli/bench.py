@@ -77,7 +77,7 @@ def bench_command(
     from distill.benchmarks.subjects import open_models
 
     if out and out.suffix != ".json":
-        raise UserError(f"got {str(out)!r}", "--out", "a name that ends in .json")
+        raise UserError(f"got {str(out)!r}", "--out", "give a name that ends in .json")
     config = bench_options(models, device)
     paths = [Path(model) for model in models if not is_option(model)]
     if not paths:

@@ -37,7 +37,7 @@ def build_command(
     match = re.fullmatch(r"(\d+)/(\d+)", part)
     number, parts = (int(match[1]), int(match[2])) if match else (0, 0)
     if not 1 <= number <= parts:
-        raise UserError(f"got {part!r}", "--part", "NUMBER/PARTS such as 1/4")
+        raise UserError(f"got {part!r}", "--part", "write NUMBER/PARTS such as 1/4")
     from distill.pipeline.cache import build_experiment, list_caches
 
     experiment = stages.open_experiment(recipe, overrides, data, settings)

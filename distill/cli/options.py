@@ -17,7 +17,7 @@ WORKERS = min(8, os.cpu_count() or 1)
 
 RecipeArg = Annotated[str, typer.Argument(help="TOML recipe, such as students/compact_demo.toml.")]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Such as student.train.lr=1e-3")
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Such as student.train.lr=1e-3")
 ]
 DATA_HELP = "Folder of class folders, manifest, or demo; more kinds in docs/data.md."
 DataOpt = Annotated[str, typer.Option("--data", help=DATA_HELP)]

@@ -44,7 +44,7 @@ def search_command(
 ) -> None:
     """Find the shape of the compact student that is best within limits, and train it.
 
-    Shapes, precision and the epochs of the short training are [search] in the recipe.
+    Shapes, precision and the epochs of the short training are the table `search` of the recipe.
     """
     from distill.recipe import check_table
     from distill.report.table import show

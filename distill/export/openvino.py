@@ -27,7 +27,7 @@ class Target(Base):
     def check(self) -> None:
         """Looks for the package `openvino`."""
         if find_spec("openvino") is None:
-            hint = "install it with: pip install 'distillate[openvino]'"
+            hint = "pip install 'distillate[openvino]'"
             raise UserError("the target openvino needs openvino", "export.targets", hint)
 
     def make(self, shipment: Shipment, folder: Path) -> Record:

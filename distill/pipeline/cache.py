@@ -32,7 +32,7 @@ def cached_jobs(experiment: Experiment) -> Iterator[Job]:
             has_jobs = True
             yield load_job(experiment, config)
     if not has_jobs:
-        where, hint = str(experiment.out), "cache.use = false, or nobody teaches"
+        where, hint = str(experiment.out), "give one a teacher, and cache.use=true"
         raise UserError("no student of this recipe reads a teacher cache", where, hint)
 
 

@@ -90,7 +90,7 @@ def reopen_experiment(folder: Path, overrides: list[str] | None, settings: Setti
 
     recipe = folder / RECIPE
     if not recipe.is_file():
-        raise UserError("not an experiment directory", str(folder), "it has no recipe.toml")
+        raise UserError("not an experiment directory", str(folder), "name one with a recipe.toml")
     known = read_json(folder / "data.json")
     for place in known.get("modules", ()):
         look_in(Path(place))

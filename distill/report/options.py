@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from distill.config import Recipe
-from distill.errors import UserError
+from distill.errors import UserError, alike, did_you_mean
 from distill.registry import find_module, names_in
 
 # Folder of plug-ins, what makes a file one, the class of its options, and where they are set.
@@ -142,7 +141,8 @@ def find_options(key: str) -> list[OptionDoc]:
         known += plugin_options()
         options = _matching(key, known)
     if not options:
-        raise UserError(f"no option {key!r}", "distill options", meant(key, known))
+        hint = did_you_mean(alike(key, [option.key for option in known]))
+        raise UserError(f"no option {key!r}", "distill options", hint or "see `distill options`")
     return options
 
 
@@ -157,21 +157,6 @@ def _matching(key: str, known: Sequence[OptionDoc]) -> list[OptionDoc]:
         if options and not name.endswith("."):
             return options
     return []
-
-
-def meant(requested: str, known: Sequence[OptionDoc]) -> str:
-    """Which keys somebody may have had in mind, as advice."""
-    few = alike(requested, known)
-    return f"did you mean {' or '.join(few)}?" if few else "see `distill options`"
-
-
-def alike(requested: str, known: Sequence[OptionDoc]) -> list[str]:
-    """Up to four keys that are alike, as a whole or in their last part."""
-    last = {option.key: option.key.rpartition(".")[2] for option in known}
-    names = difflib.get_close_matches(requested.rpartition(".")[2], last.values(), 3, 0.75)
-    close = [*difflib.get_close_matches(requested, last, 3, 0.75)]
-    close += [key for key, name in last.items() if name in names]
-    return list(dict.fromkeys(close))[:4]
 
 
 def option_lines(options: Sequence[OptionDoc]) -> Iterator[str]:

@@ -254,6 +254,7 @@ class CacheReader:
 
     def _lost(self, shard: Shard) -> RunStopped:
         return RunStopped(
-            f"the teacher's logits in {self._cache.folder / shard.file_name} are missing or cut "
-            "short: repeat the command, which computes them again and continues"
+            "these logits of a teacher are missing or cut short",
+            str(self._cache.folder / shard.file_name),
+            "repeat the command, which computes them again and continues",
         )

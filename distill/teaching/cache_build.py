@@ -80,7 +80,7 @@ def build_shard(
         ids = np.arange(start, min(start + size, shard.stop))
         logits = teacher_logits(model, images, ids, shard.view, device)
         if not torch.isfinite(logits).all():
-            raise RunStopped(f"{cache.name} gives logits that are not finite: train it again")
+            raise RunStopped("its logits are not finite", cache.name, "train it again")
         chunks.append(cache.pack(logits))
         advance(len(ids))
     with atomic(cache.folder / shard.file_name) as temporary, temporary.open("wb") as file:
@@ -125,8 +125,9 @@ def _check_room(cache: TeacherCache, todo: Sequence[Shard]) -> None:
     needed, free = stored_bytes(cache, todo), shutil.disk_usage(cache.folder).free
     if needed > free:
         raise RunStopped(
-            f"the logits of {cache.name} need {needed / 1e6:,.1f} MB, {cache.folder} has "
-            f"{free / 1e6:,.1f} MB free: make room, lower cache.views or set cache.top_k"
+            f"the logits of {cache.name} need {needed / 1e6:,.1f} MB, free are {free / 1e6:,.1f}",
+            str(cache.folder),
+            "make room, lower cache.views or set cache.top_k",
         )
 
 

@@ -191,9 +191,10 @@ def _train_epoch(trainer: Trainer, epoch: int, bar: Task) -> dict[str, Any]:
 def _check_finite(loss: Tensor | float, job: Job, epoch: int) -> None:
     if not math.isfinite(float(loss)):
         raise RunStopped(
-            f"the loss of {job.config.name} is not finite in epoch {epoch + 1}: lower train.lr "
-            f"(now {job.config.train.lr:g}), set train.clip_norm=1 or train.precision=fp32; "
-            "repeating the command with other options needs --overwrite"
+            f"the loss is not finite in epoch {epoch + 1}",
+            job.config.name,
+            f"lower train.lr (now {job.config.train.lr:g}), set train.clip_norm=1 or "
+            "train.precision=fp32; repeating the command with other options needs --overwrite",
         )
 
 

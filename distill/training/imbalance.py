@@ -21,7 +21,7 @@ def check_class_weights(config: TrainConfig, classes: tuple[str, ...], where: st
     if odd:
         what = f"one weight per class is needed, and {odd[0]!r} is "
         what += "not in it" if odd[0] in classes else "no class of the data"
-        raise UserError(what, where, f"the classes are {', '.join(classes)}")
+        raise UserError(what, where, f"name one of {', '.join(classes)}")
 
 
 def class_weights(config: TrainConfig, data: ImageData) -> NDArray[np.float32] | None:

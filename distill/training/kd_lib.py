@@ -85,10 +85,10 @@ def check_kd_lib(config: RunConfig, task: TaskName = "single") -> None:
     """
     if task == "multi":
         what = "KD_Lib knows one label per image, data.task is 'multi'"
-        raise UserError(what, f"{config.name}.engine", 'engine = "distill"')
+        raise UserError(what, f"{config.name}.engine", 'set engine = "distill"')
     if config.strategy.name not in STRATEGIES:
         what = f"KD_Lib has no counterpart of strategy {config.strategy.name!r}"
-        raise UserError(what, f"{config.name}.engine", f"it has {', '.join(STRATEGIES)}")
+        raise UserError(what, f"{config.name}.engine", f"choose one of {', '.join(STRATEGIES)}")
     if config.strategy.name == "self_training" and config.teachers != ("best",):
         what = f"KD_Lib trains the self-teacher itself, got {config.teachers}"
         raise UserError(what, f"{config.name}.teachers", "leave it out")
@@ -106,7 +106,7 @@ def check_kd_lib(config: RunConfig, task: TaskName = "single") -> None:
 
 
 def _refuse(config: RunConfig, key: str, value: Any, allowed: Any) -> None:
-    hint = f'{allowed!r}, or engine = "distill"'
+    hint = f'set {allowed!r}, or engine = "distill"'
     raise UserError(f"KD_Lib cannot do it, got {value!r}", f"{config.name}.{key}", hint)
 
 
@@ -173,8 +173,9 @@ class Journal:
     def _check_finite(self, loss: float) -> None:
         if not math.isfinite(loss):
             raise RunStopped(
-                f"the loss of {self._job.config.name} is not finite in epoch {self._epoch + 1} of "
-                f"KD_Lib: lower train.lr (now {self._job.config.train.lr:g})"
+                f"the loss is not finite in epoch {self._epoch + 1} of KD_Lib",
+                self._job.config.name,
+                f"lower train.lr (now {self._job.config.train.lr:g})",
             )
 
 
@@ -190,11 +191,13 @@ def fit_with_kd_lib(
     check_kd_lib(job.config, job.data.task)
     if any(job.teacher_adjustments):
         what = "KD_Lib would take a logit-adjusted teacher's logits as they are"
-        raise UserError(what, f"{job.config.name}.teachers", 'engine = "distill", or another')
+        raise UserError(what, f"{job.config.name}.teachers", 'set engine = "distill", or another')
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"KD_Lib knows no device {device.type!r}", "--device", "use cpu or cuda")
     if num_processes() > 1:
-        raise UserError("KD_Lib trains in one process", f"{job.config.name}.engine", "no torchrun")
+        raise UserError(
+            "KD_Lib trains in one process", f"{job.config.name}.engine", "start it without torchrun"
+        )
     library = import_kd_lib()
     _begin(classifier, job, device, progress)
     epochs, count = job.config.train.epochs, len(job.data.train.labels)
@@ -267,9 +270,10 @@ def _blaming(job: Job) -> Iterator[None]:
     except Exception as error:
         lines = str(error).splitlines() or ["no message"]
         raise RunStopped(
-            f"KD_Lib's {STRATEGIES[job.config.strategy.name]} failed in {job.config.name}: "
-            f'{type(error).__name__}: {lines[0]}; engine = "distill" has this strategy without '
-            "KD_Lib's defects"
+            f"KD_Lib's {STRATEGIES[job.config.strategy.name]} failed: "
+            f"{type(error).__name__}: {lines[0]}",
+            job.config.name,
+            'engine = "distill" has this strategy without KD_Lib\'s defects',
         ) from error
 
 

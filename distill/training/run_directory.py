@@ -97,7 +97,9 @@ def open_run(folder: Path) -> FinishedRun:
         UserError: The run is not complete, or a file of it was changed.
     """
     if not is_complete(folder) or not (folder / CONTRACT).is_file():
-        raise UserError("not a finished run directory", str(folder), "it has no manifest.json")
+        raise UserError(
+            "not a finished run directory", str(folder), "name one with a manifest.json"
+        )
     verify_manifest(folder)
     return FinishedRun(folder, read_json(folder / MANIFEST))
 

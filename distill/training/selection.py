@@ -39,7 +39,7 @@ def chosen_score(select: str, task: TaskName, where: str = "train.select") -> st
         return task_of(task).main_score
     if select != "loss" and select not in task_of(task).scores:
         what = f"data.task={task!r} has no {select}"
-        raise UserError(what, where, f"auto, loss, {', '.join(task_of(task).scores)}")
+        raise UserError(what, where, f"choose auto, loss, {', '.join(task_of(task).scores)}")
     return select
 
 

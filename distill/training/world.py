@@ -96,7 +96,7 @@ def join(device: torch.device) -> World:
             what = f"{num_processes()} processes cannot share {device}"
             raise UserError(what, "--device", "use cuda, and each takes a GPU of its own")
         if "LOCAL_RANK" not in os.environ:
-            what = "WORLD_SIZE is set, LOCAL_RANK is not: which GPU is this process's?"
+            what = "WORLD_SIZE is set, LOCAL_RANK is not, which says whose GPU is whose"
             raise UserError(what, "environment", "start it with torchrun, or set LOCAL_RANK")
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)

@@ -119,7 +119,7 @@ def _fitting(
 def _too_few(name: str, groups: int, images: int, num_splits: int) -> UserError:
     if groups == images:
         what = f"class {name!r} has {images} training images, too few to split"
-        return UserError(what, hint=f"it needs at least {num_splits + 1}")
+        return UserError(what, hint=f"add some: it needs at least {num_splits + 1}")
     what = f"{images} images of class {name!r} make {groups} groups of copies, too few to split"
     return UserError(what, hint="add others, or let images be split one by one: data.split=random")
 

@@ -121,7 +121,7 @@ def _header(
         root = names[0].removeprefix(ROOT_MARK).strip()
         _, names = next(records, (0, [""]))
     if not any(names):
-        raise UserError("no columns", str(file), "its first line names them: path,label")
+        raise UserError("no columns", str(file), "name them in its first line: path,label")
     return root, names
 
 
@@ -207,7 +207,7 @@ def _cells(column: Any, file: Path) -> list[str]:
     if types.is_dictionary(kind):
         kind = kind.value_type
     if not (_is_text(kind) or types.is_integer(kind) or types.is_null(kind)):
-        hint = "it has to hold texts; several labels are joined by ;"
+        hint = "store texts in it; several labels are joined by ;"
         raise UserError(f"a column of {kind}", str(file), hint)
     cells = column.cast(kind).cast(pyarrow.string()).to_pylist()
     return ["" if cell is None else cell for cell in cells]

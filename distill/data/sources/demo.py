@@ -18,7 +18,9 @@ def open_source(rest: str) -> Source:
     """
     count = int(rest or DEFAULT_COUNT) if (rest or "0").isdecimal() else 0
     if count < 30:
-        raise UserError(f"demo:{rest}", "--data", "COUNT is a number of images, at least 30")
+        raise UserError(
+            "no usable number of images", f"demo:{rest}", "write demo:COUNT, 30 or more"
+        )
     names = [f"demo/{i:06d}" for i in range(count)]
     return Source(
         location=f"demo:{count}",

@@ -88,7 +88,7 @@ def _hub(where: str) -> Any:
         import huggingface_hub
         import huggingface_hub.utils
     except ImportError:
-        hint = "install distillate[train]"
+        hint = "pip install 'distillate[train]'"
         raise UserError("huggingface_hub is not installed", where, hint) from None
     return huggingface_hub
 

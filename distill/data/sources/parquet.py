@@ -145,7 +145,7 @@ def _open_table(path: Path, root: Path) -> _Table:
         kind = kind.field("bytes").type
     if not (types.is_binary(kind) or types.is_large_binary(kind)):
         what = f"column {image!r} is {schema.field(image).type}"
-        raise UserError(what, str(path), "it has to be a struct with the encoded picture in bytes")
+        raise UserError(what, str(path), "make it a struct with the encoded picture in bytes")
     stem = path.relative_to(root).with_suffix("").as_posix()
     label = _column(schema.names, LABEL_COLUMNS, path)
     return _Table(path, stem, image, label, (0, *accumulate(sizes)), schema)
@@ -170,7 +170,7 @@ def _read_labels(table: _Table) -> list[Any]:
     kind = column.type
     if not (types.is_integer(kind) or types.is_string(kind) or types.is_large_string(kind)):
         what = f"column {table.label!r} is {kind}"
-        raise UserError(what, str(table.path), "it has to hold class numbers or class names")
+        raise UserError(what, str(table.path), "store class numbers or class names in it")
     if None in labels:
         what = f"no label in row {labels.index(None)} of column {table.label!r}"
         raise UserError(what, str(table.path), "label the row or remove it")

@@ -87,7 +87,7 @@ def _data_set(name: str, where: str) -> tuple[Any, frozenset[str]]:
         from torchvision import datasets
     except ImportError:
         raise UserError(
-            "torchvision is not installed", where, "install distillate[train]"
+            "torchvision is not installed", where, "pip install 'distillate[train]'"
         ) from None
     usable = {}
     for class_name in datasets.__all__:

@@ -224,7 +224,7 @@ def _label(opened: BinaryIO, key: str, parts: dict[str, _Part], file: Path) -> i
                 value = value["label"]
         except ValueError as error:
             what = f"{kind} of sample {key!r} is not readable: {error}"
-            raise UserError(what, str(file), "a .cls holds a number, a .txt a name") from None
+            raise UserError(what, str(file), "write a number into .cls, a name into .txt") from None
         if isinstance(value, str):
             value = value.strip()
         if isinstance(value, bool) or not isinstance(value, int | str) or value == "":

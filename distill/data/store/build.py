@@ -48,7 +48,7 @@ def build_store(
     """
     free = shutil.disk_usage(place.parent).free
     if needed > free:
-        raise RunStopped(_no_room(needed, place.parent, free))
+        raise _no_room(needed, place.parent, free)
     work = place.with_name(f"{place.name}.{os.getpid()}.tmp")
     work.mkdir(exist_ok=True)
     try:
@@ -66,15 +66,15 @@ def build_store(
         if error.errno not in NO_SPACE:
             raise
         free = shutil.disk_usage(place.parent).free
-        raise RunStopped(_no_room(needed, place.parent, free)) from error
+        raise _no_room(needed, place.parent, free) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _no_room(needed: int, folder: Path, free: int) -> str:
-    return (
-        f"the decoded images need {needed / 1e6:.0f} MB, {folder} has {free / 1e6:.0f} MB"
-        " free: make room and repeat the command, or choose another --out"
+def _no_room(needed: int, folder: Path, free: int) -> RunStopped:
+    what = f"the decoded images need {needed / 1e6:.0f} MB, free are {free / 1e6:.0f}"
+    return RunStopped(
+        what, str(folder), "make room and repeat the command, or choose another --out"
     )
 
 

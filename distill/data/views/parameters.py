@@ -33,7 +33,7 @@ def check_views(config: ViewsConfig, classes: Sequence[str], task: str = "single
         raise UserError(what, "views.per_class", "leave it out")
     unknown = sorted({*config.per_class} - {*classes})
     if unknown:
-        hint = f"the classes are {', '.join(classes)}"
+        hint = f"name one of {', '.join(classes)}"
         raise UserError(f"no class named {unknown[0]!r}", "views.per_class", hint)
 
 
