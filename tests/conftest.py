@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -95,6 +96,21 @@ def image_folder(tmp_path: Path, write_images: Callable[..., Path]) -> Path:
     """Two classes of eight images each, without splits."""
     names = [f"{label}/{i}.jpg" for label in ("cat", "dog") for i in range(8)]
     return write_images(tmp_path / "images", names)
+
+
+@pytest.fixture
+def no_heif(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine on which nothing decodes HEIC."""
+    monkeypatch.setitem(sys.modules, "pi_heif", None)
+    monkeypatch.setattr(Image, "ID", [kind for kind in Image.ID if kind != "HEIF"])
+
+
+@pytest.fixture
+def phone_folder(image_folder: Path) -> Path:
+    """The image folder with three HEIC files in it, one of them named in capitals."""
+    for name in ("cat/a.heic", "cat/b.heif", "dog/C.HEIC"):
+        shutil.copy(REPOSITORY / "tests" / "fixtures" / "halves.heic", image_folder / name)
+    return image_folder
 
 
 @pytest.fixture(scope="session")

@@ -83,6 +83,23 @@ def test_unreadable_and_ignored_files_are_named() -> None:
     assert len(found) == 3
 
 
+def test_pictures_that_nothing_decodes_are_one_counted_warning() -> None:
+    """They were `info` like any note, and training went on without most of the photographs."""
+    data = plain()
+    data.ignored = ("notes.txt", *(f"{i:04}.HEIC" for i in range(1200)), "x.heif")
+    warning, info = data.audit()
+    assert (warning["kind"], warning["severity"], len(warning["paths"])) == (
+        "ignored",
+        "warning",
+        1201,
+    )
+    assert warning["detail"] == (
+        "1,200 .heic and 1 .heif files are left out, nothing here decodes them: x. "
+        "Fix: pip install 'distillate[heic]'."
+    )
+    assert (info["severity"], info["paths"]) == ("info", ["notes.txt"])
+
+
 def test_unreadable_files_take_part_in_nothing_else() -> None:
     bad = {"reason": "no", "sha256": "s", "width": 0, "height": 0, "brightness": 0, "sharpness": 0}
     data = plain().add("x", 0, "train", **bad).add("y", 1, "test", **bad)

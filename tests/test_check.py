@@ -188,6 +188,18 @@ def test_several_labels(check: Check, write_images: Callable[..., Path], tmp_pat
     assert known["2.png"] == ()
 
 
+@pytest.mark.usefixtures("no_heif")
+def test_heic_that_nothing_decodes_is_warned_of_once(
+    distill: Callable[..., tuple[int, str, str]], phone_folder: Path, tmp_path: Path
+) -> None:
+    status, out, err = distill("check", phone_folder, "--out", tmp_path / "out")
+    assert (status, "distillate[heic]" in err) == (0, False)
+    (said,) = [line for line in out.splitlines() if "distillate[heic]" in line]
+    assert said.startswith("warning: ignored cat/a.heic")
+    findings = json.loads((tmp_path / "out" / "data.json").read_text())["findings"]
+    assert [f["severity"] for f in findings if f["kind"] == "ignored"] == ["warning"]
+
+
 def test_published_splits_leak(check: Check, real_data: Path, tmp_path: Path) -> None:
     """Of the end of each folder of photographs, where most of the copies are."""
     for split, first in (("train", 800), ("val", 280), ("test", 200)):

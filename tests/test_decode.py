@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from distill.data.decode import InputSpec, UnreadableImageError, read_image, resize_image, to_pixels
+from distill.data.decode import (
+    InputSpec,
+    UnreadableImageError,
+    image_endings,
+    read_image,
+    resize_image,
+    to_pixels,
+)
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
@@ -25,6 +32,31 @@ def rows(image: Image.Image) -> list[list[int]]:
     assert image.mode == "RGB"
     assert (array == array[:, :, :1]).all()
     return array[:, :, 0].tolist()
+
+
+def test_heic_is_a_picture_like_any_other(repository: Path) -> None:
+    """Whatever it is called: the left half of this one is red, the right one blue."""
+    pytest.importorskip("pi_heif")
+    file = repository / "tests" / "fixtures" / "halves.heic"
+    for source in (file, str(file), file.read_bytes()):
+        image = read_image(source)
+        assert (image.size, image.mode) == ((64, 48), "RGB")
+        for place, colour in (((8, 8), (220, 30, 30)), ((56, 40), (30, 30, 220))):
+            assert np.abs(np.subtract(image.getpixel(place), colour)).max() <= 8
+    assert {".heic", ".heif", ".jpg"} <= image_endings()
+    with pytest.raises(UnreadableImageError):
+        read_image(file.read_bytes()[:-100])
+
+
+@pytest.mark.usefixtures("no_heif")
+def test_heic_names_its_remedy_where_nothing_decodes_it(repository: Path) -> None:
+    file = repository / "tests" / "fixtures" / "halves.heic"
+    for source in (file, file.read_bytes()):
+        with pytest.raises(UnreadableImageError, match=r"pip install 'distillate\[heic\]'"):
+            read_image(source)
+    assert ".heic" not in image_endings()
+    with pytest.raises(UnreadableImageError, match="UnidentifiedImageError"):
+        read_image(b"no picture at all")
 
 
 @pytest.mark.parametrize(

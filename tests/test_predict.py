@@ -233,6 +233,26 @@ def test_answers_for_files_are_those_of_training_pixels_in_torch(real_data, tmp_
     assert agreed / count >= 0.999
 
 
+@pytest.mark.usefixtures("no_heif")
+def test_heic_that_nothing_decodes_is_one_warning_of_a_folder_and_an_error_of_a_file(
+    tmp_path, phone_folder, distill
+):
+    model = write_model(tmp_path / "m.onnx")
+    status, out, err = distill("predict", model, phone_folder)
+    assert (status, len(out.splitlines())) == (0, 16)
+    assert err == (
+        "warning: 2 .heic and 1 .heif files are left out, nothing here decodes them: "
+        f"{phone_folder}. Fix: pip install 'distillate[heic]'.\n"
+    )
+    status, out, err = distill("predict", model, phone_folder / "cat" / "a.heic")
+    assert (status, out, len(err.splitlines())) == (2, "", 1)
+    assert "pip install 'distillate[heic]'" in err
+    for name, label in (("cat", "red"), ("dog", "green")):
+        (phone_folder / name).rename(phone_folder / label)
+    status, _, err = distill("evaluate", model, phone_folder)
+    assert (status, err.count("distillate[heic]")) == (0, 1)
+
+
 def test_find_images_takes_files_and_folders_and_nothing_else(tmp_path, write_images):
     root = write_images(tmp_path / "in", ["b/2.jpg", "a/1.jpg"])
     (root / "notes.txt").write_text("no picture")

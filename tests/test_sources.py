@@ -125,11 +125,31 @@ def test_hidden_files_and_folders_are_passed_over(tmp_path: Path, write_images: 
 
 
 def test_files_that_are_no_images_by_their_ending_are_listed(image_folder: Path) -> None:
-    for name in ("cat/notes.txt", "dog/Thumbs.db", "dog/no_ending"):
+    """But for what an operating system leaves behind."""
+    for name in ("cat/notes.txt", "dog/Thumbs.db", "dog/desktop.ini", "dog/no_ending"):
         (image_folder / name).write_text("x")
     source = open_source(str(image_folder))
-    assert source.ignored == ("cat/notes.txt", "dog/Thumbs.db", "dog/no_ending")
+    assert source.ignored == ("cat/notes.txt", "dog/no_ending")
     assert len(source.items) == 16
+
+
+def test_heic_is_an_image_where_something_decodes_it(phone_folder: Path) -> None:
+    pytest.importorskip("pi_heif")
+    source = open_source(str(phone_folder))
+    assert {"cat/a.heic", "cat/b.heif", "dog/C.HEIC"} <= set(names(source))
+    assert source.ignored == ()
+
+
+@pytest.mark.usefixtures("no_heif")
+def test_heic_that_nothing_decodes_is_listed_and_alone_refused(
+    phone_folder: Path, tmp_path: Path
+) -> None:
+    assert open_source(str(phone_folder)).ignored == ("cat/a.heic", "cat/b.heif", "dog/C.HEIC")
+    for name in ("one/a.heic", "two/b.heic"):
+        (tmp_path / "phone" / name).parent.mkdir(parents=True)
+        (tmp_path / "phone" / name).write_bytes(b"x")
+    words = ("2 .heic files", "phone. Fix: pip install 'distillate[heic]'")
+    refused(tmp_path / "phone", *words)
 
 
 def test_the_fingerprint_follows_names_sizes_and_times(

@@ -73,6 +73,16 @@ def test_any_folder_will_do_and_copies_are_left_out(extra, labelled, tmp_path):
     assert set(split.labels.tolist()) == {UNLABELLED}
 
 
+@pytest.mark.usefixtures("no_heif")
+def test_heic_that_nothing_decodes_is_said(extra, labelled, tmp_path, capsys):
+    (extra / "9.heic").write_bytes(b"x")
+    source, cache = open_source(labelled.location), tmp_path / "cache"
+    work = Workspace(cache, 1, Progress())
+    listing = list_data(source, SMALL, 0, work)
+    prepare_unlabelled(str(extra), listing, SMALL, Views(), work)
+    assert capsys.readouterr().err.count("warning: 1 .heic files are left out") == 1
+
+
 def test_pixels_are_those_of_their_names(extra, labelled, tmp_path):
     split, _ = prepare(extra, labelled, tmp_path)
     for pixels, name in zip(split.pixels, split.names, strict=True):

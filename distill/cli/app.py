@@ -151,7 +151,7 @@ def predict_command(
     """Label pictures with a shipped file; needs no torch."""
     from distill.runtime.predict import Predictor, UnreadableImageError, find_images
 
-    predictor, paths = Predictor(model), list(find_images(images))
+    predictor, paths = Predictor(model), find_images(images, Progress().say)
     if predictor.path != model:
         print(f"answers of {predictor.path}", file=sys.stderr)
     failed = 0

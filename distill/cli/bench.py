@@ -26,7 +26,7 @@ def readable_pictures(folder: Path, most: int = 64) -> list[bytes]:
     from distill.runtime.predict import find_images
 
     pictures: list[bytes] = []
-    for path in find_images([folder]):
+    for path in find_images([folder], Progress().say):
         with contextlib.suppress(UnreadableImageError):
             read_image(path)
             pictures.append(path.read_bytes())

@@ -7,18 +7,26 @@ written down in a shipped file's `input_spec` is exactly what `resize_image` doe
 from __future__ import annotations
 
 import io
-from pathlib import Path
+from collections import Counter
+from collections.abc import Callable, Iterable
+from importlib.util import find_spec
+from pathlib import Path, PurePath
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict
+
+from distill.errors import UserError
 
 Pixels = NDArray[np.uint8]
 
 _ENDINGS = "jpg jpeg jpe jfif png bmp gif webp tif tiff ppm pgm pbm pnm tga avif"
 EXTENSIONS = frozenset(f".{ending}" for ending in _ENDINGS.split())
+HEIF_EXTENSIONS = frozenset((".heic", ".heif"))
+HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+HEIF_REMEDY = "pip install 'distillate[heic]'"
 MAX_PIXELS = 178_956_970  # where Pillow, too, speaks of a decompression bomb
 MAX_ASPECT = 1000  # of one side to the other: nothing is to be seen on a longer strip
 STRIP = 16  # from this aspect on, only what is left after the crop is scaled
@@ -47,6 +55,29 @@ class UnreadableImageError(Exception):
     """A file that holds no picture Pillow can read whole."""
 
 
+def image_endings() -> frozenset[str]:
+    """What names of pictures end in; HEIC is among them where something decodes it."""
+    return EXTENSIONS | HEIF_EXTENSIONS if find_spec("pi_heif") else EXTENSIONS
+
+
+def heif_left_out(names: Iterable[str | Path], where: str) -> UserError | None:
+    """What is wrong with files that were passed over, though they are pictures; None for nothing.
+
+    Args:
+        where: What they are in.
+    """
+    endings = Counter(PurePath(name).suffix.lower() for name in names)
+    files = [f"{endings[end]:,} {end}" for end in sorted(HEIF_EXTENSIONS) if endings[end]]
+    what = f"{' and '.join(files)} files are left out, nothing here decodes them"
+    return UserError(what, where, HEIF_REMEDY) if files else None
+
+
+def warn_of_heif(names: Iterable[str | Path], where: str, say: Callable[[str], None]) -> None:
+    """Says what is wrong with them, if anything is."""
+    if problem := heif_left_out(names, where):
+        say(f"warning: {problem}")
+
+
 def read_image(source: str | Path | bytes | Image.Image) -> Image.Image:
     """Decodes a picture to upright RGB.
 
@@ -58,10 +89,7 @@ def read_image(source: str | Path | bytes | Image.Image) -> Image.Image:
             side more than 1,000 times the other.
     """
     try:
-        if isinstance(source, Image.Image):
-            image = source
-        else:
-            image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+        image = source if isinstance(source, Image.Image) else _open(source)
         if image.width * image.height > MAX_PIXELS:
             raise UnreadableImageError(f"{image.width} x {image.height} pixels, too many")
         if max(image.size) > MAX_ASPECT * min(image.size):
@@ -74,6 +102,29 @@ def read_image(source: str | Path | bytes | Image.Image) -> Image.Image:
     except Exception as error:  # Pillow's plug-ins raise nearly every built-in type on bad bytes
         said = str(error).partition(" <_io.")[0]  # where it was in memory tells nobody anything
         raise UnreadableImageError(f"{type(error).__name__}: {said}") from None
+
+
+def _open(source: str | Path | bytes) -> Image.Image:
+    """Opens a picture; what decodes HEIC is asked for when the first one is met."""
+    try:
+        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+    except UnidentifiedImageError:
+        if not _is_heif(source):
+            raise
+    try:
+        from pi_heif import register_heif_opener
+    except ModuleNotFoundError:
+        raise UnreadableImageError(f"HEIC, which nothing here decodes: {HEIF_REMEDY}") from None
+    register_heif_opener()
+    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+
+
+def _is_heif(source: str | Path | bytes) -> bool:
+    """Whether a file says so of itself, whatever it is called: phones have .jpg that are HEIC."""
+    if not isinstance(source, bytes):
+        with Path(source).open("rb") as file:
+            source = file.read(12)
+    return source[4:8] == b"ftyp" and source[8:12] in HEIF_BRANDS
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -12,7 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill.config import TaskName
-from distill.data.decode import InputSpec, Pixels, UnreadableImageError, to_pixels
+from distill.data.decode import (
+    InputSpec,
+    Pixels,
+    UnreadableImageError,
+    to_pixels,
+    warn_of_heif,
+)
 from distill.data.digest import image_sha256
 from distill.data.sources import Item, Source, open_source
 from distill.errors import UserError
@@ -88,8 +94,10 @@ def evaluate(
     unknown = sorted({*source.classes} - {*opened.names})
     if unknown:
         what = f"the model has no class {unknown[0]!r}"
-<<<<<<< HEAD
-        raise UserError(what, location, f"it knows {', '.join(opened.names)}")
+        raise UserError(
+            what, location, f"name classes as the model does: {', '.join(opened.names)}"
+        )
+    warn_of_heif(source.ignored, location, progress.say)
     given = {item.split for item in source.items if item.split}
     split = split or ("test" if "test" in given else None)
     is_given = split is None or split in given
@@ -149,12 +157,6 @@ def _in_kept_split(
 def _answers(
     model: Model, source: Source, items: list[Item], title: str, workers: int, progress: Progress
 ) -> Answers:
-=======
-        raise UserError(
-            what, location, f"name classes as the model does: {', '.join(opened.names)}"
-        )
-    items = _of_split(source, split)
->>>>>>> 86cf66e (Say every failure as WHAT: WHERE. Fix: HINT.)
     rows: list[NDArray[np.float32]] = []
     kept: list[Item] = []
     digests: list[str] = []
@@ -178,8 +180,7 @@ def _answers(
                 rows.append(model.probabilities(np.stack(batch)))
             task.advance(len(chunk))
     if not rows:
-<<<<<<< HEAD
-        raise UserError("no readable image", source.location)
+        raise UserError("no readable image", source.location, "look at it: distill check")
     return Answers(kept, digests, np.concatenate(rows), unreadable)
 
 
@@ -202,13 +203,6 @@ def _scores(model: Model, answers: Answers, classes: tuple[str, ...]) -> dict[st
     scores = score(probs, truth, model.names, model.thresholds)
     if model.task == "multi":
         scores["positives"] = dict(zip(model.names, truth.sum(axis=0).tolist(), strict=True))
-=======
-        raise UserError("no readable image", location, "look at it: distill check")
-    probs, truth = np.concatenate(rows), true_labels(kept, source.classes, opened.names)
-    scores = score(probs, truth, opened.names, opened.thresholds)
-    if opened.task == "multi":
-        scores["positives"] = dict(zip(opened.names, truth.sum(axis=0).tolist(), strict=True))
->>>>>>> 86cf66e (Say every failure as WHAT: WHERE. Fix: HINT.)
     else:
         matrix = confusion_matrix(probs.argmax(axis=1), truth, len(model.names))
         named = {"names": list(model.names), "rows_true_columns_predicted": matrix.tolist()}
@@ -270,22 +264,11 @@ def _open_run(folder: Path, device: str) -> Model:
 
 
 def _of_split(source: Source, split: str | None) -> list[Item]:
-<<<<<<< HEAD
     items = [item for item in source.items if split is None or item.split == split]
     if not items:
         given = sorted({item.split for item in source.items if item.split})
         raise UserError(f"no split {split!r}", "--split", f"found {given}")
     return items
-=======
-    given = {item.split for item in source.items}
-    if split is None:
-        split = "test" if "test" in given else None
-    elif split not in given:
-        raise UserError(
-            f"no split {split!r}", "--split", f"choose one of {sorted(filter(None, given))}"
-        )
-    return [item for item in source.items if split is None or item.split == split]
->>>>>>> 86cf66e (Say every failure as WHAT: WHERE. Fix: HINT.)
 
 
 def _decode(source: Source, item: Item, spec: InputSpec) -> tuple[Pixels | None, str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,14 @@ from PIL import Image
 from pydantic import ValidationError
 
 from distill.config import TaskName
-from distill.data.decode import EXTENSIONS, InputSpec, UnreadableImageError, to_pixels
+from distill.data.decode import (
+    InputSpec,
+    UnreadableImageError,
+    heif_left_out,
+    image_endings,
+    to_pixels,
+    warn_of_heif,
+)
 from distill.errors import UserError
 from distill.runtime.shipped import shipped_file
 from distill.scoring.tasks import task_of
@@ -191,22 +199,34 @@ def metadata_of(session: Any) -> dict[str, Any]:
     return metadata
 
 
-def find_images(paths: Iterable[str | Path]) -> Iterator[Path]:
+def find_images(
+    paths: Iterable[str | Path], warn: Callable[[str], None] = warnings.warn
+) -> list[Path]:
     """Files as they are, and all images below folders, sorted.
+
+    Args:
+        warn: Is told of pictures in a folder that nothing here decodes.
 
     Raises:
         UserError: A path that does not exist, or a folder without images.
     """
+    endings, found = image_endings(), []
     for path in map(Path, paths):
         if path.is_dir():
-            files = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS)
+            below = sorted(p for p in path.rglob("*") if not p.name.startswith("."))
+            files = [p for p in below if p.suffix.lower() in endings]
+            others = set(below) - set(files)
             if not files:
-                raise UserError("no images in this folder", str(path))
-            yield from files
+                hint = "name a picture, or a folder of them"
+                nothing = UserError("no images in this folder", str(path), hint)
+                raise heif_left_out(others, str(path)) or nothing
+            warn_of_heif(others, str(path), warn)
+            found += files
         elif path.is_file():
-            yield path
+            found.append(path)
         else:
-            raise UserError("no such file or folder", str(path))
+            raise UserError("no such file or folder", str(path), "correct the path")
+    return found
 
 
 def _as_list(images: Any) -> list[Any]:

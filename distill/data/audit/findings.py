@@ -9,6 +9,7 @@ import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
+from pathlib import PurePath
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from distill.config import TaskName
 from distill.data.audit.duplicates import join_groups
 from distill.data.audit.fingerprints import Fingerprints
+from distill.data.decode import HEIF_EXTENSIONS, heif_left_out
 from distill.data.sources import SPLITS, Item, Label, Source
 from distill.files import JsonModel
 
@@ -158,8 +160,11 @@ def _finding(kind: str, severity: Severity, paths: Iterable[str], detail: str) -
 def _unusable(source: Source, prints: Fingerprints) -> Iterator[Finding]:
     for path, reason in sorted(prints.unreadable.items()):
         yield _finding("unreadable", "warning", [path], reason)
-    if source.ignored:
-        yield _finding("ignored", "info", source.ignored, "not an image by its ending")
+    pictures = [name for name in source.ignored if PurePath(name).suffix.lower() in HEIF_EXTENSIONS]
+    if problem := heif_left_out(pictures, source.location):
+        yield _finding("ignored", "warning", pictures, str(problem))
+    if others := set(source.ignored) - set(pictures):
+        yield _finding("ignored", "info", others, "not an image by its ending")
 
 
 def _copies(facts: _Facts) -> Iterator[Finding]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from distill.data.decode import EXTENSIONS
+from distill.data.decode import heif_left_out, image_endings
 from distill.data.sources import SPLIT_NAMES, SPLITS, Item, Source
 from distill.errors import UserError
+
+LITTER = ("thumbs.db", "desktop.ini")  # of Windows; that of other systems is hidden
 
 
 def open_source(location: str) -> Source:
@@ -45,23 +47,25 @@ def _listing(
 ) -> Source:
     """The images of (folder, label, split) triples; links that lead nowhere are unreadable ones."""
     items, ignored, digest = [], [], hashlib.sha256()
+    endings = image_endings()
     for folder, label, split in places:
         for file in sorted(folder.rglob("*")):
             relative = file.relative_to(root).as_posix()
             leads_nowhere = file.is_symlink() and not file.exists()
             if not (file.is_file() or leads_nowhere):
                 continue
-            if relative.startswith(".") or "/." in relative:
+            if relative.startswith(".") or "/." in relative or file.name.lower() in LITTER:
                 continue
             _check_unicode(root, relative)
-            if file.suffix.lower() not in EXTENSIONS:
+            if file.suffix.lower() not in endings:
                 ignored.append(relative)
                 continue
             items.append(Item(relative, label, split))
             stat = file.lstat() if leads_nowhere else file.stat()
             digest.update(f"{relative}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
     if not items:
-        raise UserError("no images", str(root), f"known endings: {' '.join(sorted(EXTENSIONS))}")
+        hint = f"name one with pictures: {' '.join(sorted(endings))}"
+        raise heif_left_out(ignored, str(root)) or UserError("no images", str(root), hint)
     return Source(
         location=str(root),
         classes=classes,

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple
 
-from distill.data.decode import EXTENSIONS
+from distill.data.decode import EXTENSIONS, HEIF_EXTENSIONS
 from distill.data.sources import Item, Source
 from distill.data.sources._shards import (
     files_fingerprint,
@@ -165,7 +165,8 @@ def _samples(file: Path, labelled: bool) -> list[tuple[str, _Part, Any]]:
         if not key or key.startswith("__"):  # hidden files; facts about the shard itself
             continue
         sample = by_key.setdefault(str(PurePosixPath(name).with_name(key)), {})
-        kind = "picture" if f".{ending.lower()}" in EXTENSIONS else ending.lower()
+        is_picture = f".{ending.lower()}" in EXTENSIONS | HEIF_EXTENSIONS
+        kind = "picture" if is_picture else ending.lower()
         if kind in sample:
             raise UserError(f"{name!r} is the second {kind} of its sample", str(file), "remove one")
         if kind in ("picture", *LABELS):
