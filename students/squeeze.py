@@ -15,8 +15,10 @@ from torchvision import models
 from distill.config import Count, Fraction
 from distill.config import Options as BaseOptions
 from distill.models import IMAGENET_MEAN, IMAGENET_STD, Channels
+from distill.models.origin import Origin, torch_origin
 from distill.models.weights import download, transfer_weights
 
+NAME = "torchvision/squeezenet1_1"
 LAYERS = 13  # of SqueezeNet 1.1's `features`
 ENDS = (4, 5, 7, 8, 10, 11, 12, 13)  # how many of them end with fire module 1, 2, ...
 
@@ -67,10 +69,14 @@ def build(
     """The network; `pretrained` are torchvision's weights of the layers that are kept."""
     network = Squeeze(num_classes, options)
     if pretrained:
-        name = "torchvision/squeezenet1_1"
-        source = download(name, lambda: models.squeezenet1_1(weights="DEFAULT"))
+        source = download(NAME, lambda: models.squeezenet1_1(weights="DEFAULT"))
         transfer_weights(network, source.state_dict(), network.left_out)
     return network
+
+
+def origin(variant: str) -> Origin:
+    """torch's cache, or torchvision's server."""
+    return torch_origin(NAME, models.SqueezeNet1_1_Weights.DEFAULT.url)
 
 
 def normalisation(variant: str) -> tuple[Channels, Channels]:

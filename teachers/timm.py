@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import timm
+from huggingface_hub import constants, try_to_load_from_cache
 from torch import nn
 
 from distill.config import Fraction
@@ -10,7 +13,8 @@ from distill.config import Options as BaseOptions
 from distill.errors import UserError
 from distill.models import IMAGENET_MEAN, IMAGENET_STD, Channels
 from distill.models.layers import head_prefixes
-from distill.models.packages import advice, packaged_weights
+from distill.models.origin import Origin
+from distill.models.packages import advice, packaged_file, packaged_weights
 from distill.models.weights import download, quick_offline, transfer_weights
 
 
@@ -54,6 +58,18 @@ def build(
     state = dict(zip(network.state_dict(), tensors, strict=True))
     transfer_weights(network, state, head_prefixes(network))
     return network
+
+
+def origin(variant: str) -> Origin:
+    """timm's repository of these weights on the Hub, its cache, or an installed package."""
+    config, file, url = timm.get_pretrained_cfg(variant), packaged_file(variant), ""
+    if config and config.hf_hub_id:
+        for name in ("pytorch_model.bin", "model.safetensors"):
+            cached = try_to_load_from_cache(config.hf_hub_id, name)
+            file = Path(cached) if isinstance(cached, str) else file
+        if not constants.HF_HUB_OFFLINE:
+            url = f"{constants.ENDPOINT}/{config.hf_hub_id}/resolve/main/config.json"
+    return Origin(f"timm/{variant}", file, url, advice(variant))
 
 
 def normalisation(variant: str) -> tuple[Channels, Channels]:

@@ -9,6 +9,7 @@ from distill.config import Options as BaseOptions
 from distill.errors import UserError
 from distill.models import IMAGENET_MEAN, IMAGENET_STD, Channels
 from distill.models.layers import head_prefixes
+from distill.models.origin import Origin, torch_origin
 from distill.models.weights import download, transfer_weights
 
 AUX_MODELS = ("inception_v3", "googlenet")
@@ -53,6 +54,11 @@ def build(
 def _pretrained(variant: str) -> nn.Module:
     network: nn.Module = models.get_model(variant, weights="DEFAULT")
     return network
+
+
+def origin(variant: str) -> Origin:
+    """torch's cache, or torchvision's server."""
+    return torch_origin(f"torchvision/{variant}", models.get_model_weights(variant).DEFAULT.url)
 
 
 def normalisation(variant: str) -> tuple[Channels, Channels]:

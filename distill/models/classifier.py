@@ -48,7 +48,11 @@ class Outputs(NamedTuple):
 
 
 class Family(Protocol):
-    """What a file in `students/` or `teachers/` offers, beside a model `Options`."""
+    """What a file in `students/` or `teachers/` offers, beside a model `Options`.
+
+    One whose `pretrained` has to be fetched also says where from: `origin(variant)`, an
+    `models.origin.Origin`.
+    """
 
     def build(
         self, variant: str, num_classes: int, size: int, pretrained: bool, options: BaseModel

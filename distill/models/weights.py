@@ -15,7 +15,10 @@ from torch import Tensor, nn
 
 from distill.errors import UserError
 
-ADVICE = "fetch them where there is a network and name the file, or set false to start random"
+ADVICE = (
+    "fetch them where there is a network and name the file with model.pretrained=FILE, or start "
+    "random with model.pretrained=false"
+)
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
@@ -44,7 +47,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 def check_weights_file(path: str | Path) -> None:
     """Raises `UserError` where there is no such file."""
     if not Path(path).is_file():
-        hint = "set model.pretrained to a file of yours, true (download) or false (random start)"
+        hint = "set model.pretrained=FILE, true (the library's own) or false (random start)"
         raise UserError("no such weights file", str(path), hint)
 
 

@@ -70,6 +70,8 @@ def check_data(
     source = open_source(location, recipe.data.task)
     check_place(source, options)
     check_views(recipe.views, source.classes, recipe.data.task)
+    if options.label_errors:
+        check_doubters(recipe)
     with tempfile.TemporaryDirectory() as scratch:
         cache = options.out / "cache" if options.out else Path(scratch)
         work = Workspace(cache, options.workers, progress)
@@ -111,6 +113,16 @@ def check_place(source: Source, options: CheckOptions) -> None:
         raise UserError("lies among the images", str(options.out), "choose an --out beside them")
     if options.out and (options.out / "recipe.toml").exists():
         raise UserError("an experiment is there", str(options.out), "choose another --out")
+
+
+def check_doubters(recipe: Recipe) -> None:
+    """Asks for the weights of the teacher that is to doubt labels, before images are looked at."""
+    from distill.models.origin import can_load
+    from distill.pipeline.plan import of_run
+
+    for teacher in recipe.teachers[:1]:
+        if problem := can_load(teacher.model):
+            raise of_run(problem, recipe.key(teacher))
 
 
 def backbone_features(options: CheckOptions, progress: Progress) -> Features | None:

@@ -267,7 +267,7 @@ def _of_split(source: Source, split: str | None) -> list[Item]:
     items = [item for item in source.items if split is None or item.split == split]
     if not items:
         given = sorted({item.split for item in source.items if item.split})
-        raise UserError(f"no split {split!r}", "--split", f"found {given}")
+        raise UserError(f"no split {split!r}", "--split", f"choose one of {given}")
     return items
 
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from distill.benchmarks.engines import find_engines
-from distill.config import Recipe
+from distill.config import ModelConfig, Recipe, RunConfig
 from distill.data.prepare import input_spec
 from distill.errors import UserError
 from distill.export import make_targets
 from distill.files import is_complete
 from distill.models.classifier import build_classifier
+from distill.models.origin import can_load
 from distill.models.weights import check_weights_file
 from distill.pipeline.experiment import Experiment
 from distill.pipeline.runs import all_runs
 from distill.strategies import make_strategy
 from distill.training.selection import check_task
+
+NAMES = ("first", "second")  # of classes, where any will do
 
 
 def check_plugins(recipe: Recipe) -> None:
@@ -24,22 +27,66 @@ def check_plugins(recipe: Recipe) -> None:
             network cannot work at, a weights file that is not there, nobody to teach a student, or
             a target that cannot be made here.
     """
-    spec = input_spec(recipe.data)
     for config in (*recipe.teachers, *recipe.students):
-        taught_by = make_strategy(config.strategy).taught_by
-        if taught_by == "teachers" and config.teachers == ("best",) and not recipe.teachers:
-            where = f"students.{config.name}.teachers"
-            raise UserError("nobody to teach it: the recipe has no teachers", where, "add one")
-        check_task(config, recipe.data.task)
-        if config.engine == "kd_lib":
-            from distill.training.kd_lib import check_kd_lib
-
-            check_kd_lib(config, recipe.data.task)
-        build_classifier(config.model, ("first", "second"), spec, load=False)
-        if isinstance(config.model.pretrained, str):
-            check_weights_file(config.model.pretrained)
+        try:
+            _check_run(config, recipe)
+        except UserError as error:
+            raise of_run(error, recipe.key(config)) from None
     make_targets(recipe.export)
     find_engines(recipe.bench.engines)
+
+
+def _check_run(config: RunConfig, recipe: Recipe) -> None:
+    taught_by = make_strategy(config.strategy).taught_by
+    if taught_by == "teachers" and config.teachers == ("best",) and not recipe.teachers:
+        where = f"{recipe.key(config)}.teachers"
+        raise UserError("nobody to teach it: the recipe has no teachers", where, "add one")
+    check_task(config, recipe.data.task)
+    if config.engine == "kd_lib":
+        from distill.training.kd_lib import check_kd_lib
+
+        check_kd_lib(config, recipe.data.task)
+    build_classifier(config.model, NAMES, input_spec(recipe.data), load=False)
+    if isinstance(config.model.pretrained, str):
+        check_weights_file(config.model.pretrained)
+
+
+def of_run(error: UserError, key: str) -> UserError:
+    """An error about a model or a strategy, as one about that of a run: keys as they are typed."""
+    where, hint = error.where, error.hint
+    if where and where.startswith(("model.", "strategy.")):
+        where = f"{key}.{where}"
+    if hint:
+        hint = hint.replace("model.pretrained", f"{key}.model.pretrained")
+    return UserError(error.what, where, hint)
+
+
+def check_weights(experiment: Experiment, stages: tuple[str, ...], load: bool = True) -> None:
+    """Loads the weights that runs start from once, so that nobody decodes for hours in vain.
+
+    Runs that have begun need none.
+
+    Args:
+        load: Also fetches them into the library's cache, as training would; False asks only
+            whether they can be had.
+
+    Raises:
+        UserError: They cannot be had, or do not fit.
+    """
+    recipe, seen = experiment.recipe, list[ModelConfig]()
+    for config in (*recipe.teachers, *recipe.students):
+        folder, model = experiment.folder(config.name), config.model
+        begun = is_complete(folder) or (folder / "last").is_dir()
+        starts = model.pretrained and not config.start and (experiment.overwrite or not begun)
+        if folder.parent.name.removesuffix("s") in stages and starts and model not in seen:
+            seen.append(model)
+            try:
+                if problem := can_load(model):
+                    raise problem
+                if load:
+                    build_classifier(model, NAMES, input_spec(recipe.data))
+            except UserError as error:
+                raise of_run(error, recipe.key(config)) from None
 
 
 def plan(experiment: Experiment, stages: tuple[str, ...]) -> list[str]:

@@ -122,18 +122,21 @@ def run_stages(
     Several processes train together; the stages after training are the main one's.
     """
     from distill.pipeline.clock import stage
+    from distill.pipeline.plan import check_weights
     from distill.pipeline.train import begin, train_students, train_teachers
     from distill.training.world import joined
 
     if dry_run:
         if is_main_process():
+            check_weights(experiment, stages, load=False)
             show_plan(experiment, stages, as_json)
         return
     _ = experiment.source  # a mistake in its name is told before anything begins
     with joined(experiment.device) as world:
-        looking = stage(experiment, "check", stages) if "check" in stages else nullcontext()
-        with world.main_first(), looking:
-            data, _ = experiment.data, experiment.extra  # the others find the images decoded
+        with world.main_first():  # the others find weights fetched, and the images decoded
+            check_weights(experiment, stages)
+            with stage(experiment, "check", stages) if "check" in stages else nullcontext():
+                data, _ = experiment.data, experiment.extra
         if world.is_main:
             show_data(data)
         begin(experiment)
@@ -186,9 +189,11 @@ def show_results(results: Results, stream: TextIO) -> None:
 def find_learning_rates(experiment: Experiment, stages: tuple[str, ...], as_json: bool) -> None:
     """A learning-rate range test of each run of these stages, as JSON and as a plot."""
     from distill.pipeline.lr_finder import find_lr
+    from distill.pipeline.plan import check_weights
 
     if num_processes() > 1:
         raise UserError("processes cannot share a range test", "--find-lr", "start it alone")
+    check_weights(experiment, stages)
     recipe, by_run = experiment.recipe, {}
     teachers = recipe.teachers if "teacher" in stages else ()
     students = recipe.students if "student" in stages else ()

@@ -19,7 +19,7 @@ from distill.errors import UserError
 from distill.files import JsonModel, read_json, write_json
 from distill.pipeline import stages
 from distill.pipeline.experiment import Experiment
-from distill.pipeline.plan import check_plugins
+from distill.pipeline.plan import check_plugins, check_weights
 from distill.scoring.tasks import task_of
 from distill.search.space import (
     Candidate,
@@ -132,7 +132,9 @@ def check_search(search: Search) -> None:
         for number, shape in enumerate(shapes):
             random_student(search.recipe, shape)
             if number == 0:  # the teachers at this size are the same for all
-                check_plugins(search.experiment(size, [search.student(shape)]).recipe)
+                experiment = search.experiment(size, [search.student(shape)])
+                check_plugins(experiment.recipe)
+                check_weights(experiment, ("teacher",), load=False)
 
 
 def plan(search: Search) -> list[str]:

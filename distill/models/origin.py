@@ -1,0 +1,77 @@
+"""Where published weights are to be had: a quick look before long work, nothing is downloaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
+
+import torch
+
+from distill.config import ModelConfig
+from distill.errors import UserError
+from distill.models.classifier import split_name
+from distill.models.weights import ADVICE, check_weights_file
+from distill.registry import find_module
+
+PATIENCE_S = 5.0
+
+
+class Origin(NamedTuple):
+    """Of the weights that a family's `build` loads where it is asked for the library's own.
+
+    Attributes:
+        name: Of the network they are for.
+        file: Where they are already, in a cache or an installed package.
+        url: What is there where they can be downloaded; empty where they cannot.
+        advice: What to do where they are nowhere.
+    """
+
+    name: str
+    file: Path | None
+    url: str
+    advice: str = ADVICE
+
+
+def torch_origin(name: str, url: str) -> Origin:
+    """Of weights that torch keeps in its cache under the last part of their URL."""
+    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlsplit(url).path).name
+    return Origin(name, file if file.is_file() else None, url)
+
+
+def can_load(config: ModelConfig) -> UserError | None:
+    """Why the weights that a model starts from cannot be had; None where they can.
+
+    A module without a function `origin`, which says where they are, is believed.
+    """
+    if isinstance(config.pretrained, str):
+        try:
+            check_weights_file(config.pretrained)
+        except UserError as error:
+            return error
+    if config.pretrained is not True:
+        return None
+    folder, module, variant = split_name(config.name)
+    family = find_module(folder, module, "model.name", "build")
+    if not hasattr(family, "origin"):
+        return None
+    origin: Origin = family.origin(variant)
+    if origin.file or (origin.url and answers(origin.url)):
+        return None
+    there = f"at {urlsplit(origin.url).hostname}" if origin.url else "to be fetched"
+    what = f"no pretrained weights for {origin.name}, neither on this machine nor {there}"
+    return UserError(what, "model.pretrained", origin.advice)
+
+
+def answers(url: str) -> bool:
+    """Whether a server has something; asked for its head only."""
+    request = Request(url, method="HEAD", headers={"User-Agent": "distillate"})
+    try:
+        with urlopen(request, timeout=PATIENCE_S):
+            return True
+    except HTTPError as error:
+        return error.code not in (401, 403, 404)  # others are about the question, or pass
+    except OSError:
+        return False
