@@ -9,6 +9,7 @@ the current one. Importing runs it: a recipe that names a module is to be truste
 
 from __future__ import annotations
 
+import ast
 import importlib
 import re
 from importlib.resources import files
@@ -37,6 +38,16 @@ def names_in(folder: str, offers: str = "") -> list[str]:
         for file in root.glob("*.py")
         if not file.stem.startswith("_") and defined.search(file.read_text("utf-8"))
     )
+
+
+def summaries(folder: str, offers: str) -> dict[str, str]:
+    """What each plug-in of a folder says first of what it offers; none of them is imported."""
+    root, said = Path(str(files(f"distill.{folder}"))), {}
+    for name in names_in(folder, offers):
+        for node in ast.parse((root / f"{name}.py").read_text("utf-8")).body:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == offers:
+                said[name] = (ast.get_docstring(node) or "").partition("\n")[0]
+    return said
 
 
 def find_module(folder: str, name: str, where: str, offers: str) -> ModuleType:

@@ -10,13 +10,16 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import typer
 from PIL import Image
 
+from distill.cli.app import app
 from distill.data.sources import open_source
 from distill.data.sources._tables import read_table
 from distill.errors import UserError
 from distill.files import verify_manifest
 from distill.pipeline import evaluate as evaluate_module
+from distill.registry import names_in, summaries
 from distill.runtime.predict import Predictor
 from distill.training import fit as fit_module
 
@@ -592,3 +595,51 @@ def test_version(distill):
     from distill import __version__
 
     assert distill("--version") == (0, f"distillate {__version__}\n", "")
+
+
+def commands(group, path=()):
+    """Every command with the words that it is called by, groups among them."""
+    for name, command in group.commands.items():
+        yield (*path, name), command
+        yield from commands(command, (*path, name)) if hasattr(command, "commands") else ()
+
+
+def test_the_help_of_every_command_ends_with_two_examples(distill, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    known = dict(commands(typer.main.get_command(app)))
+    assert {("run",), ("cache", "build"), ("bench", "training")} <= known.keys()
+    for path in ((), *known):
+        status, out, _ = distill(*path, "--help")
+        assert status == 0
+        lines = [line.strip() for line in out.split("Examples:")[1].strip().splitlines()]
+        assert len(lines) == 2, path  # none of them is wrapped
+        called = path if path != ("bench", "inference") else ("bench",)  # which may be left out
+        assert all(line.split()[: len(called) + 1] == ["distill", *called] for line in lines)
+        if "KEY=VALUE" in out and "bench" not in path:
+            assert "distill options" in " ".join(out.replace("│", " ").split())
+
+
+def test_the_help_names_what_can_be_named(distill, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    _, out, _ = distill("export", "--help")
+    listed = out.split("Targets:")[1].split("Examples:")[0]
+    said = summaries("export", "Target")
+    assert {"onnx_fp32", "triton", "web"} <= said.keys() == set(names_in("export", "Target"))
+    for name, text in said.items():
+        assert text
+        assert f"{name} {text}" in " ".join(listed.split())
+    _, out, _ = distill("search", "--help")
+    assert "the table `search`" in out  # [search] was taken for markup, and was gone
+    _, out, _ = distill("--help")
+    groups = [line for line in out.splitlines() if line.startswith("╭─")]
+    titles = ["Options", "The pipeline", "Its stages", "The shipped file", "Tools"]
+    assert [group.strip("╭╮─ ") for group in groups] == titles
+
+
+def test_the_help_imports_no_torch():
+    program = "import sys; sys.argv = ['distill', '--help']\nfrom distill.cli import main\n"
+    program += (
+        "main()\nassert not {'torch', 'timm', 'onnx', 'onnxruntime', 'sklearn'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

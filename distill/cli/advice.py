@@ -1,12 +1,13 @@
-"""What to do about a command line that cannot be read."""
+"""What is said of a failure, and what to do about a command line that cannot be read."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from distill.errors import UserError, alike, did_you_mean
+from distill.errors import DistillError, UserError, alike, did_you_mean
 
 MEANT = {  # what other tools call a command
     **dict.fromkeys(("train", "fit", "distill", "distil"), "run"),
@@ -15,6 +16,11 @@ MEANT = {  # what other tools call a command
     **dict.fromkeys(("benchmark", "speed", "time"), "bench"),
     **dict.fromkeys(("audit", "validate", "data"), "check"),
 }
+
+
+def say_error(error: DistillError) -> None:
+    """The one line of a failure."""
+    print(f"error: {error}", file=sys.stderr)
 
 
 def usage_error(error: Any, arguments: Sequence[str]) -> UserError | None:

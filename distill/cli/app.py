@@ -6,47 +6,48 @@ user's, 3 a run that could not finish, 130 interrupted.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
 from distill import __version__
-from distill.cli.advice import usage_error
+from distill.cli.advice import say_error, usage_error
 from distill.cli.bench import bench_app
 from distill.cli.cache import cache_app
 from distill.cli.check import check_command
-from distill.cli.export import export_command, inspect_command
+from distill.cli.export import ExportHelp, export_command
 from distill.cli.options import (
     DataOpt,
     ExperimentArg,
     FindLrOpt,
-    JsonOpt,
     Overrides,
     RecipeArg,
+    examples,
     takes,
 )
 from distill.cli.reference import options_command
 from distill.cli.run import do_stages, run_command
 from distill.cli.search import search_command
+from distill.cli.shipped import evaluate_command, inspect_command, predict_command
 from distill.cli.teachers import teachers_command
 from distill.environment import num_processes
 from distill.errors import DistillError, UserError
 from distill.files import NO_SPACE, no_space
 from distill.pipeline import stages
 from distill.pipeline.stages import Settings
-from distill.progress import Progress
 
 app = typer.Typer(
     name="distill",
+    epilog=examples("run students/compact_demo.toml --data demo", "predict runs/mine picture.jpg"),
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 
+PIPELINE, STAGES = "The pipeline", "Its stages"  # groups of commands in the help
+SHIPPED, TOOLS = "The shipped file", "Tools"
 INTERRUPTED = 130
 SHARED = ("run", "teacher", "student", "cache build")  # commands that several processes may share
 TRAINING_PACKAGES = (
@@ -92,17 +93,42 @@ def role_command(role: str) -> Callable[..., None]:
     return command
 
 
-app.command("run")(run_command)
-app.command("teacher", help="Train the recipe's teachers.")(role_command("teacher"))
-app.command("student", help="Train the recipe's students, taught by the teachers in --out.")(
-    role_command("student")
+app.command(
+    "run",
+    rich_help_panel=PIPELINE,
+    epilog=examples("run photos/ --minutes 10", "run mine.toml --data photos/ --out runs/mine"),
+)(run_command)
+app.command(
+    "check",
+    rich_help_panel=STAGES,
+    epilog=examples("check photos/ --out checked", "check photos/ --split grouped --out anew"),
+)(check_command)
+for role, does in (
+    ("teacher", "Train the recipe's teachers."),
+    ("student", "Train the recipe's students, taught by the teachers in --out."),
+):
+    app.command(
+        role,
+        help=does,
+        rich_help_panel=STAGES,
+        epilog=examples(
+            f"{role} mine.toml --data photos/ --out runs/mine",
+            f"{role} mine.toml --data photos/ --find-lr {role}.train.epochs=5",
+        ),
+    )(role_command(role))
+app.command(
+    "export",
+    cls=ExportHelp,
+    rich_help_panel=STAGES,
+    epilog=examples("export runs/mine", "export runs/mine --target triton --target web"),
+)(export_command)
+
+
+@app.command(
+    "report",
+    rich_help_panel=STAGES,
+    epilog=examples("report runs/mine", "report runs/mine --json"),
 )
-app.command("check")(check_command)
-app.command("teachers")(teachers_command)
-app.command("search")(search_command)
-app.command("options")(options_command)
-
-
 @takes("device", "workers", "dry_run", "as_json")
 def report_command(
     experiment: ExperimentArg, settings: Settings, overrides: Overrides = None
@@ -112,65 +138,44 @@ def report_command(
     stages.run_stages(opened, ("report",), settings.dry_run, settings.as_json)
 
 
-app.command("report")(report_command)
-app.command("export")(export_command)
-app.command("inspect")(inspect_command)
-app.add_typer(bench_app, name="bench")
-app.add_typer(cache_app, name="cache")
-
-
-@app.command("evaluate")
-@takes("device", "workers", "as_json")
-def evaluate_command(
-    model: Annotated[Path, typer.Argument(help="ONNX file, experiment or run directory.")],
-    data: Annotated[str, typer.Argument(help="Folder of class folders, or demo.")],
-    settings: Settings,
-    split: Annotated[str | None, typer.Option("--split", help="train, val or test.")] = None,
-) -> None:
-    """Score a model on labelled images, with the thresholds that its file has."""
-    from distill.pipeline.evaluate import evaluate
-    from distill.report.results import Caution
-    from distill.report.table import confusion_table, label_table, scores_line, show
-
-    scores = evaluate(model, data, split, settings.device, settings.workers, Progress())
-    show(confusion_table(scores) if "confusion" in scores else label_table(scores))
-    print(f"{scores['model']}: {scores_line(scores)}")
-    for warning in scores["warnings"]:
-        print(Caution(**warning))
-    for path, reason in scores["unreadable"].items():
-        print(f"left out, unreadable: {path}: {reason}", file=sys.stderr)
-    stages.emit(scores, settings.as_json)
-
-
-@app.command("predict")
-def predict_command(
-    model: Annotated[Path, typer.Argument(help="A shipped ONNX file, or an experiment.")],
-    images: Annotated[list[Path], typer.Argument(help="Pictures, or folders of them.")],
-    as_json: JsonOpt = False,
-) -> None:
-    """Label pictures with a shipped file; needs no torch."""
-    from distill.runtime.predict import Predictor, UnreadableImageError, find_images
-
-    predictor, paths = Predictor(model), find_images(images, Progress().say)
-    if predictor.path != model:
-        print(f"answers of {predictor.path}", file=sys.stderr)
-    failed = 0
-    for path in paths:
-        try:
-            prediction = predictor.predict(path)[0]
-        except UnreadableImageError as error:
-            problem = UserError(f"not readable, {error}", str(path))
-            if len(paths) == 1:
-                raise problem from None
-            failed += 1
-            say_error(problem)
-            continue
-        if as_json:
-            print(json.dumps(prediction.__dict__, ensure_ascii=False))
-        else:
-            print(f"{path}: {prediction}")
-    if failed:
-        raise UserError(f"{failed} of {len(paths)} pictures could not be read")
+app.command(
+    "evaluate",
+    rich_help_panel=SHIPPED,
+    epilog=examples("evaluate runs/mine photos/", "evaluate student.int8.onnx photos/ --split val"),
+)(evaluate_command)
+app.command(
+    "predict",
+    rich_help_panel=SHIPPED,
+    epilog=examples("predict runs/mine picture.jpg", "predict student.int8.onnx pictures/ --json"),
+)(predict_command)
+app.command(
+    "inspect",
+    rich_help_panel=SHIPPED,
+    epilog=examples("inspect student.int8.onnx", "inspect student.int8.onnx --json"),
+)(inspect_command)
+app.add_typer(bench_app, name="bench", rich_help_panel=SHIPPED)
+app.command(
+    "teachers",
+    rich_help_panel=TOOLS,
+    epilog=examples(
+        "teachers photos/",
+        "teachers photos/ --teacher timm/resnet50 --teacher timm/tf_efficientnet_lite0",
+    ),
+)(teachers_command)
+app.command(
+    "search",
+    rich_help_panel=TOOLS,
+    epilog=examples(
+        "search students/compact_masks.toml --data photos/ --max-latency-ms 0.1",
+        "search mine.toml --data photos/ --max-size-kb 400 --dry-run",
+    ),
+)(search_command)
+app.add_typer(cache_app, name="cache", rich_help_panel=TOOLS)
+app.command(
+    "options",
+    rich_help_panel=TOOLS,
+    epilog=examples("options student.train.lr", "options views"),
+)(options_command)
 
 
 def check_processes(command: str) -> None:
@@ -182,11 +187,6 @@ def check_processes(command: str) -> None:
     if num_processes() > 1 and command not in SHARED:
         what = f"{num_processes()} processes cannot share `distill {command}`"
         raise UserError(what, "torchrun", f"start it alone; they can share {', '.join(SHARED)}")
-
-
-def say_error(error: DistillError) -> None:
-    """The one line of a failure."""
-    print(f"error: {error}", file=sys.stderr)
 
 
 def fail(error: DistillError) -> NoReturn:

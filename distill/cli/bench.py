@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from distill.cli.options import WORKERS, DeviceOpt, JsonOpt, WorkersOpt, takes
+from distill.cli.options import WORKERS, DeviceOpt, JsonOpt, WorkersOpt, examples, takes
 from distill.config import BenchConfig
 from distill.errors import UserError
 from distill.pipeline import stages
@@ -48,10 +48,17 @@ bench_app = typer.Typer(
     cls=BenchGroup,
     help="Speed. `distill bench MODEL...` times models, as `distill bench inference` does; "
     "`distill bench training` times training.",
+    epilog=examples("bench student.int8.onnx other.onnx", "bench training photos/ --epochs 30"),
 )
 
 
-@bench_app.command("inference")
+@bench_app.command(
+    "inference",
+    epilog=examples(
+        "bench student.int8.onnx other.onnx runs/mine/teachers/resnet50",
+        "bench student.int8.onnx bench.engines=all --out speed.json",
+    ),
+)
 @takes("as_json")
 def bench_command(
     models: Annotated[
@@ -147,7 +154,13 @@ def student_model(name: str) -> dict[str, Any]:
     return students[0].model.model_dump()
 
 
-@bench_app.command("training")
+@bench_app.command(
+    "training",
+    epilog=examples(
+        "bench training demo:740 --images 512 --epochs 30",
+        "bench training photos/ --teacher runs/mine/teachers/resnet50",
+    ),
+)
 def bench_training_command(
     data: Annotated[str, typer.Argument(help="Folder of class folders, or demo.")] = "demo:732",
     teacher: Annotated[

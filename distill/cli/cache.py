@@ -7,18 +7,34 @@ from typing import Annotated
 
 import typer
 
-from distill.cli.options import DataOpt, ExperimentArg, JsonOpt, Overrides, RecipeArg, takes
+from distill.cli.options import (
+    DataOpt,
+    ExperimentArg,
+    JsonOpt,
+    Overrides,
+    RecipeArg,
+    examples,
+    takes,
+)
 from distill.environment import is_main_process
 from distill.errors import UserError
 from distill.pipeline import stages
 from distill.pipeline.stages import Settings
 
 cache_app = typer.Typer(
-    help="Teacher logits, computed once and read by every student.", no_args_is_help=True
+    help="Teacher logits, computed once and read by every student.",
+    epilog=examples("cache build mine.toml --data photos/ --out runs/mine", "cache info runs/mine"),
+    no_args_is_help=True,
 )
 
 
-@cache_app.command("build")
+@cache_app.command(
+    "build",
+    epilog=examples(
+        "cache build mine.toml --data photos/ --out runs/mine",
+        "cache build mine.toml --data photos/ --out runs/mine --part 2/4",
+    ),
+)
 @takes("out", "device", "seed", "workers", "smoke", "unlabelled", "as_json")
 def build_command(
     recipe: RecipeArg,
@@ -31,8 +47,8 @@ def build_command(
 ) -> None:
     """Compute the logits that the students of a recipe will read; the teachers must be trained.
 
-    `distill student` does the same by itself. Parts may run side by side on a shared folder, be
-    killed and be repeated.
+    distill student does the same by itself. Parts may run side by side on a
+    shared folder, be killed and be repeated.
     """
     match = re.fullmatch(r"(\d+)/(\d+)", part)
     number, parts = (int(match[1]), int(match[2])) if match else (0, 0)
@@ -46,7 +62,9 @@ def build_command(
         stages.emit({"caches": list_caches(experiment.out)}, settings.as_json)
 
 
-@cache_app.command("verify")
+@cache_app.command(
+    "verify", epilog=examples("cache verify runs/mine", "cache verify runs/mine --samples 512")
+)
 @takes("device", "workers", "as_json")
 def verify_command(
     experiment: ExperimentArg,
@@ -67,7 +85,7 @@ def verify_command(
     stages.emit({"caches": rows}, settings.as_json)
 
 
-@cache_app.command("info")
+@cache_app.command("info", epilog=examples("cache info runs/mine", "cache info runs/mine --json"))
 def info_command(experiment: ExperimentArg, as_json: JsonOpt = False) -> None:
     """List the caches of an experiment directory."""
     from distill.pipeline.cache import list_caches

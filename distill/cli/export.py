@@ -1,15 +1,33 @@
-"""`distill export` and `distill inspect`: making files that are shipped, and looking into one."""
+"""`distill export`: making files that are shipped."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
+from textwrap import fill
+from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
+from typer.core import TyperCommand
 
-from distill.cli.options import ExperimentArg, JsonOpt, Overrides, takes
+from distill.cli.options import ExperimentArg, Overrides, takes
 from distill.pipeline import stages
 from distill.pipeline.stages import Settings
+
+WIDTH = 76  # columns of an epilogue on a terminal of 80
+
+
+class ExportHelp(TyperCommand):
+    """A command whose help says which targets there are, as their files do."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """The targets are looked for when the help is asked for, and not before."""
+        from distill.registry import summaries
+
+        lines = [f"{name:<12} {text}" for name, text in summaries("export", "Target").items()]
+        wrapped = [fill(line, WIDTH, subsequent_indent=" " * 13) for line in lines]
+        targets = escape("\n".join(["Targets:", *wrapped]))
+        self.epilog = f"{targets}\n\n{self.epilog}"
+        super().format_help(ctx, formatter)
 
 
 @takes("device", "workers", "dry_run", "as_json")
@@ -19,7 +37,7 @@ def export_command(
     overrides: Overrides = None,
     target: Annotated[
         list[str] | None,
-        typer.Option("--target", help="Another target, such as triton; may be repeated."),
+        typer.Option("--target", help="Another target, of those below; may be repeated."),
     ] = None,
 ) -> None:
     """Export the best student, verified; what is made already is kept."""
@@ -27,15 +45,3 @@ def export_command(
     if target:
         opened = stages.with_targets(opened, target)
     stages.run_stages(opened, ("export",), settings.dry_run, settings.as_json)
-
-
-def inspect_command(
-    model: Annotated[Path, typer.Argument(help="A shipped ONNX file.")], as_json: JsonOpt = False
-) -> None:
-    """Show what is inside a shipped file; needs no torch, and says more where onnx is installed."""
-    from distill.runtime.inspect_file import describe_file, lines_of
-
-    record = describe_file(model)
-    for line in lines_of(record):
-        print(line)
-    stages.emit(record, as_json)

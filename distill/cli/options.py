@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
+from rich.markup import escape
 
 from distill.pipeline.stages import Settings
 
@@ -17,12 +18,17 @@ WORKERS = min(8, os.cpu_count() or 1)
 
 RecipeArg = Annotated[str, typer.Argument(help="TOML recipe, such as students/compact_demo.toml.")]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Such as student.train.lr=1e-3")
+    list[str] | None,
+    typer.Argument(
+        metavar="KEY=VALUE", help="Such as student.train.lr=1e-3; all: distill options."
+    ),
 ]
 DATA_HELP = "Folder of class folders, manifest, or demo; more kinds in docs/data.md."
 DataOpt = Annotated[str, typer.Option("--data", help=DATA_HELP)]
 DataArg = Annotated[str, typer.Argument(help=DATA_HELP)]
-OutOpt = Annotated[Path | None, typer.Option("--out", help="Directory; by default runs/RECIPE.")]
+OutOpt = Annotated[
+    Path | None, typer.Option("--out", help="Directory; of a recipe, by default runs/RECIPE.")
+]
 DeviceOpt = Annotated[str, typer.Option("--device", help="auto, cpu, cuda[:n] or mps.")]
 SeedOpt = Annotated[int | None, typer.Option("--seed", help="Seed; by default the recipe's.")]
 WorkersOpt = Annotated[int, typer.Option("--workers", min=1, help="Decoding threads.")]
@@ -55,6 +61,11 @@ COMMON: dict[str, tuple[Any, Any]] = {
     "dry_run": (DryRunOpt, False),
     "as_json": (JsonOpt, False),
 }
+
+
+def examples(*commands: str) -> str:
+    """What the help of a command ends with: what one may type, without the program's name."""
+    return "\n".join(["Examples:", *(f"distill {escape(command)}" for command in commands)])
 
 
 def takes(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -1,0 +1,81 @@
+"""`distill evaluate`, `predict` and `inspect`: what is done with a shipped file, without torch."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from distill.cli.advice import say_error
+from distill.cli.options import JsonOpt, takes
+from distill.errors import UserError
+from distill.pipeline import stages
+from distill.pipeline.stages import Settings
+from distill.progress import Progress
+
+
+@takes("device", "workers", "as_json")
+def evaluate_command(
+    model: Annotated[Path, typer.Argument(help="ONNX file, experiment or run directory.")],
+    data: Annotated[str, typer.Argument(help="Folder of class folders, or demo.")],
+    settings: Settings,
+    split: Annotated[str | None, typer.Option("--split", help="train, val or test.")] = None,
+) -> None:
+    """Score a model on labelled images, with the thresholds that its file has."""
+    from distill.pipeline.evaluate import evaluate
+    from distill.report.results import Caution
+    from distill.report.table import confusion_table, label_table, scores_line, show
+
+    scores = evaluate(model, data, split, settings.device, settings.workers, Progress())
+    show(confusion_table(scores) if "confusion" in scores else label_table(scores))
+    print(f"{scores['model']}: {scores_line(scores)}")
+    for warning in scores["warnings"]:
+        print(Caution(**warning))
+    for path, reason in scores["unreadable"].items():
+        print(f"left out, unreadable: {path}: {reason}", file=sys.stderr)
+    stages.emit(scores, settings.as_json)
+
+
+def predict_command(
+    model: Annotated[Path, typer.Argument(help="A shipped ONNX file, or an experiment.")],
+    images: Annotated[list[Path], typer.Argument(help="Pictures, or folders of them.")],
+    as_json: JsonOpt = False,
+) -> None:
+    """Label pictures with a shipped file; needs no torch."""
+    from distill.runtime.predict import Predictor, UnreadableImageError, find_images
+
+    predictor, paths = Predictor(model), find_images(images, Progress().say)
+    if predictor.path != model:
+        print(f"answers of {predictor.path}", file=sys.stderr)
+    failed = 0
+    for path in paths:
+        try:
+            prediction = predictor.predict(path)[0]
+        except UnreadableImageError as error:
+            problem = UserError(f"not readable, {error}", str(path))
+            if len(paths) == 1:
+                raise problem from None
+            failed += 1
+            say_error(problem)
+            continue
+        if as_json:
+            print(json.dumps(prediction.__dict__, ensure_ascii=False))
+        else:
+            print(f"{path}: {prediction}")
+    if failed:
+        raise UserError(f"{failed} of {len(paths)} pictures could not be read")
+
+
+def inspect_command(
+    model: Annotated[Path, typer.Argument(help="A shipped ONNX file.")], as_json: JsonOpt = False
+) -> None:
+    """Show what is inside a shipped file; needs no torch, and says more where onnx is installed."""
+    from distill.runtime.inspect_file import describe_file, lines_of
+
+    record = describe_file(model)
+    for line in lines_of(record):
+        print(line)
+    stages.emit(record, as_json)
