@@ -40,7 +40,7 @@ from distill.pipeline.stages import Settings
 
 app = typer.Typer(
     name="distill",
-    epilog=examples("run students/compact_demo.toml --data demo", "predict runs/mine picture.jpg"),
+    epilog=examples("run photos/", "predict runs/mine picture.jpg"),
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
