@@ -355,7 +355,7 @@ TargetConfig = Annotated[PluginConfig, BeforeValidator(_named)]
 class ExportConfig(Options):
     """What is shipped."""
 
-    targets: tuple[TargetConfig, ...] = tuple(
+    targets: Annotated[tuple[TargetConfig, ...], Words] = tuple(
         PluginConfig(name=name) for name in ("onnx_fp32", "onnx_fp16", "onnx_int8")
     )
     """Files in `export/` by name, or tables of a name and the target's own options. `onnx_fp32` is

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from distill.config import Fraction
 from distill.config import Options as BaseOptions
 from distill.models import Channels
+from distill.models.origin import Origin
 from distill.models.weights import transfer_weights
 from distill.teachers import timm as timm_family
 
@@ -70,6 +71,11 @@ def build(
         source = timm_family.build(NAME, num_classes, size, True, timm_family.Options())
         transfer_weights(network, source.state_dict(), network.left_out)
     return network
+
+
+def origin(variant: str) -> Origin:
+    """Where timm's weights are."""
+    return cast(Origin, timm_family.origin(NAME))
 
 
 def normalisation(variant: str) -> tuple[Channels, Channels]:

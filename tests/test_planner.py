@@ -139,22 +139,23 @@ def test_images_are_not_blown_up(draft):
 
 
 def test_teachers_without_weights_are_left_out(draft, monkeypatch):
-    def no_first(config, data, classes):
-        if config.name == "small":
-            raise UserError("no pretrained weights for small", "model.pretrained", "install them")
+    def no_first(model):
+        if model.options["width"] == [8, 8]:
+            return UserError("no pretrained weights for small", "model.pretrained", "install them")
+        return None
 
-    monkeypatch.setattr(plan_module, "load", no_first)
+    monkeypatch.setattr(plan_module, "can_load", no_first)
     recipe, record = draft(60).decide()
     assert [teacher.name for teacher in recipe.teachers] == ["smaller", "third"]
     assert "left out: no pretrained weights for small" in record["notes"]
 
 
 def test_without_any_weights_it_says_what_to_do(draft, monkeypatch):
-    def never(config, data, classes):
-        raise UserError(f"no pretrained weights for {config.name}", None, "install them")
+    def never(model):
+        return UserError(f"no pretrained weights for {model.name}", None, "install them")
 
-    monkeypatch.setattr(plan_module, "load", never)
-    with pytest.raises(UserError, match=r"small.*install them"):
+    monkeypatch.setattr(plan_module, "can_load", never)
+    with pytest.raises(UserError, match=r"baseline_cnn.*install them"):
         draft(60).decide()
 
 

@@ -18,6 +18,7 @@ from distill.config import Recipe
 from distill.data.sources import Source, open_source
 from distill.errors import UserError
 from distill.files import read_json
+from distill.models.origin import can_load
 from distill.pipeline.experiment import PLAN, RECIPE
 from distill.planner.facts import Facts, look
 from distill.planner.forecast import Forecast, forecast
@@ -164,12 +165,12 @@ class Draft:
         errors: list[UserError] = []
         kept: list[Table] = []
         for run, config in zip(self.table["teachers"], recipe.teachers, strict=True):
-            if len(kept) < self.preset.teachers:
-                try:
-                    load(config, recipe.data, self.source.classes)
-                    kept.append(run)
-                except UserError as error:
-                    errors.append(error)
+            if len(kept) == self.preset.teachers:
+                break
+            if problem := can_load(config.model):
+                errors.append(problem)
+            else:
+                kept.append(run)
         if errors and not kept:
             raise errors[0]
         self.table["teachers"] = kept
