@@ -13,7 +13,7 @@ from distill.planner.pace import Pace
 REPORT_S = 3.0  # of the random forest, and of sessions that open
 EXPORT_S, EXPORT_VAL = 18.0, 12  # of the files, and answers on the validation split that judge them
 ONNX_S, TORCH_S = 2.5, 6.0  # of a process that times a file, or a run, beside what it measures for
-UNSURE = 0.15  # of any forecast, as a share: machines change their speed
+UNSURE, MOST_UNSURE = 0.15, 0.5  # of any forecast, as a share: machines change their speed
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def forecast(recipe: Recipe, facts: Facts, paces: Mapping[str, Pace]) -> Forecas
     }
     seconds["bench"] = bench_s(recipe, seconds["teacher"] + seconds["student"] - cache)
     spread = max((pace.spread for pace in paces.values()), default=0.0)
-    return Forecast(seconds, UNSURE + spread)
+    return Forecast(seconds, min(MOST_UNSURE, UNSURE + spread))
 
 
 def bench_s(recipe: Recipe, training_s: float) -> float:
