@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from distill.data.views.draws import Draws
 from distill.data.views.images import Batch, Ids, epoch_batches
-from distill.device import to_device
+from distill.device import keep_memory, to_device
 from distill.errors import UserError
 from distill.models.classifier import Classifier
 from distill.strategies import Lesson, make_strategy
@@ -46,9 +46,17 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     return precision
 
 
-def memory_format(device: torch.device) -> torch.memory_format:
-    """Channels-last on a GPU; on CPUs its backward pass corrupts memory (torch 2.11 and 2.15)."""
-    return torch.channels_last if device.type == "cuda" else torch.contiguous_format
+def memory_format(network: nn.Module, device: torch.device) -> torch.memory_format:
+    """Channels-last on a GPU and, on a CPU, for networks of depthwise convolutions.
+
+    Those train 1.7 times as fast in it (EfficientNet-Lite0), others no faster, and the backward
+    pass of a 1x1 convolution on the image itself corrupts memory there (torch 2.11 and 2.15).
+    """
+    convolutions = [part for part in network.modules() if isinstance(part, nn.Conv2d)]
+    depthwise = any(part.groups == part.in_channels > 1 for part in convolutions)
+    on_image = any(part.in_channels == 3 and part.kernel_size == (1, 1) for part in convolutions)
+    fits = device.type == "cuda" or (device.type == "cpu" and depthwise and not on_image)
+    return torch.channels_last if fits else torch.contiguous_format
 
 
 class Trainer:
@@ -74,7 +82,9 @@ class Trainer:
         self.precision = resolve_precision(self.train.precision, self.device)
         # Small gradients are lost in fp16 unless the loss is scaled up.
         self.scaler = GradScaler(self.device.type) if self.precision == "fp16" else None
-        self.classifier = classifier.to(self.device).to(memory_format=memory_format(self.device))
+        keep_memory()
+        self.memory_format = memory_format(classifier, self.device)
+        self.classifier = classifier.to(self.device).to(memory_format=self.memory_format)
         self.averaged = _averaged(classifier, self.train.ema_decay)
         self.optimizer = make_optimizer(classifier, self.train, job.config.transfer)
         self.schedule = Schedule(self.train)
@@ -201,7 +211,7 @@ class Trainer:
             share = float(random.beta(self.train.mixup, self.train.mixup))
             images = mix(images, images.roll(1, 0), share)
             labels, weights = mix_labels(labels, weights, share)
-        images = images.contiguous(memory_format=memory_format(self.device))
+        images = images.contiguous(memory_format=self.memory_format)
         return Batch(ids, view, images, labels, weights, share, repeats)
 
     def _labels(self, ids: Ids) -> tuple[Tensor, Tensor | None]:
