@@ -165,6 +165,7 @@ def test_repeating_a_finished_run_trains_nothing(experiment, recipe, photos, dis
     assert splits == (experiment / "manifest.parquet").read_bytes()
     assert status == 0
     assert err.count("done before, kept") == 7  # five runs, export, bench
+    assert "broken.jpg" not in err  # findings are told once
     assert before == {p: p.stat().st_mtime_ns for p in experiment.rglob("best.safetensors")}
 
 

@@ -121,6 +121,8 @@ def as_typed(command: str) -> list[str]:
     words = words[words.index("distill") + 1 :]
     if "--data" in words and not words[words.index("--data") + 1].startswith("../shared"):
         words[words.index("--data") + 1] = "photos/"
+    words = words[: words.index(">")] if ">" in words else words
+    words = ["recipe.toml" if word == "mine.toml" else word for word in words]
     if "RECIPE" in command:
         place = "runs/other" if "=" in command else "runs/recipe"
         words = [*(word for word in words if word not in ("--out", "runs/mine")), "--out", place]

@@ -37,7 +37,7 @@ from distill.training.imbalance import class_weights
 from distill.training.job import Job
 from distill.training.run_directory import open_run
 from distill.training.selection import worth
-from distill.training.trainer import Trainer, warm_decay
+from distill.training.trainer import Trainer, memory_format, warm_decay
 from distill.training.world import World
 
 CPU = torch.device("cpu")
@@ -315,6 +315,20 @@ def test_live_teachers_answer_in_the_precision_of_cached_ones(data, tmp_path):
     with torch.no_grad():
         images = batch.images.contiguous(memory_format=torch.channels_last)
         assert torch.equal(seen[0].teachers[0], teacher.eval()(images).logits)
+
+
+def test_depthwise_networks_train_channels_last_on_a_cpu():
+    """1.7 times as fast; a 1x1 convolution on the image itself corrupts memory in that layout."""
+    from torch.nn import Conv2d, Sequential
+
+    depthwise = Sequential(Conv2d(3, 8, 3), Conv2d(8, 8, 3, groups=8))
+    assert memory_format(depthwise, CPU) == torch.channels_last
+    assert (
+        memory_format(Sequential(Conv2d(3, 8, 3), Conv2d(8, 8, 3)), CPU) == torch.contiguous_format
+    )
+    on_image = Sequential(Conv2d(3, 8, 1, stride=2), Conv2d(8, 8, 3, groups=8))
+    assert memory_format(on_image, CPU) == torch.contiguous_format
+    assert memory_format(on_image, torch.device("cuda")) == torch.channels_last
 
 
 def test_an_average_arrives_within_a_short_run(data, tmp_path):

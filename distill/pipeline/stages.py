@@ -138,7 +138,7 @@ def run_stages(
             with stage(experiment, "check", stages) if "check" in stages else nullcontext():
                 data, _ = experiment.data, experiment.extra
         if world.is_main:
-            show_data(data)
+            show_data(data, experiment.out / "data.json")
         begin(experiment)
         for name, train in (("teacher", train_teachers), ("student", train_students)):
             if name in stages:
@@ -215,10 +215,16 @@ def show_plan(experiment: Experiment, stages: tuple[str, ...], as_json: bool) ->
     emit({"plan": lines}, as_json)
 
 
-def show_data(data: ImageData) -> None:
-    """Class counts and findings, on stderr."""
+def show_data(data: ImageData, known: Path) -> None:
+    """Class counts and findings, on stderr; one line where an earlier stage wrote the same down."""
+    from distill.files import read_json
     from distill.report.table import data_table, finding_lines
 
+    described = json.loads(json.dumps(data.describe()))
+    if known.is_file() and described.items() <= read_json(known).items():
+        count = len(data.findings)
+        print(f"data: as before, with {count} findings: {known}", file=sys.stderr)
+        return
     Console(stderr=True).print(data_table(data))
     for line in finding_lines(data.findings, most=3):
         print(line, file=sys.stderr)
