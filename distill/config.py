@@ -255,7 +255,9 @@ class TrainConfig(Options):
     validate_every: Count = 1
     """Epochs between validations; the last epoch is always validated."""
     patience: Annotated[int, Field(ge=0)] = 0
-    """Validations without a better score after which training stops; 0 is off."""
+    """Validations without a better score, or a lower loss at the same score, after which training
+    stops; 0 is off.
+    """
     select: Literal[
         "auto",
         "top1",
@@ -267,9 +269,9 @@ class TrainConfig(Options):
         "exact_match",
         "loss",
     ] = "auto"
-    """Validation score that chooses `best`; `auto` is top-1 accuracy or, where images may have
-    several labels, mean average precision. Recall is a class's share of images that are found:
-    `worst_recall` is that of the worst class.
+    """Validation score that chooses `best`, of equals the one of the lower loss; `auto` is top-1
+    accuracy or, where images may have several labels, mean average precision. Recall is a class's
+    share of images that are found: `worst_recall` is that of the worst class.
     """
 
 

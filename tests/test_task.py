@@ -35,9 +35,9 @@ def test_every_score_can_choose(task, scores) -> None:
     row = validation_row(scores, task)
     for name in task_of(task).scores:
         assert chosen_score(name, task) == name
-        assert worth(row, name, task) == scores[name]
-    assert worth(row, "auto", task) == 90.0
-    assert worth(row, "loss", task) == -0.5  # higher is better
+        assert worth(row, name, task)[0] == scores[name]
+    assert worth(row, "auto", task) == (90.0, -0.5)
+    assert worth(row, "loss", task)[0] == -0.5  # higher is better
 
 
 @pytest.mark.parametrize(

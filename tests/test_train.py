@@ -331,6 +331,15 @@ def test_depthwise_networks_train_channels_last_on_a_cpu():
     assert memory_format(on_image, torch.device("cuda")) == torch.channels_last
 
 
+def test_of_equal_scores_the_lower_loss_is_kept():
+    """Of 48 images most epochs score alike, and the first one, which had learned least, shipped."""
+    first, later = ({"val/top1": 97.5, "val/loss": loss} for loss in (0.4, 0.2))
+    better = {"val/top1": 98.0, "val/loss": 0.5}
+    ranked = sorted([better, first, later], key=lambda row: worth(row, "auto", "single"))
+    assert ranked == [first, later, better]
+    assert max([better, later], key=lambda row: worth(row, "loss", "single")) == later
+
+
 def test_an_average_arrives_within_a_short_run(data, tmp_path):
     """60 steps with a decay of 0.99 shipped the random start: 51 % beside a teacher of 94."""
     assert [warm_decay(0.99, n) for n in (1, 8, 10_000)] == [2 / 11, 0.5, 0.99]

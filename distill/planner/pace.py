@@ -21,7 +21,7 @@ from distill.training.job import Job
 from distill.training.trainer import Trainer
 from distill.training.world import World
 
-SECONDS, FEWEST, MOST = 3.0, 3, 40  # of each thing that is timed, and how often it is done
+SECONDS, FEWEST, MOST = 2.0, 3, 40  # of each thing that is timed, and how often it is done
 NOWHERE = Path("noise")
 
 

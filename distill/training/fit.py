@@ -31,7 +31,7 @@ from distill.scoring.tasks import task_of
 from distill.training.job import Job
 from distill.training.optim import set_lr
 from distill.training.run_directory import BEST, ROWS, begin_run, finish_run, save_weights
-from distill.training.selection import chosen_score, validation_row, worth
+from distill.training.selection import Worth, chosen_score, validation_row, worth
 from distill.training.teachers import open_teachers
 from distill.training.trainer import Trainer
 from distill.training.world import World, join
@@ -52,10 +52,10 @@ class Standing:
 
     epoch: int = -1
     best_epoch: int = -1
-    best: float = -math.inf
+    best: Worth = (-math.inf, -math.inf)
     waited: int = 0
 
-    def after(self, epoch: int, value: float | None) -> Standing:
+    def after(self, epoch: int, value: Worth | None) -> Standing:
         """The standing after an epoch, which is worth `value`; None where it was not validated."""
         if value is None:
             return Standing(epoch, self.best_epoch, self.best, self.waited)
@@ -145,6 +145,8 @@ def _resume(trainer: Trainer, folder: Path) -> Standing:
     state = torch.load(file, map_location=trainer.device, weights_only=True)
     trainer.load_state(state)
     known = {key: state[key] for key in asdict(Standing()) if key in state}
+    if isinstance(known.get("best"), float):  # of a version that broke no ties
+        known["best"] = (known["best"], -math.inf)
     standing = Standing(**{"best_epoch": state["epoch"], **known})
     if is_main:
         kept = log.read_text().splitlines(keepends=True)[: standing.epoch + 1]  # a line per epoch

@@ -39,7 +39,7 @@ from distill.training.job import Job
 from distill.training.kd_lib_loaders import Logits, TrainViews, ValImages
 from distill.training.optim import make_optimizer, set_lr
 from distill.training.run_directory import BEST, CONFIG, ROWS, begin_run, finish_run, save_weights
-from distill.training.selection import validation_row, worth
+from distill.training.selection import Worth, validation_row, worth
 
 STRATEGIES = {
     "vanilla": "VanillaKD",
@@ -122,7 +122,8 @@ class Journal:
     ) -> None:
         self._classifier, self._job, self._device = classifier, job, device
         self._train, self._bar = train, bar
-        self._epoch, self._best = 0, -math.inf
+        self._epoch = 0
+        self._best: Worth = (-math.inf, -math.inf)
         self._losses: list[Tensor] = []
 
     def watch(self, learner: Any) -> None:

@@ -11,6 +11,8 @@ from distill.scoring.tasks import task_of
 from distill.strategies import make_strategy
 from distill.teaching.cache import check_top_k
 
+Worth = tuple[float, float]
+
 
 def check_task(config: RunConfig, task: TaskName) -> None:
     """Checks that a run can be had where images have one label, or any number of them.
@@ -57,7 +59,10 @@ def validation_row(scores: Mapping[str, Any], task: TaskName) -> dict[str, float
     return {**row, "val/loss": scores["nll"]}
 
 
-def worth(row: Mapping[str, float], select: str, task: TaskName) -> float:
-    """How good an epoch is by its row; higher is better."""
-    name = chosen_score(select, task)
-    return -row["val/loss"] if name == "loss" else row[f"val/{name}"]
+def worth(row: Mapping[str, float], select: str, task: TaskName) -> Worth:
+    """How good an epoch is by its row: its score and, of equals, the lower loss; higher is better.
+
+    Of few images many epochs score alike, and the first of them has learned least.
+    """
+    name, loss = chosen_score(select, task), -row["val/loss"]
+    return (loss if name == "loss" else row[f"val/{name}"], loss)
