@@ -38,18 +38,18 @@ FACTS = Facts(
 def draft(tiny_preset, monkeypatch):
     """A plan in the making, for networks that take a tenth of a second per image of 64 px."""
 
-    def measure(self, recipe):
-        one = at_size(Pace(0.1, 0.05, 0.02, 0.04, 0.1), 64, recipe.data.size)
+    def measure(self, size):
+        recipe, one = self.recipe(size), at_size(Pace(0.1, 0.05, 0.02, 0.04, 0.1), 64, size)
         return {run.name: one for run in (*recipe.teachers, *recipe.students)}
 
     monkeypatch.setattr(Draft, "measure", measure)
-    monkeypatch.setattr(Draft, "facts", lambda self: FACTS)
 
     def make(minutes: float, *overrides: str) -> Draft:
         preset, table = read_preset("balanced", overrides)
         table.setdefault("data", {})
         source = Source("x", ("a", "b"), (), lambda item: b"", "")
-        return Draft(source, preset.model_copy(update={"minutes": minutes}), table, 1, CPU, QUIET)
+        preset = preset.model_copy(update={"minutes": minutes})
+        return Draft(source, FACTS, preset, table, CPU, QUIET)
 
     return make
 
@@ -133,9 +133,8 @@ def test_what_the_command_line_sets_stays(draft):
 
 
 def test_images_are_not_blown_up(draft):
-    small = replace(FACTS, short_side=40)
-    assert draft(60).sizes(small) == [32, 16]
-    assert draft(60).sizes(replace(FACTS, short_side=10)) == [16]
+    assert replace(draft(60), facts=replace(FACTS, short_side=40)).sizes == [32, 16]
+    assert replace(draft(60), facts=replace(FACTS, short_side=10)).sizes == [16]
 
 
 def test_teachers_without_weights_are_left_out(draft, monkeypatch):

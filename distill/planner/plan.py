@@ -7,8 +7,8 @@ the same request is kept, so that repeating the command continues the experiment
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,9 @@ from distill.planner.request import Request
 from distill.planner.schedule import scheduled
 from distill.progress import Progress, span
 from distill.recipe import check_table, load_recipe, shrink, write_toml
+from distill.report.warnings import FEW
 
+ROOM = 0.9  # share of the time that a plan fills
 ENOUGH = 0.5  # share of the preset's steps for which smaller images are not worth it
 HALVINGS = 7  # of the share of steps, to a hundredth
 
@@ -68,103 +70,67 @@ def make_plan(request: Request, device: torch.device, progress: Progress) -> Pla
             had.
     """
     draft = open_draft(request, device, progress)
-    recipe, record = draft.brief() if request.smoke else draft.decide()
+    recipe, record = draft.smoke() if request.smoke else draft.decide()
     return Plan(recipe, {"asked": request.describe(draft.source), **record})
 
 
 def open_draft(request: Request, device: torch.device, progress: Progress) -> Draft:
-    """The preset as somebody asked for it, and the data."""
+    """The preset as somebody asked for it, and a look at the data."""
     preset, table = read_preset(request.preset, request.overrides, request.teachers)
     preset = preset.model_copy(update={"minutes": request.minutes or preset.minutes})
-    task = table.setdefault("data", {}).get("task")
-    source = open_source(request.location, task)
-    table["data"]["task"] = source.task
-    return Draft(source, preset, table, request.workers, device, progress)
+    data = table.setdefault("data", {})
+    source = open_source(request.location, data.get("task"))
+    data["task"] = source.task
+    facts = look(source, check_table(Recipe, {"data": data}, "plan").data, request.workers)
+    return Draft(source, facts, preset, table, device, progress)
 
 
 @dataclass(frozen=True)
 class Draft:
-    """A plan in the making."""
+    """A plan in the making.
+
+    Attributes:
+        table: The recipe as far as it is decided.
+    """
 
     source: Source
+    facts: Facts
     preset: Preset
     table: Table
-    workers: int
     device: torch.device
     progress: Progress
 
-    def recipe(self, size: int, facts: Facts, share: float) -> Recipe:
-        """The recipe for a size of images and a share of the preset's steps."""
-        table = scheduled(self.table, self.preset, facts.counts["train"], share)
-        table["data"].setdefault("size", size)
-        return check_table(Recipe, table, "plan")
+    @property
+    def limit_s(self) -> float:
+        """Seconds that the whole may take, less what a machine may slow down by meanwhile."""
+        return ROOM * 60.0 * self.preset.minutes
 
-    def facts(self) -> Facts:
-        """What the data are."""
-        data = check_table(Recipe, {"data": self.table["data"]}, "plan").data
-        return look(self.source, data, self.workers)
-
-    def sizes(self, facts: Facts) -> list[int]:
+    @property
+    def sizes(self) -> list[int]:
         """Sizes to choose from, the largest first: none is larger than pictures are."""
-        fitting = [size for size in self.preset.sizes if size <= facts.short_side]
+        fitting = [size for size in self.preset.sizes if size <= self.facts.short_side]
         given = self.table["data"].get("size")
         return [given] if given else sorted(fitting, reverse=True) or [min(self.preset.sizes)]
 
-    def brief(self) -> tuple[Recipe, dict[str, Any]]:
-        """The recipe that only tries things out; nothing is measured."""
-        facts, table = self.facts(), self.table
-        table["teachers"] = table["teachers"][: self.preset.teachers]
-        shrink(table)
-        recipe = self.recipe(self.sizes(facts)[-1], facts, 1.0)
-        return recipe, {"notes": list(describe(recipe, facts))}
+    def recipe(self, size: int, share: float = 1.0) -> Recipe:
+        """The recipe for a size of images and a share of the preset's steps."""
+        table = scheduled(self.table, self.preset, self.facts.counts["train"], share)
+        table["data"].setdefault("size", size)
+        return check_table(Recipe, table, "plan")
 
-    def decide(self) -> tuple[Recipe, dict[str, Any]]:
-        """The recipe, notes on it, and what it will take."""
-        facts = self.facts()
-        sizes, limit = self.sizes(facts), 60.0 * self.preset.minutes
-        left_out = self.leave_out(self.recipe(sizes[0], facts, 1.0))
-        paces = self.measure(self.recipe(sizes[0], facts, 1.0))
-        size, measured = sizes[0], sizes[0]
-        for size in sizes:
-            scaled = {name: at_size(pace, measured, size) for name, pace in paces.items()}
-            share = self.share(size, facts, scaled, limit)
-            if share >= ENOUGH:
-                break
-        if size != measured:
-            paces = self.measure(self.recipe(size, facts, 1.0))
-        share = self.share(size, facts, paces, limit)
-        recipe = self.recipe(size, facts, share)
-        expected = forecast(recipe, facts, paces)
-        if expected.total > limit and len(self.table["teachers"]) > 1:
-            self.table["teachers"] = self.table["teachers"][:1]
-            recipe = self.recipe(size, facts, self.share(size, facts, paces, limit))
-            expected = forecast(recipe, facts, paces)
-        notes = [*describe(recipe, facts), *left_out, *in_time(expected, limit)]
-        return recipe, {"notes": notes, **expected.describe()}
+    def with_teachers(self, runs: Sequence[Table]) -> Draft:
+        """The draft with these teachers only."""
+        return replace(self, table={**self.table, "teachers": list(runs)})
 
-    def share(self, size: int, facts: Facts, paces: Mapping[str, Pace], limit: float) -> float:
-        """The largest share of the preset's steps that takes no longer than so many seconds."""
-
-        def takes(share: float) -> float:
-            return forecast(self.recipe(size, facts, share), facts, paces).total
-
-        if takes(1.0) <= limit:
-            return 1.0
-        low, high = 0.0, 1.0
-        for _ in range(HALVINGS):
-            middle = (low + high) / 2
-            low, high = (middle, high) if takes(middle) <= limit else (low, middle)
-        return low
-
-    def leave_out(self, recipe: Recipe) -> list[str]:
-        """Keeps the first teachers whose weights can be had in the table; why not the others.
+    def with_weights(self) -> tuple[Draft, list[str]]:
+        """The draft with the first teachers whose weights can be had, and why not with others.
 
         Raises:
             UserError: Those of no teacher can be had.
         """
-        errors: list[UserError] = []
-        kept: list[Table] = []
-        for run, config in zip(self.table["teachers"], recipe.teachers, strict=True):
+        errors, kept = list[UserError](), list[Table]()
+        configs = self.recipe(self.sizes[0]).teachers
+        for run, config in zip(self.table["teachers"], configs, strict=True):
             if len(kept) == self.preset.teachers:
                 break
             if problem := can_load(config.model):
@@ -173,12 +139,62 @@ class Draft:
                 kept.append(run)
         if errors and not kept:
             raise errors[0]
-        self.table["teachers"] = kept
-        return [f"left out: {error.what}" for error in errors]
+        return self.with_teachers(kept), [f"left out: {error.what}" for error in errors]
 
-    def measure(self, recipe: Recipe) -> dict[str, Pace]:
+    def smoke(self) -> tuple[Recipe, dict[str, Any]]:
+        """The recipe that only tries things out, and notes on it; nothing is measured."""
+        draft = self.with_teachers(self.table["teachers"][: self.preset.teachers])
+        shrink(draft.table)
+        recipe = draft.recipe(self.sizes[-1])
+        return recipe, {"notes": list(describe(recipe, self.facts))}
+
+    def decide(self) -> tuple[Recipe, dict[str, Any]]:
+        """The recipe, notes on it, and what it will take."""
+        draft, left_out = self.with_weights()
+        size = self.sizes[0]
+        paces = draft.measure(size)
+        if (chosen := draft.size_in_time(paces, size)) != size:
+            size, paces = chosen, draft.measure(chosen)
+        recipe, expected = draft.in_time(size, paces)
+        if expected.total > self.limit_s:
+            draft = draft.with_teachers(draft.table["teachers"][:1])
+            recipe, expected = draft.in_time(size, paces)
+        times = told(expected, 60.0 * self.preset.minutes)
+        notes = [*describe(recipe, self.facts), *left_out, *times]
+        return recipe, {"notes": notes, **expected.describe()}
+
+    def size_in_time(self, paces: Mapping[str, Pace], measured: int) -> int:
+        """The largest size that leaves time for `ENOUGH` of the preset's steps, else the smallest.
+
+        Args:
+            measured: The size that the paces are of.
+        """
+        for size in self.sizes:
+            scaled = {name: at_size(pace, measured, size) for name, pace in paces.items()}
+            recipe = self.recipe(size, ENOUGH)
+            if forecast(recipe, self.facts, scaled).total <= self.limit_s:
+                return size
+        return self.sizes[-1]
+
+    def in_time(self, size: int, paces: Mapping[str, Pace]) -> tuple[Recipe, Forecast]:
+        """The recipe of as many steps as there is time for, of the preset's, and its forecast."""
+
+        def of(share: float) -> tuple[Recipe, Forecast]:
+            recipe = self.recipe(size, share)
+            return recipe, forecast(recipe, self.facts, paces)
+
+        if (whole := of(1.0))[1].total <= self.limit_s:
+            return whole
+        low, high = 0.0, 1.0
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            fits = of(middle)[1].total <= self.limit_s
+            low, high = (middle, high) if fits else (low, middle)
+        return of(low)
+
+    def measure(self, size: int) -> dict[str, Pace]:
         """Paces of all runs."""
-        paces: dict[str, Pace] = {}
+        recipe, paces = self.recipe(size), dict[str, Pace]()
         runs = (*recipe.teachers, *recipe.students)
         with self.progress.task("time networks", len(runs), "networks") as task:
             for config in runs:
@@ -201,16 +217,22 @@ def describe(recipe: Recipe, facts: Facts) -> Iterator[str]:
         f"{facts.images:,} images of {facts.classes} classes, about {counts['train']:,} to train "
         f"on, {counts['val']:,} to choose by, {counts['test']:,} to test"
     )
-    yield f"pictures are {facts.short_side} px across, networks see {recipe.data.size} px"
+    tested = facts.smallest * counts["test"] / facts.images
+    if tested < FEW:
+        yield (
+            f"the smallest class has {facts.smallest} images, about {tested:.0f} of them to test: "
+            "its scores will tell next to nothing"
+        )
+    yield f"the shorter side has {facts.short_side} px (median), networks see {recipe.data.size}"
     for role, runs in (("teacher", recipe.teachers), ("student", recipe.students)):
         for run in runs:
             yield f"{role} {run.name}: {run.model.name}, {run.train.epochs} epochs"
 
 
-def in_time(expected: Forecast, limit: float) -> Iterator[str]:
+def told(expected: Forecast, limit_s: float) -> Iterator[str]:
     """What a plan will take, and whether that is more than was asked for."""
     low, high = expected.range_s
     stages = ", ".join(f"{name} {span(s)}" for name, s in expected.seconds.items())
     yield f"about {span(expected.total)} ({span(low)} to {span(high)}): {stages}"
-    if expected.total > 1.05 * limit:
-        yield f"{span(limit)} are too few: fewer images, smaller ones (data.size), or a GPU"
+    if expected.total > limit_s:
+        yield f"{span(limit_s)} are too few: fewer images, smaller ones (data.size), or a GPU"

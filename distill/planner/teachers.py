@@ -19,6 +19,7 @@ from distill.planner.plan import open_draft
 from distill.planner.preset import Amount
 from distill.planner.request import Request
 from distill.progress import Progress
+from distill.recipe import merge
 
 TEACHER, STUDENT = Amount(steps=80, epochs=(1, 8)), Amount(steps=160, epochs=(2, 16))
 TAUGHT = "by-"  # prefix of the students' names
@@ -55,17 +56,14 @@ def brief_recipe(
     draft = open_draft(request, device, progress)
     bounds = {"teacher": TEACHER, "student": STUDENT, "teachers": len(draft.table["teachers"])}
     draft = replace(draft, preset=draft.preset.model_copy(update=bounds))
-    facts = draft.facts()
-    size = draft.sizes(facts)[0]
-    left_out = draft.leave_out(draft.recipe(size, facts, 1.0))
-    student = draft.table["students"][0]
-    draft.table["students"] = [
+    draft, left_out = draft.with_weights()
+    student = merge({"cache": {"views": VIEWS}}, draft.table["students"][0])
+    students = [
         {**student, "name": TAUGHT + run["name"], "teachers": [run["name"]]}
         for run in draft.table["teachers"]
     ]
-    for run in draft.table["students"]:
-        run.setdefault("cache", {}).setdefault("views", VIEWS)
-    return draft.recipe(size, facts, 1.0), left_out
+    draft = replace(draft, table={**draft.table, "students": students})
+    return draft.recipe(draft.sizes[0]), left_out
 
 
 def compare_teachers(experiment: Experiment) -> list[Teaching]:
