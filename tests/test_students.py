@@ -138,3 +138,28 @@ def test_kernels_of_any_size_fuse_to_the_same_function(kernel):
 def test_shapes_that_do_not_fit_are_refused(options, match):
     with pytest.raises(UserError, match=match):
         build("compact", width=[8, 16, 16], depth=[1, 1, 1], **options)
+
+
+@pytest.mark.parametrize(("stages", "params"), [(4, 254_227), (5, 701_107), (7, 2_959_811)])
+def test_lite_starts_as_the_lower_stages_of_lite0(tmp_path, stages, params):
+    """Of timm's own sizes: stem 928, stages 253,056, 699,840 and 2,957,920, a linear head of 3."""
+    import timm
+
+    torch.manual_seed(0)
+    whole = timm.create_model("tf_efficientnet_lite0").eval()
+    save_file(whole.state_dict(), tmp_path / "whole.safetensors")
+    student = build("lite", str(tmp_path / "whole.safetensors"), stages=stages)
+    lower = torch.nn.Sequential(whole.conv_stem, whole.bn1, whole.blocks[:stages])
+    with torch.no_grad():
+        assert torch.equal(student.network.eval().forward_features(IMAGES), lower(IMAGES))
+    assert student.num_parameters == params
+
+
+def test_lite_takes_the_weights_of_a_package():
+    from distill.models.packages import packaged_weights
+
+    tensors = packaged_weights("tf_efficientnet_lite0")
+    assert tensors is not None
+    student = build("lite", True)
+    assert torch.equal(student.network.conv_stem.weight, tensors[0])
+    assert student.contract.mean == (0.5, 0.5, 0.5)

@@ -11,7 +11,7 @@ from distill.planner.facts import Facts
 from distill.planner.pace import Pace
 
 REPORT_S = 3.0  # of the random forest, and of sessions that open
-EXPORT_S, EXPORT_VAL = 18.0, 12  # of the files, and answers on the validation split that judge them
+EXPORT_S, EXPORT_VAL = 15.0, 30  # of the files, and answers on the validation split that judge them
 ONNX_S, TORCH_S = 4.0, 12.0  # of a process that times a file, or a run, beside what it measures for
 UNSURE, MOST_UNSURE = 0.15, 0.5  # of any forecast, as a share: machines change their speed
 
