@@ -159,7 +159,7 @@ app.command(
     rich_help_panel=TOOLS,
     epilog=examples(
         "teachers photos/",
-        "teachers photos/ --teacher timm/resnet50 --teacher timm/tf_efficientnet_lite0",
+        "teachers photos/ --teacher timm/resnet50 --teacher timm/resnet18",
     ),
 )(teachers_command)
 app.command(

@@ -27,7 +27,8 @@ DATA_HELP = "Folder of class folders, manifest, or demo; more kinds in docs/data
 DataOpt = Annotated[str, typer.Option("--data", help=DATA_HELP)]
 DataArg = Annotated[str, typer.Argument(help=DATA_HELP)]
 OutOpt = Annotated[
-    Path | None, typer.Option("--out", help="Directory; of a recipe, by default runs/RECIPE.")
+    Path | None,
+    typer.Option("--out", help="Directory; by default runs/ and the name of recipe or data."),
 ]
 DeviceOpt = Annotated[str, typer.Option("--device", help="auto, cpu, cuda[:n] or mps.")]
 SeedOpt = Annotated[int | None, typer.Option("--seed", help="Seed; by default the recipe's.")]

@@ -38,7 +38,7 @@ def run_command(
     find_lr: FindLrOpt = False,
     no_bench: Annotated[bool, typer.Option("--no-bench", help="Leave the timings out.")] = False,
 ) -> None:
-    """All stages: check, teacher, student, export, bench, report.
+    """All stages: check, teacher, student, export, report, bench.
 
     With DATA alone the recipe is planned for it and for this machine; --dry-run prints the plan.
     """
