@@ -13,23 +13,14 @@ from typing import Self
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     TaskID,
+    TaskProgressColumn,
     TextColumn,
     TimeRemainingColumn,
 )
 from rich.progress import Progress as RichProgress
 from rich.progress import Task as RichTask
 from rich.text import Text
-
-
-class _RateColumn(TextColumn):
-    def __init__(self) -> None:
-        super().__init__("")
-
-    def render(self, task: RichTask) -> Text:
-        rate = task.finished_speed or task.speed
-        return Text(f"{rate:,.0f} {task.fields['unit']}/s" if rate else "")
 
 
 class _LeftColumn(TextColumn):
@@ -40,8 +31,8 @@ class _LeftColumn(TextColumn):
         self._progress = progress
 
     def render(self, task: RichTask) -> Text:
-        left = self._progress.left_s
-        return Text("" if left is None or task.id else f"{span(left)} left in all")
+        left = self._progress.left_s(task.time_remaining or 0.0)
+        return Text("" if left is None or task.id else f"{span(left)} in all")
 
 
 def span(seconds: float) -> str:
@@ -58,7 +49,7 @@ class Task:
     def __init__(self, progress: Progress, title: str, total: int, unit: str) -> None:
         self._progress, self._title, self._total, self._unit = progress, title, total, unit
         self._bars: RichProgress | None = None
-        self._done, self._note = 0, ""
+        self._done = 0
         self._part: TaskID | None = None
 
     def __enter__(self) -> Self:
@@ -66,18 +57,18 @@ class Task:
         if self._progress.live:
             self._bars = RichProgress(
                 TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                _RateColumn(),
+                BarColumn(bar_width=20),
+                TaskProgressColumn(),
                 TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"),
                 _LeftColumn(self._progress),
                 console=self._progress.console,
                 transient=True,
             )
             self._bars.start()
-            title = f"{self._progress.stage_title} {self._title}".strip()
-            self._id = self._bars.add_task(title, total=self._total, unit=self._unit, note="")
+            stage = self._progress.stage_title
+            known = stage.endswith(self._title)
+            title = stage if known else f"{stage} {self._title}".strip()
+            self._id = self._bars.add_task(title, total=self._total)
         return self
 
     def part(self, title: str, total: int) -> None:
@@ -85,7 +76,7 @@ class Task:
         if self._bars:
             if self._part is not None:
                 self._bars.remove_task(self._part)
-            self._part = self._bars.add_task(title, total=total, unit=self._unit, note="")
+            self._part = self._bars.add_task(title, total=total)
 
     def advance(self, count: int = 1) -> None:
         """Counts `count` more as done."""
@@ -101,12 +92,8 @@ class Task:
             self._bars.update(self._id, completed=count)
 
     def note(self, text: str) -> None:
-        """Shows a word on how it is going: beside the bar, or as a line of its own."""
-        self._note = text
-        if self._bars:
-            self._bars.update(self._id, note=text)
-        else:
-            self._progress.say(f"{self._title}: {text}")
+        """Says how it is going, in a line above the bar."""
+        self._progress.say(f"{self._title}: {text}")
 
     def __exit__(
         self,
@@ -120,8 +107,7 @@ class Task:
             seconds = max(1e-9, time.perf_counter() - self._start)
             speed = self._done / seconds
             rate = f"{speed:,.0f} {self._unit}/s" if speed >= 10 else f"{speed:.2g} {self._unit}/s"
-            last = f", {self._note}" if self._bars and self._note else ""
-            self._progress.say(f"{self._title}: {seconds:,.1f} s, {rate}{last}")
+            self._progress.say(f"{self._title}: {seconds:,.1f} s, {rate}")
 
 
 class Progress:
@@ -159,13 +145,16 @@ class Progress:
         finally:
             self.stage_title, self._ends = "", None
 
-    @property
-    def left_s(self) -> float | None:
-        """Seconds that all stages still take; None where nobody knows."""
+    def left_s(self, task_s: float = 0.0) -> float | None:
+        """Seconds that all stages still take; None where nobody knows.
+
+        Args:
+            task_s: Seconds that the task at hand still takes, whatever was expected.
+        """
         if self._ends is None:
             return None
         end, later = self._ends
-        return max(0.0, end - time.monotonic()) + later
+        return max(task_s, end - time.monotonic()) + later
 
     def task(self, title: str, total: int, unit: str) -> Task:
         """A counted task, to be entered with `with`."""

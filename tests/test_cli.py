@@ -359,6 +359,12 @@ def test_nothing_is_said_of_a_file_without_its_experiment(experiment, photos, di
     assert (status, "none of the images is in split 'test'" in err) == (2, True)
 
 
+def test_a_split_that_is_none_is_answered_with_the_three(experiment, photos, distill):
+    status, _, err = distill("evaluate", experiment, photos, "--split", "tets")
+    assert status == 2
+    assert "choose one of train, val, test" in err
+
+
 def test_copies_of_training_images_in_given_test_splits_are_said(
     experiment, photos, distill, tmp_path
 ):
@@ -495,6 +501,8 @@ def test_find_lr_writes_a_plot_and_a_suggestion(recipe, photos, distill, tmp_pat
         ),
         (["evaluate", "nope.onnx", "demo"], "nope.onnx"),
         (["predict", "pyproject.toml", "README.md"], "pyproject.toml"),
+        (["predict", "tests", "README.md"], "no shipped file in this folder"),
+        (["teacher", "tests"], "distill run"),
         (["report", "tests"], "recipe.toml"),
         (["inspect", "pyproject.toml"], "pyproject.toml"),
         (

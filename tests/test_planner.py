@@ -262,7 +262,12 @@ def test_a_plan_is_made_anew_for_other_wishes(tiny_preset, photos, tmp_path):
     (tmp_path / "plan.json").write_text(json.dumps(plan.record))
     (tmp_path / "recipe.toml").write_text(plan.toml())
     assert plan_module.kept_plan(request, tmp_path) == plan
-    assert plan_module.kept_plan(replace(request, minutes=3.0), tmp_path) is None
+    other = replace(request, minutes=3.0)
+    assert plan_module.kept_plan(other, tmp_path) is None
+    (tmp_path / "teachers").mkdir()  # something was trained: nobody times networks in vain
+    with pytest.raises(UserError, match=r"minutes.*--overwrite"):
+        plan_module.kept_plan(other, tmp_path)
+    assert plan_module.kept_plan(other, tmp_path, overwrite=True) is None
 
 
 def test_teachers_are_compared_by_their_students(tiny_preset, photos, distill, tmp_path):

@@ -29,10 +29,15 @@ from distill.pipeline.evaluate import evaluate, true_labels
 from distill.pipeline.experiment import Experiment
 from distill.pipeline.export import export_student
 from distill.pipeline.int8_training import distil_quantised, qad_config
-from distill.pipeline.report import build_verdict, report_experiment, score_experiment
+from distill.pipeline.report import (
+    build_verdict,
+    report_experiment,
+    score_experiment,
+    with_speeds,
+)
 from distill.progress import Progress
-from distill.report.results import ResultRow
-from distill.report.table import results_table
+from distill.report.results import ResultRow, Results
+from distill.report.table import LESSER, results_table, show_rows
 from distill.report.threshold_plots import draw_thresholds, shown_labels
 from distill.runtime.predict import Predictor
 from distill.scoring.metrics import score, sigmoid
@@ -204,6 +209,57 @@ def test_the_card_of_an_experiment_has_test_scores_and_what_it_warns_of(
         assert f"- {caution.what}. Fix: {caution.fix}." in parts[1]
     calm = results.model_copy(update={"warnings": ()})
     assert "Warnings" not in experiment_card(calm, Predictor(shipped(experiment)).metadata)
+
+
+@pytest.fixture
+def measured() -> Results:
+    """Results with every column filled."""
+    scores = {"n": 9, "top1": 95.0, "macro_f1": 94.0, "per_class_recall": {"a": 90.0}}
+    row = ResultRow(
+        name="student.fp16.onnx",
+        kind="onnx",
+        strategy="logit_standardisation",
+        params=3_374_851,
+        size_bytes=13_690_000,
+        test=scores,
+        agreement_top1=100.0,
+        latency_p50_ms=11.055,
+        images_per_s=1_236.0,
+    )
+    return Results(rows=(row,), verdict={}, env={})
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120])
+def test_a_narrow_terminal_gets_fewer_columns_not_broken_words(measured, width, monkeypatch):
+    """At 80 columns names ran downwards, a letter a line."""
+    from rich.console import Console
+
+    written = io.StringIO()
+    monkeypatch.setattr(
+        "distill.report.table.console_of", lambda stream: Console(file=written, width=width)
+    )
+    show_rows(measured)
+    lines = written.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    assert sum("student.fp16.onnx" in line for line in lines) == 1
+    assert "95.00" in written.getvalue()
+    assert ("logit_standardisation" in written.getvalue()) == (width == 120)
+
+
+def test_columns_that_nobody_measured_are_left_out(measured):
+    untimed = measured.rows[0].model_copy(update={"latency_p50_ms": None, "images_per_s": None})
+    table = results_table(measured.model_copy(update={"rows": (untimed,)}), LESSER[:1])
+    headers = [str(column.header) for column in table.columns]
+    assert headers == ["name", "kind", "params", "MB", "top1 %", "F1 %", "agree %"]
+
+
+@pytest.mark.parametrize(("percent", "kinds"), [(99.0, ["busy_machine"]), (5.0, [])])
+def test_speeds_of_a_busy_machine_are_warned_of(measured, percent, kinds, tmp_path):
+    (tmp_path / "bench.json").write_text(
+        json.dumps({"rows": [], "env": {"cpu_busy_percent": percent}})
+    )
+    found = with_speeds(measured, tmp_path / "bench.json", "top1")
+    assert [caution.kind for caution in found.warnings] == kinds
 
 
 def test_the_forest_knows_labels_that_training_has_always_or_never(tmp_path, make_experiment):

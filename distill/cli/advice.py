@@ -61,6 +61,8 @@ def _advice(error: Any, arguments: Sequence[str]) -> str | None:
         value = dict(pairwise(words)).get(flag, "VALUE")
         if keys:
             return did_you_mean([f"{key}={value}" for key in keys])
+    if "--data" in getattr(getattr(error, "param", None), "opts", ()):
+        return "name a recipe and add --data FOLDER; a folder alone is for distill run"
     if command == "distill" and not flag and arguments[:1] and arguments[0] in MEANT:
         return did_you_mean([repr(MEANT[arguments[0]])])
     return None

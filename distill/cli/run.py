@@ -106,7 +106,7 @@ def run_planned(
         hint = f"plan alone: distill run {location} --dry-run > plan.toml, and share that recipe"
         raise UserError("processes cannot share the making of a plan", "torchrun", hint)
     out = settings.out or Path("runs") / request.name
-    plan = None if settings.dry_run else kept_plan(request, out)
+    plan = None if settings.dry_run else kept_plan(request, out, settings.overwrite)
     if plan is None:
         plan = make_plan(request, resolve_device(settings.device), Progress())
         print(plan.toml(), end="", file=sys.stdout if settings.dry_run else sys.stderr)

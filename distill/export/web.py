@@ -73,6 +73,7 @@ class Target(Base):
         write_json(web / "golden.json", golden_pictures(predictor))
         row = shipment.judge(probs_of_file(web / "model.onnx", shipment.data.val.pixels))
         shipment.say(f"web/ with {source.name}: {in_words(row)}")
+        shipment.say(f"to open it: python -m http.server --directory {shipment.folder / 'web'}")
         copied = {"path": f"copy of {source.name}", **row}
         return {"runtime": runtime, "files": {"web/model.onnx": copied}}
 

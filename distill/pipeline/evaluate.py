@@ -20,7 +20,7 @@ from distill.data.decode import (
     warn_of_heif,
 )
 from distill.data.digest import image_sha256
-from distill.data.sources import Item, Source, open_source
+from distill.data.sources import SPLITS, Item, Source, open_source
 from distill.errors import UserError
 from distill.pipeline.seen import KeptSplits, kept_splits
 from distill.progress import Progress
@@ -98,6 +98,8 @@ def evaluate(
             what, location, f"name classes as the model does: {', '.join(opened.names)}"
         )
     warn_of_heif(source.ignored, location, progress.say)
+    if split not in (None, *SPLITS):
+        raise UserError(f"no split {split!r}", "--split", f"choose one of {', '.join(SPLITS)}")
     given = {item.split for item in source.items if item.split}
     split = split or ("test" if "test" in given else None)
     is_given = split is None or split in given

@@ -5,7 +5,7 @@ This is where the test split is read, once, after everything was chosen.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from distill.models.inference import predict_logits
 from distill.pipeline.clock import record
 from distill.pipeline.experiment import Experiment
 from distill.pipeline.runs import all_runs, best_run
-from distill.report.results import ResultRow, Results
+from distill.report.results import Caution, ResultRow, Results
 from distill.report.warnings import cautions
 from distill.runtime.predict import Predictor
 from distill.runtime.shipped import preferred
@@ -30,6 +30,9 @@ from distill.scoring.tasks import Task, task_of
 from distill.training.run_directory import BEST
 
 Speed = dict[str, Any]  # figures of one image after the other, as `ResultRow` names them
+BUSY = (
+    50.0  # percent of the cores before anything is timed, above which speeds are not to be trusted
+)
 LATENCY = ("latency_p50_ms", "latency_p99_ms", "images_per_s", "batch_size")
 
 
@@ -91,8 +94,22 @@ def with_speeds(results: Results, file: Path, main: str) -> Results:
         for (name, engine), speed in speeds.items()
         if engine == "onnxruntime"
     ]
-    verdict = build_verdict(rows, results.verdict.get("teacher"), main)
-    return results.model_copy(update={"rows": tuple(rows), "verdict": verdict})
+    update = {
+        "rows": tuple(rows),
+        "verdict": build_verdict(rows, results.verdict.get("teacher"), main),
+        "warnings": (*results.warnings, *_busy(file)),
+    }
+    return results.model_copy(update=update)
+
+
+def _busy(file: Path) -> Iterator[Caution]:
+    """What to say of timings on a machine that had other work."""
+    if file.is_file() and (percent := read_json(file)["env"]["cpu_busy_percent"]) > BUSY:
+        yield Caution(
+            kind="busy_machine",
+            what=f"{percent:.0f} % of the cores were at work before the timings: speeds may be off",
+            fix="let the machine rest, then time anew: distill bench FILE.onnx",
+        )
 
 
 def _with_agreement(

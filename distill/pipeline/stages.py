@@ -7,7 +7,7 @@ import sys
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -137,7 +137,7 @@ def run_stages(
             check_weights(experiment, stages)
             with stage(experiment, "check", stages) if "check" in stages else nullcontext():
                 data, _ = experiment.data, experiment.extra
-        if world.is_main:
+        if world.is_main and "check" in stages:
             show_data(data, experiment.out / "data.json")
         begin(experiment)
         for name, train in (("teacher", train_teachers), ("student", train_students)):
@@ -154,6 +154,7 @@ def ship(experiment: Experiment, stages: tuple[str, ...], as_json: bool) -> None
     from distill.pipeline.clock import stage
     from distill.pipeline.export import export_student
     from distill.pipeline.report import report_experiment, score_experiment
+    from distill.report.table import show_rows
 
     summary: dict[str, Any] = {"out": str(experiment.out)}
     if "export" in stages:
@@ -164,26 +165,28 @@ def ship(experiment: Experiment, stages: tuple[str, ...], as_json: bool) -> None
             scored = score_experiment(experiment)
     if "bench" in stages:
         if "report" in stages:
-            show_results(scored, sys.stderr)
+            show_rows(scored, sys.stderr)
         with stage(experiment, "bench", stages):
             bench_experiment(experiment)
     if "report" in stages:
         results = report_experiment(experiment, scored)
-        show_results(results, sys.stdout)
+        show_results(results, experiment.out)
         summary |= results.to_json()
     emit(summary, as_json)
 
 
-def show_results(results: Results, stream: TextIO) -> None:
-    """The table, each class's recall, the verdict and what is wrong with it."""
-    from distill.report.table import recall_table, results_table, show, verdict_line
+def show_results(results: Results, out: Path) -> None:
+    """The table, each class's recall, the verdict, what is wrong with it, and what comes next."""
+    from distill.report.table import recall_table, show, show_rows, verdict_line
 
-    show(results_table(results), stream)
+    show_rows(results)
     if recalls := recall_table(results):
-        show(recalls, stream)
-    print(verdict_line(results.verdict), file=stream)
+        show(recalls)
+    print(verdict_line(results.verdict))
     for caution in results.warnings:
-        print(caution, file=stream)
+        print(caution)
+    if shipped := results.verdict.get("shipped"):
+        print(f"{out / 'export' / shipped}; try it: distill predict {out} PICTURE")
 
 
 def find_learning_rates(experiment: Experiment, stages: tuple[str, ...], as_json: bool) -> None:
@@ -223,7 +226,8 @@ def show_data(data: ImageData, known: Path) -> None:
     described = json.loads(json.dumps(data.describe()))
     if known.is_file() and described.items() <= read_json(known).items():
         count = len(data.findings)
-        print(f"data: as before, with {count} findings: {known}", file=sys.stderr)
+        again = f"distill check {data.location}"
+        print(f"data: as before, {count} findings; to see them: {again}", file=sys.stderr)
         return
     Console(stderr=True).print(data_table(data))
     for line in finding_lines(data.findings, most=3):

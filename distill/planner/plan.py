@@ -17,7 +17,7 @@ import torch
 from distill.config import Recipe
 from distill.data.sources import Source, open_source
 from distill.errors import UserError
-from distill.files import read_json
+from distill.files import differing_keys, read_json
 from distill.models.origin import can_load
 from distill.pipeline.experiment import PLAN, RECIPE
 from distill.planner.facts import Facts, look
@@ -53,13 +53,23 @@ class Plan:
         return "\n".join([*lines, "", write_toml(self.recipe, whole=False)])
 
 
-def kept_plan(request: Request, folder: Path) -> Plan | None:
-    """The plan that was made here for the same request and images."""
+def kept_plan(request: Request, folder: Path, overwrite: bool = False) -> Plan | None:
+    """The plan that was made here for the same request and images; None where there is none.
+
+    Raises:
+        UserError: There are runs of another request here, and `overwrite` is off.
+    """
     if not (folder / PLAN).is_file():
         return None
     record = read_json(folder / PLAN)
     asked = request.describe(open_source(request.location, None))
-    return Plan(load_recipe(folder / RECIPE), record) if record["asked"] == asked else None
+    if record["asked"] == asked:
+        return Plan(load_recipe(folder / RECIPE), record)
+    if (folder / "teachers").is_dir() and not overwrite:
+        odd = ", ".join(differing_keys(record["asked"], asked))
+        hint = "choose another --out, or repeat with --overwrite to train anew"
+        raise UserError(f"planned for other wishes ({odd})", str(folder), hint)
+    return None
 
 
 def make_plan(request: Request, device: torch.device, progress: Progress) -> Plan:
@@ -81,7 +91,7 @@ def open_draft(request: Request, device: torch.device, progress: Progress) -> Dr
     data = table.setdefault("data", {})
     source = open_source(request.location, data.get("task"))
     data["task"] = source.task
-    facts = look(source, check_table(Recipe, {"data": data}, "plan").data, request.workers)
+    facts = look(source, check_table(Recipe, {"data": data}, "command line").data, request.workers)
     return Draft(source, facts, preset, table, device, progress)
 
 
@@ -116,7 +126,7 @@ class Draft:
         """The recipe for a size of images and a share of the preset's steps."""
         table = scheduled(self.table, self.preset, self.facts.counts["train"], share)
         table["data"].setdefault("size", size)
-        return check_table(Recipe, table, "plan")
+        return check_table(Recipe, table, "command line")
 
     def with_teachers(self, runs: Sequence[Table]) -> Draft:
         """The draft with these teachers only."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any, Protocol, TextIO
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 
 from distill.data.audit.findings import Finding
@@ -17,17 +19,39 @@ from distill.scoring.metrics_multi import THRESHOLD
 
 BLANK = ""
 WIDTH = 120  # columns where there is no terminal to ask
+# Columns that a narrow terminal does without, the least important first.
+LESSER = ("strategy", "F1 %", "images/s", "params", "agree %", "kind")
 MOST_CLASSES = 12  # that recall is shown of
 
 
-def show(table: Table, stream: TextIO | None = None) -> None:
-    """Prints a table, to stdout by default, wide enough for a file or pipe to keep its columns."""
+def console_of(stream: TextIO | None = None) -> Console:
+    """A terminal, or a file or pipe that is wide enough for tables; stdout by default."""
     console = Console(file=stream)
-    Console(file=stream, width=None if console.is_terminal else WIDTH).print(table)
+    return Console(file=stream, width=None if console.is_terminal else WIDTH)
 
 
-def results_table(results: Results) -> Table:
-    """One line per row of `results.json`; what was not measured is blank."""
+def show(table: Table, stream: TextIO | None = None) -> None:
+    """Prints a table, to stdout by default."""
+    console_of(stream).print(table)
+
+
+def show_rows(results: Results, stream: TextIO | None = None) -> None:
+    """Prints the table of results, without its lesser columns where the terminal is narrow."""
+    console = console_of(stream)
+    endless = console.options.update(width=sys.maxsize)
+    for count in range(len(LESSER) + 1):
+        table = results_table(results, LESSER[:count])
+        if Measurement.get(console, endless, table).maximum <= console.width:
+            break
+    console.print(table)
+
+
+def results_table(results: Results, without: Sequence[str] = ()) -> Table:
+    """One line per row of `results.json`; what was not measured is blank.
+
+    Args:
+        without: Headers of columns to leave out, beside those that are all blank.
+    """
     multi = any("map" in (row.test or {}) for row in results.rows)
     main, shown = ("map", "mAP %") if multi else ("top1", "top1 %")
     title = "test split; latency of one image"
@@ -36,24 +60,26 @@ def results_table(results: Results) -> Table:
     if multi:
         title += "; F1 of files with their thresholds, else at 0.5"
     table = Table(title=title, box=box.SIMPLE)
-    for name in ("name", "kind", "strategy"):
-        table.add_column(name, overflow="fold")
-    for name in ("params", "MB", shown, "F1 %", "agree %", "p50 ms", "images/s"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in results.rows:
-        test = row.test or {}
-        table.add_row(
-            row.name,
-            row.kind,
-            row.strategy or BLANK,
-            _number(row.params, "{:,}"),
-            _number(row.size_bytes, "{:.2f}", 1e-6),
-            _number(test.get(main), "{:.2f}"),
-            _number(test.get("macro_f1"), "{:.2f}"),
-            _number(row.agreement_labels if multi else row.agreement_top1, "{:.2f}"),
-            _number(row.latency_p50_ms, "{:.3f}"),
-            _number(row.images_per_s, "{:,.0f}"),
-        )
+    rows = [(row, row.test or {}) for row in results.rows]
+    agreed = [row.agreement_labels if multi else row.agreement_top1 for row in results.rows]
+    columns: dict[str, list[str]] = {
+        "name": [escape(row.name) for row in results.rows],
+        "kind": [row.kind for row in results.rows],
+        "strategy": [row.strategy or BLANK for row in results.rows],
+        "params": [_number(row.params, "{:,}") for row in results.rows],
+        "MB": [_number(row.size_bytes, "{:.2f}", 1e-6) for row in results.rows],
+        shown: [_number(test.get(main), "{:.2f}") for _, test in rows],
+        "F1 %": [_number(test.get("macro_f1"), "{:.2f}") for _, test in rows],
+        "agree %": [_number(share, "{:.2f}") for share in agreed],
+        "p50 ms": [_number(row.latency_p50_ms, "{:.3f}") for row in results.rows],
+        "images/s": [_number(row.images_per_s, "{:,.0f}") for row in results.rows],
+    }
+    kept = {key: cells for key, cells in columns.items() if any(cells) and key not in without}
+    for header in kept:
+        justify: JustifyMethod = "left" if header in ("name", "kind", "strategy") else "right"
+        table.add_column(header, justify=justify, overflow="fold")
+    for cells in zip(*kept.values(), strict=True):
+        table.add_row(*cells)
     return table
 
 

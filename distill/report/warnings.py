@@ -107,7 +107,10 @@ def _missed(
         yield "one_answer", what, fix
         return
     present, answered, found = (some.sum(axis=0) > 0 for some in (truth, given, given & truth))
-    fix = "add images of them, or student.train.class_weights=balanced"
+    fix = (
+        "do not ship it where these matter: add images of them, or "
+        "student.train.class_weights=balanced"
+    )
     at = "" if task is SINGLE else " at its threshold"
     for kind, missing, words in (
         ("never_answered", present & ~answered, f"never answered{at}"),

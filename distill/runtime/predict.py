@@ -137,8 +137,11 @@ def open_session(path: Path, threads: int = 0) -> Any:
     """
     import onnxruntime as ort
 
+    if path.is_dir():
+        hint = "name an .onnx file, or an experiment that has exported: distill run DATA"
+        raise UserError("no shipped file in this folder", str(path), hint)
     if not path.is_file():
-        raise UserError("no such file", str(path), "name an .onnx file")
+        raise UserError("no such file", str(path), "name an .onnx file or an experiment")
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3

@@ -127,14 +127,14 @@ def advice(
     if "leak" in kinds and files:
         lines.append(f"to keep the splits but for copies: distill check {data} --repair --out DIR")
         lines.append(f"to make new ones: distill check {data} --split grouped --out DIR")
-        lines.append(f"then: distill run RECIPE --data DIR/manifest.parquet{several}")
+        lines.append(f"then: distill run DIR/manifest.parquet{several}")
     elif "leak" in kinds:
-        lines.append(f"to make new splits: distill run RECIPE --data {data} data.split=grouped")
+        lines.append(f"to make new splits: distill run {data} data.split=grouped")
     if any(f.kind == "imbalance" and f.severity == "error" for f in findings):
         lines.append("add images of the classes that have none in train, or remove the classes")
     elif "imbalance" in kinds:
         option = "student.train.class_weights=balanced"
-        lines.append(f"to give rare classes more weight: distill run RECIPE --data {data} {option}")
+        lines.append(f"to give rare classes more weight: distill run {data} {option}")
     return lines
 
 
