@@ -14,6 +14,7 @@ from distill.benchmarks.engines import Run, find_engines
 from distill.benchmarks.scenarios import Query
 from distill.data.decode import InputSpec, Pixels, to_pixels
 from distill.runtime.predict import Predictor
+from distill.runtime.shipped import shipped_file
 from distill.scoring.tasks import task_of
 
 SEED = 0
@@ -94,9 +95,12 @@ def run_model(folder: Path, name: str = "") -> Model:
 def open_models(paths: Sequence[Path]) -> list[Model]:
     """Models of files and directories; those of one name are named by their paths.
 
+    An experiment stands for the file that it ships.
+
     Raises:
         UserError: One of them is neither a shipped file nor a run directory.
     """
+    paths = [shipped_file(path) for path in paths]
     names = [path.resolve().name if path.is_dir() else path.stem for path in paths]
     return [
         (run_model if path.is_dir() else onnx_model)(path, str(path) * (names.count(name) > 1))

@@ -54,7 +54,8 @@ def test_a_part_has_a_bar_of_its_own(terminal) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"), [(0.2, "1 s"), (89.0, "89 s"), (95.0, "2 min"), (6000.0, "1.7 h")]
+    ("seconds", "words"),
+    [(0.2, "1 s"), (89.0, "89 s"), (95.0, "1.6 min"), (750.0, "12 min"), (6000.0, "1.7 h")],
 )
 def test_times_are_words(seconds: float, words: str) -> None:
     assert span(seconds) == words

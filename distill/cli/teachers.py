@@ -53,5 +53,7 @@ def teachers_command(
         figures = (f"{row.student_val:.2f}", f"{row.val:.2f}", f"{row.seconds:.0f}")
         table.add_row(escape(row.model), *figures)
     show(table)
-    print(f"{rows[0].model} teaches best: distill run {data} --teacher {rows[0].model}")
+    best = [row.model for row in rows if row.student_val == rows[0].student_val]
+    teach = "teaches best" if len(best) == 1 else "teach alike"
+    print(f"{' and '.join(best)} {teach}: distill run {data} --teacher {best[0]}")
     stages.emit({"teachers": [row.to_json() for row in rows]}, settings.as_json)

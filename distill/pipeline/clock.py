@@ -18,9 +18,10 @@ SECONDS = "cache/seconds.json"
 def stage(experiment: Experiment, name: str, stages: tuple[str, ...]) -> Iterator[None]:
     """Says which stage this is and what is left, and keeps what it takes, however it ends."""
     number, start = stages.index(name), time.perf_counter()
-    later = sum(predicted(experiment).get(other, 0.0) for other in stages[number + 1 :])
+    left = expected_s(experiment)
+    later = sum(left.get(other, 0.0) for other in stages[number + 1 :])
     title = f"{number + 1}/{len(stages)} {name}" if len(stages) > 1 else ""
-    with experiment.progress.stage(title, predicted(experiment).get(name), later):
+    with experiment.progress.stage(title, left.get(name), later):
         try:
             yield
         finally:
@@ -29,10 +30,11 @@ def stage(experiment: Experiment, name: str, stages: tuple[str, ...]) -> Iterato
             write_json(experiment.out / SECONDS, spent)
 
 
-def predicted(experiment: Experiment) -> dict[str, float]:
-    """Seconds that a plan expects of each stage; empty where nothing was planned."""
-    expected: dict[str, float] = (experiment.plan or {}).get("predicted_s", {})
-    return expected
+def expected_s(experiment: Experiment) -> dict[str, float]:
+    """Seconds that each stage of a plan still takes, about; empty where nothing was planned."""
+    predicted: dict[str, float] = (experiment.plan or {}).get("predicted_s", {})
+    spent = spent_s(experiment.out)
+    return {name: max(0.0, s - spent.get(name, 0.0)) for name, s in predicted.items()}
 
 
 def spent_s(out: Path) -> dict[str, float]:
