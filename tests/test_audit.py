@@ -265,7 +265,7 @@ def test_advice_on_leaks_is_commands_that_can_be_run() -> None:
     assert commands(advice(leaking(), location)) == [
         ["distill", "check", location, "--repair", "--out", "DIR"],
         ["distill", "check", location, "--split", "grouped", "--out", "DIR"],
-        ["distill", "run", "RECIPE", "--data", "DIR/manifest.parquet"],
+        ["distill", "run", "DIR/manifest.parquet"],
     ]
 
 
@@ -275,7 +275,7 @@ def test_advice_says_that_labels_are_several() -> None:
 
 
 def test_advice_for_images_that_a_manifest_cannot_list() -> None:
-    expected = ["distill", "run", "RECIPE", "--data", "demo", "data.split=grouped"]
+    expected = ["distill", "run", "demo", "data.split=grouped"]
     assert commands(advice(leaking(), "demo", files=False)) == [expected]
 
 
