@@ -387,7 +387,7 @@ def test_the_command_writes_rows_with_exactly_the_promised_keys(
 def test_bench_without_a_command_still_times_models(arguments: list[str], distill: Any) -> None:
     status, _, err = distill(*arguments)
     assert status == 2
-    assert err == "error: no such file: nope.onnx. Fix: name an .onnx file.\n"
+    assert err == "error: no such file: nope.onnx. Fix: name an .onnx file or an experiment.\n"
 
 
 def test_help_of_bench_names_both_commands(distill: Any) -> None:
