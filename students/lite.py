@@ -17,6 +17,7 @@ from distill.config import Fraction
 from distill.config import Options as BaseOptions
 from distill.models import Channels
 from distill.models.origin import Origin
+from distill.models.part import Part
 from distill.models.weights import transfer_weights
 from distill.teachers import timm as timm_family
 
@@ -33,13 +34,8 @@ class Options(BaseOptions):
     """Before the linear head."""
 
 
-class Lite(nn.Module):
-    """Stem, stages, global average pooling and a linear head.
-
-    Attributes:
-        left_out: Prefixes of what a file of EfficientNet-Lite0's weights has and this network has
-            not.
-    """
+class Lite(Part):
+    """Stem, stages, global average pooling and a linear head."""
 
     def __init__(self, num_classes: int, options: Options) -> None:
         super().__init__()
@@ -49,17 +45,11 @@ class Lite(nn.Module):
         gone = (f"blocks.{stage}" for stage in range(options.stages, STAGES))
         self.left_out = [*gone, "conv_head", "bn2", "classifier"]
         norms = [part for part in self.blocks.modules() if isinstance(part, nn.BatchNorm2d)]
-        self.dropout = nn.Dropout(options.dropout)
-        self.classifier = nn.Linear(norms[-1].num_features, num_classes)
+        self.add_head(norms[-1].num_features, num_classes, options.dropout)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Features before pooling `(batch, channels, h, w)`."""
         return cast(Tensor, self.blocks(self.bn1(self.conv_stem(x))))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits of normalised images."""
-        pooled = self.forward_features(x).mean(dim=(2, 3))
-        return cast(Tensor, self.classifier(self.dropout(pooled)))
 
 
 def build(

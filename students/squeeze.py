@@ -16,6 +16,7 @@ from distill.config import Count, Fraction
 from distill.config import Options as BaseOptions
 from distill.models import IMAGENET_MEAN, IMAGENET_STD, Channels
 from distill.models.origin import Origin, torch_origin
+from distill.models.part import Part
 from distill.models.weights import download, transfer_weights
 
 NAME = "torchvision/squeezenet1_1"
@@ -34,12 +35,8 @@ class Options(BaseOptions):
     """Before the linear head."""
 
 
-class Squeeze(nn.Module):
-    """Fire modules, global average pooling and a linear head.
-
-    Attributes:
-        left_out: Prefixes of what a file of SqueezeNet's weights has and this network has not.
-    """
+class Squeeze(Part):
+    """Fire modules, global average pooling and a linear head."""
 
     def __init__(self, num_classes: int, options: Options) -> None:
         super().__init__()
@@ -50,17 +47,11 @@ class Squeeze(nn.Module):
         self.left_out = [*(f"features.{layer}" for layer in range(end, LAYERS)), "classifier"]
         last = self.features[-1]
         channels = last.expand1x1.out_channels + last.expand3x3.out_channels
-        self.dropout = nn.Dropout(options.dropout)
-        self.classifier = nn.Linear(channels, num_classes)
+        self.add_head(channels, num_classes, options.dropout)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Features before pooling `(batch, channels, h, w)`."""
         return cast(Tensor, self.features(self.shrink(x)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits of normalised images."""
-        pooled = self.forward_features(x).mean(dim=(2, 3))
-        return cast(Tensor, self.classifier(self.dropout(pooled)))
 
 
 def build(

@@ -30,9 +30,7 @@ from distill.scoring.tasks import Task, task_of
 from distill.training.run_directory import BEST
 
 Speed = dict[str, Any]  # figures of one image after the other, as `ResultRow` names them
-BUSY = (
-    50.0  # percent of the cores before anything is timed, above which speeds are not to be trusted
-)
+BUSY = 50.0  # percent of the cores, before anything is timed, above which speeds may be off
 LATENCY = ("latency_p50_ms", "latency_p99_ms", "images_per_s", "batch_size")
 
 
