@@ -81,18 +81,26 @@ def check_table(
     try:
         return model.model_validate_json(json.dumps(table, default=str))
     except ValidationError as error:
-        meant = did_you_mean(_beside(model, error.errors()[0]["loc"]))
-        raise UserError(_describe(error, table), where, meant or hint) from None
+        problem = error.errors()[0]
+        table_key, dot, _ = _dotted(problem["loc"], table, is_missing=True).rpartition(".")
+        meant = [table_key + dot + name for name in _beside(model, problem["loc"])]
+        raise UserError(_describe(error, table), where, did_you_mean(meant) or hint) from None
 
 
 def _beside(model: type[BaseModel], places: tuple[int | str, ...]) -> list[str]:
-    """Which option of the same table somebody may have had in mind with one that is not there."""
+    """Options that somebody may have had in mind with one that is not there: of the same table
+    those alike, else those of that name in the tables below it."""
     fields = model.model_fields
     for place in places[:-1]:
         if isinstance(place, str) and place in fields:
             fields = _fields_in(fields[place].annotation)
     name = str(places[-1]) if places else ""
-    return [] if name in fields else alike(name, fields)
+    if name in fields:
+        return []
+    below = {table: _fields_in(field.annotation) for table, field in fields.items()}
+    singles = {plural: single for single, plural in ROLES.items()}
+    deeper = [f"{singles.get(table, table)}.{name}" for table in below if name in below[table]]
+    return alike(name, fields) or deeper
 
 
 def _fields_in(annotation: Any) -> dict[str, FieldInfo]:

@@ -590,9 +590,14 @@ def test_a_wrong_word_is_answered_with_the_right_one(distill):
         (("evaluate", "x", "y", "--epochs", "3"), "--epochs. Fix: see distill evaluate --help.\n"),
         (
             ("run", "students/compact_demo.toml", "--data", "demo", "student.train.epoch=3"),
-            "'student.train.epoch': students/compact_demo.toml. Fix: did you mean epochs?\n",
+            "'student.train.epoch': students/compact_demo.toml. Fix: did you mean "
+            "student.train.epochs?\n",
         ),
         (("run", "students/compact_demo.toml", "--data", "demo", "dta.size=3"), "mean data?"),
+        (
+            ("run", "students/compact_demo.toml", "--data", "demo", "student.epochs=3"),
+            "did you mean student.train.epochs?",
+        ),
     ):
         status, out, err = distill(*command)
         assert (status, out) == (2, "")

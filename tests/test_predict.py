@@ -122,6 +122,9 @@ def test_a_picture_that_cannot_be_read_is_an_error_of_its_own(tmp_path):
         predictor.predict(b"not a picture")
     with pytest.raises(UnreadableImageError, match="float64"):
         predictor.predict(np.zeros((4, 4, 3)))
+    (bad := tmp_path / "IMG 7 (copy).JPG").write_bytes(b"no")
+    with pytest.raises(UnreadableImageError, match=r"picture 1 \(.*IMG 7 \(copy\)\.JPG\): "):
+        predictor.predict([np.zeros((4, 4, 3), np.uint8), bad])
 
 
 @pytest.mark.parametrize("mode", ["CMYK", "LA", "P", "L", "1", "RGBA", "I;16", "I", "PA", "YCbCr"])

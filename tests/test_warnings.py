@@ -57,13 +57,25 @@ def test_a_student_below_the_forest_is_named_with_both_scores() -> None:
     assert "60.00" in what
 
 
+def test_a_student_far_below_its_teacher_is_named_with_both_scores() -> None:
+    """55.56 % beside a teacher of 77.78 went out with words about few images only."""
+    assert said({"t": wrong(3), "s": wrong(8), "s.onnx": wrong(5)}) == [
+        ("below_teacher", "s 86.67 % top1, the teacher t 95.00")
+    ]
+    assert said({"t": wrong(3), "s": wrong(6)}) == []
+    assert said({"s": wrong(20)}) == []
+
+
 @pytest.mark.parametrize(
     ("answers", "kinds"),
     [
         (np.zeros(60, int), ["below_control", "one_answer"]),
-        (np.where(LABELS == 2, 1, LABELS), ["never_answered"]),
+        (np.where(LABELS == 2, 1, LABELS), ["below_teacher", "never_answered"]),
         # It answers eel, but only to dogs.
-        (np.where(LABELS == 2, 0, np.where(np.arange(60) == 25, 2, LABELS)), ["never_found"]),
+        (
+            np.where(LABELS == 2, 0, np.where(np.arange(60) == 25, 2, LABELS)),
+            ["below_teacher", "never_found"],
+        ),
     ],
 )
 def test_classes_that_a_student_has_no_eye_for(answers: np.ndarray, kinds: list[str]) -> None:
@@ -132,7 +144,7 @@ def guesses(right: int) -> np.ndarray:
 
 
 def test_of_good_labels_nothing_is_said() -> None:
-    probs = {"t": guesses(40), "s": guesses(38), "s.onnx": guesses(38)}
+    probs = {"t": guesses(40), "s": guesses(39), "s.onnx": guesses(39)}
     assert said_of_several({**probs, "random_forest": guesses(30)}) == []
     # A student has no thresholds: what its file gives at its own is what counts.
     assert said_of_several({**probs, "s": 0.1 * guesses(40)}) == []

@@ -12,6 +12,7 @@ from distill.report.results import Caution, ResultRow
 from distill.scoring.tasks import SINGLE, Task
 
 DISTILLED = ("student", "onnx")  # kinds of rows
+FAR = 5.0  # points below its teacher from which a student is not what was asked for
 FEW = 10  # images of a class in a split: one more error is ten points of its recall
 Flags = NDArray[np.bool_]
 
@@ -34,6 +35,7 @@ def cautions(
     scored = [row for row in rows if row.test and task.main_score in row.test]
     return (
         *_below_controls(scored, task.main_score),
+        *_below_teachers(scored, task.main_score),
         *_taught_nothing(scored, task, truth["test"]),
         *_one_sided(scored, task, answers, truth["test"], classes),
         *_few_images(task, truth["test"], classes),
@@ -57,6 +59,27 @@ def _below_controls(rows: Sequence[ResultRow], main: str) -> Iterator[Caution]:
                 fix="do not ship it: train longer (student.train.epochs), from pretrained "
                 "weights, or look at the data with distill check",
             )
+
+
+def _below_teachers(rows: Sequence[ResultRow], main: str) -> Iterator[Caution]:
+    """Students and files far below the best teacher, unless they are below a control already."""
+    scores = {row.name: row.test[main] for row in rows if row.test}
+    teachers = [row.name for row in rows if row.kind == "teacher"]
+    floor = max((scores[row.name] for row in rows if row.kind == "control"), default=0.0)
+    if not teachers:
+        return
+    best = max(teachers, key=scores.__getitem__)
+    below = [
+        f"{row.name} {scores[row.name]:.2f}"
+        for row in rows
+        if row.kind in DISTILLED and floor <= scores[row.name] < scores[best] - FAR
+    ]
+    if below:
+        yield Caution(
+            kind="below_teacher",
+            what=f"{', '.join(below)} % {main}, the teacher {best} {scores[best]:.2f}",
+            fix="train longer (student.train.epochs), choose a larger student, or add images",
+        )
 
 
 def _taught_nothing(rows: Sequence[ResultRow], task: Task, truth: Flags) -> Iterator[Caution]:

@@ -99,15 +99,25 @@ class Predictor:
                 `(h, w, 3)` or `(h, w)`, or one uint8 batch `(n, h, w, 3)`.
 
         Raises:
-            UnreadableImageError: One of them is no picture.
+            UnreadableImageError: One of them is no picture; of several it says which.
         """
         items = _as_list(images)
         results = []
         for start in range(0, len(items), batch_size):
             chunk = items[start : start + batch_size]
-            probs = self.probs(np.stack([to_pixels(item, self.spec) for item in chunk]))
+            probs = self.probs(np.stack([self._pixels(items, start + i) for i in range(len(chunk))]))
             results += [self._decide(item, row) for item, row in zip(chunk, probs, strict=True)]
         return results
+
+    def _pixels(self, items: list[Any], index: int) -> NDArray[np.uint8]:
+        item = items[index]
+        try:
+            return to_pixels(item, self.spec)
+        except UnreadableImageError as error:
+            if len(items) == 1:
+                raise
+            name = f" ({item})" if isinstance(item, str | Path) else ""
+            raise UnreadableImageError(f"picture {index}{name}: {error}") from None
 
     def probs(self, pixels: NDArray[np.uint8]) -> Probs:
         """Probabilities `(batch, classes)` of pixels, uint8 `(batch, height, width, 3)`."""
