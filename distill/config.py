@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+NonNegative = Annotated[float, Field(ge=0.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -204,7 +205,7 @@ class TrainConfig(Options):
     """`sgd` has Nesterov momentum."""
     lr: Positive = 1e-3
     """Peak learning rate, of the head where `transfer.layer_lr_decay` is below 1."""
-    weight_decay: Annotated[float, Field(ge=0.0)] = 0.05
+    weight_decay: NonNegative = 0.05
     """Not applied to biases, norms and other one-dimensional parameters."""
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
     """Of `sgd`."""
@@ -212,7 +213,7 @@ class TrainConfig(Options):
     """Shape after warm-up; `step` multiplies by `step_factor` every `step_epochs`, `plateau` by
     `step_factor` after `plateau_epochs` without a better validation loss.
     """
-    warmup_epochs: Annotated[float, Field(ge=0.0)] = 1.0
+    warmup_epochs: NonNegative = 1.0
     """Epochs in which the rate rises to its peak; `onecycle` has its own."""
     step_epochs: Count = 7
     """Of `step`: epochs between two steps."""
@@ -231,22 +232,22 @@ class TrainConfig(Options):
     """`balanced` draws every class equally often in an epoch of the usual length; an image that is
     drawn again is shown in the view of the next epoch.
     """
-    focal_gamma: Annotated[float, Field(ge=0.0)] = 0.0
+    focal_gamma: NonNegative = 0.0
     """Exponent of the focal factor on the labels' loss; 0 is off."""
-    logit_adjustment: Annotated[float, Field(ge=0.0)] = 0.0
+    logit_adjustment: NonNegative = 0.0
     """Share of the classes' log-prior that student and teachers are judged with in training, so
     that without it the student is fair to rare classes; 1 is usual, 0 is off. Class weights or
     balanced sampling beside it correct for the same twice.
     """
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Share of each label that is given to all answers alike."""
-    mixup: Annotated[float, Field(ge=0.0)] = 0.0
+    mixup: NonNegative = 0.0
     """Beta parameter; 0 is off. Teachers see the mixed image."""
     ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Decay per step of averaged weights, which then are the ones validated and kept; 0 is off. It
     rises to this value, so that short runs have an average of what they learned.
     """
-    clip_norm: Annotated[float, Field(ge=0.0)] = 0.0
+    clip_norm: NonNegative = 0.0
     """Largest gradient norm; 0 is off."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """`auto` is bf16 on a GPU that has it, else fp32."""

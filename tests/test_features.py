@@ -10,8 +10,9 @@ from distill.data.decode import InputSpec, to_pixels
 from distill.data.demo import paint
 from distill.data.sources import Item, Source, open_source
 from distill.models.classifier import Classifier, build_classifier
-from distill.models.features import BATCH, _pool, build_backbone, pooled_features
+from distill.models.features import BATCH, build_backbone, pooled_features
 from distill.models.layers import head_prefixes
+from distill.models.pooling import pooled
 
 CPU = torch.device("cpu")
 
@@ -48,7 +49,7 @@ def test_pooling_is_over_positions_wherever_the_channels_are() -> None:
     expected = maps.mean(dim=(2, 3))
     tokens = maps.flatten(2).transpose(1, 2)
     for features in (maps, maps.permute(0, 2, 3, 1), tokens, expected):
-        assert torch.allclose(_pool(features, network), expected, atol=1e-6)
+        assert torch.allclose(pooled(features, network), expected, atol=1e-6)
 
 
 def test_features_are_what_the_head_is_given() -> None:

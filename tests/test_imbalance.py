@@ -380,7 +380,7 @@ def test_each_teacher_has_its_own_adjustment(uneven, tmp_path) -> None:
     teachers = (classifier(uneven, 1), classifier(uneven, 2))
     trainer = trainer_of(uneven, tmp_path, None, teachers, (0.5, 0.0))
     (batch, *_) = trainer.batches(0)
-    raw, found = LiveTeachers(teachers, CPU)(batch), trainer.teachers(batch)
+    raw, found = LiveTeachers(teachers, CPU)(batch).logits, trainer.teachers(batch).logits
     offset = torch.from_numpy(0.5 * log_prior(uneven)).float()
     torch.testing.assert_close(found[0], raw[0] + offset)
     assert torch.equal(found[1], raw[1])
@@ -464,8 +464,8 @@ def test_cached_and_adjusted_teachers_are_mixed_after_they_are_adjusted(uneven, 
         job.teacher_offsets,
     )
     (batch, *_) = trainer.batches(0)
-    apart, mixed = teachers(batch), teachers(batch._replace(share=0.3))
+    apart, mixed = teachers(batch).logits, teachers(batch._replace(share=0.3)).logits
     answer = torch.sigmoid if uneven.task == "multi" else lambda x: x.softmax(dim=-1)
     expected = 0.3 * answer(apart) + 0.7 * answer(apart.roll(1, 1))
     torch.testing.assert_close(answer(mixed), expected)
-    torch.testing.assert_close(apart, trainer.teachers(batch), rtol=2e-3, atol=2e-3)
+    torch.testing.assert_close(apart, trainer.teachers(batch).logits, rtol=2e-3, atol=2e-3)

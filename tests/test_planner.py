@@ -1,6 +1,7 @@
 """Plans: from a folder and a machine to a recipe, its schedule and the time that it will take."""
 
 import json
+import time
 import tomllib
 from dataclasses import replace
 
@@ -49,7 +50,7 @@ def draft(tiny_preset, monkeypatch):
         table.setdefault("data", {})
         source = Source("x", ("a", "b"), (), lambda item: b"", "")
         preset = preset.model_copy(update={"minutes": minutes})
-        return Draft(source, FACTS, preset, table, CPU, QUIET)
+        return Draft(source, FACTS, preset, table, CPU, QUIET, time.monotonic())
 
     return make
 
@@ -124,6 +125,14 @@ def test_less_time_takes_fewer_steps_then_smaller_images_then_one_teacher(draft)
     assert least.data.size == 16
     assert len(least.teachers) == 1
     assert any("too few" in note for note in record["notes"])
+
+
+def test_what_planning_took_is_no_longer_there_to_train(draft):
+    whole = draft(10)
+    late = replace(whole, begun=whole.begun - 9 * 60)
+    assert whole.limit_s() == pytest.approx(0.9 * 600, abs=5)
+    assert late.limit_s() == pytest.approx(0.9 * 60, abs=5)
+    assert late.decide()[0].data.size < whole.decide()[0].data.size
 
 
 def test_what_the_command_line_sets_stays(draft):

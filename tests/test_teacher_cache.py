@@ -28,8 +28,9 @@ from distill.errors import RunStopped, UserError
 from distill.models.classifier import build_classifier, frozen
 from distill.progress import Progress
 from distill.strategies.objective import SOFTMAX, Sigmoid, make_objective
+from distill.teaching.answers import Answers, Teacher
 from distill.teaching.cache import CacheReader, Shard, complete_views, open_cache
-from distill.teaching.cache_build import build_shard, teacher_logits, verify_cache
+from distill.teaching.cache_build import build_shard, verify_cache
 from distill.teaching.teachers import CachedTeachers, LiveTeachers
 from distill.training.fit import fit
 from distill.training.job import Job
@@ -90,7 +91,7 @@ def test_what_is_cached_is_what_the_teachers_say_of_the_same_view(data, tmp_path
     live = LiveTeachers(job.teachers, CPU)
     for view in range(3):
         batch = batch_of(job, [40, 3, 24, 25, 62, 0], view)
-        torch.testing.assert_close(cached(batch), live(batch), rtol=2e-3, atol=2e-3)
+        torch.testing.assert_close(cached(batch).logits, live(batch).logits, rtol=2e-3, atol=2e-3)
 
 
 def test_other_views_and_other_images_have_other_logits(data, tmp_path):
@@ -98,7 +99,7 @@ def test_other_views_and_other_images_have_other_logits(data, tmp_path):
     job = make_job(data, tmp_path, views=2)
     (cache,) = build_caches(job, World(CPU), QUIET)
     reader, ids = CacheReader(cache), np.arange(20)
-    first, second = reader.logits(ids, 0), reader.logits(ids, 1)
+    first, second = reader.answers(ids, 0).logits, reader.answers(ids, 1).logits
     assert (first - second).abs().amax(dim=1).min() > 1e-3
     assert (first - first.roll(1, 0)).abs().amax(dim=1).min() > 1e-3
 
@@ -111,11 +112,13 @@ def test_each_image_may_be_asked_for_in_a_view_of_its_own(data, tmp_path, monkey
     monkeypatch.setattr(module, "MAX_OPEN", 2)
     reader = CacheReader(cache)
     for _ in range(2):
-        found = reader.logits(ids, views)
+        found = reader.answers(ids, views).logits
         assert len(reader._open) == 2
-    apart = [CacheReader(cache).logits(ids[i : i + 1], int(views[i])) for i in range(len(ids))]
+    apart = [
+        CacheReader(cache).answers(ids[i : i + 1], int(views[i])).logits for i in range(len(ids))
+    ]
     assert torch.equal(found, torch.cat(apart))
-    live = LiveTeachers(job.teachers, CPU)(batch_of(job, ids, views))
+    live = LiveTeachers(job.teachers, CPU)(batch_of(job, ids, views)).logits
     torch.testing.assert_close(found, live[0], rtol=2e-3, atol=2e-3)
 
 
@@ -305,11 +308,11 @@ def test_a_cache_damaged_under_a_running_job_stops_it_resumably(
 def test_a_shard_cut_short_between_two_batches_is_noticed(data, tmp_path):
     (cache,) = build_caches(make_job(data, tmp_path, views=1), World(CPU), QUIET)
     reader = CacheReader(cache)
-    reader.logits(np.arange(4), 0)
+    reader.answers(np.arange(4), 0)
     with (cache.folder / Shard(0, 0, 25).file_name).open("r+b") as file:
         file.truncate(100)
     with pytest.raises(RunStopped, match="cut short"):
-        reader.logits(np.arange(4), 0)
+        reader.answers(np.arange(4), 0)
 
 
 def other(job: Job, **changes) -> Job:
@@ -461,7 +464,7 @@ class TestTopK:
     def test_kept_probabilities_are_exact_and_the_rest_is_even(self, data, tmp_path):
         cache = self.cache(data, tmp_path, 5)
         logits = 4 * torch.randn(10, 200, generator=torch.Generator().manual_seed(0))
-        found = cache.unpack(cache.pack(logits)).softmax(dim=1)
+        found = cache.unpack(cache.pack(Answers(logits))).logits.softmax(dim=1)
         probs = logits.softmax(dim=1)
         values, classes = probs.topk(5, dim=1)
         torch.testing.assert_close(found.gather(1, classes), values, rtol=0.02, atol=1e-4)
@@ -480,12 +483,12 @@ class TestTopK:
         images = TrainingImages((data.train,), data.classes, ViewsConfig(), 0, 32)
         names = tuple(f"c{i}" for i in range(200))
         torch.manual_seed(0)
-        model = frozen(build_classifier(TINY, names, data.spec), CPU)
+        teacher = Teacher(build_classifier(TINY, names, data.spec), CPU)
         cache.folder.mkdir(parents=True)
-        build_shard(cache, Shard(0, 0, 25), model, images, CPU)
+        build_shard(cache, Shard(0, 0, 25), teacher, images, CPU)
         ids = np.array([7, 3])
         rows = cache.open_shard(Shard(0, 0, 25))[ids]
-        fresh = teacher_logits(model, images, ids, 0, CPU)
+        fresh = teacher(images.view(ids, 0, CPU)).logits
         assert torch.equal(rows_classes(rows), fresh.topk(5, dim=1).indices)
 
     def test_as_many_as_classes_is_an_error(self, data, tmp_path):
@@ -500,7 +503,7 @@ def rows_classes(rows) -> torch.Tensor:
 def test_logits_beyond_float16_stay_finite(data, tmp_path):
     (cache,) = open_caches(make_job(data, tmp_path))
     logits = torch.tensor([[1e6, -1e6, 0.0]])
-    assert torch.isfinite(cache.unpack(cache.pack(logits))).all()
+    assert torch.isfinite(cache.unpack(cache.pack(Answers(logits))).logits).all()
 
 
 def test_mixed_logits_are_mixed_probabilities():
@@ -531,8 +534,8 @@ def test_mixtures_of_extreme_logits_stay_finite(task, share):
 def test_a_mixed_batch_gets_the_mixture_of_what_was_said_of_each(data, tmp_path):
     job = make_job(data, tmp_path, views=1)
     cached = CachedTeachers(build_caches(job, World(CPU), QUIET), CPU)
-    plain = cached(batch_of(job, [5, 6, 7], 0)).softmax(dim=-1)
-    mixed = cached(batch_of(job, [5, 6, 7], 0, share=0.25)).softmax(dim=-1)
+    plain = cached(batch_of(job, [5, 6, 7], 0)).logits.softmax(dim=-1)
+    mixed = cached(batch_of(job, [5, 6, 7], 0, share=0.25)).logits.softmax(dim=-1)
     expected = 0.25 * plain + 0.75 * plain[:, [2, 0, 1]]
     torch.testing.assert_close(mixed, expected)
 

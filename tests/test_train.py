@@ -508,7 +508,7 @@ def test_several_teachers_give_one_row_of_logits_each(data):
     teachers = LiveTeachers([tiny(data, 1), tiny(data, 2)], CPU)
     ids = np.arange(4)
     images = make_views(data.train.pixels[ids], Draws(0, ids, 0), VIEWS, 32, CPU)
-    logits = teachers(Batch(ids, 0, images, torch.from_numpy(data.train.labels[ids])))
+    logits = teachers(Batch(ids, 0, images, torch.from_numpy(data.train.labels[ids]))).logits
     assert logits.shape == (2, 4, 3)
     assert not torch.allclose(logits[0], logits[1])
 

@@ -9,13 +9,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from distill.config import ModelConfig
 from distill.data.decode import InputSpec, Pixels, UnreadableImageError, to_pixels
 from distill.data.sources import Item, Source
 from distill.models.classifier import Classifier, build_classifier, frozen
-from distill.models.layers import head_prefixes
+from distill.models.pooling import FeatureTap
 
 BATCH = 64
 SIZE = 128  # side of the images, in pixels, for a network that asks for no size of its own
@@ -55,47 +54,27 @@ def pooled_features(
             return None
 
     model = frozen(classifier, device)
+    tap = FeatureTap(model)
     rows: list[NDArray[np.float32]] = []
     with ThreadPoolExecutor(max(1, workers)) as pool:
         for start in range(0, len(items), BATCH):
             images = list(pool.map(decode, items[start : start + BATCH]))
-            rows.append(_features_of(model, images, device))
+            rows.append(_features_of(model, tap, images, device))
             advance(len(images))
+    tap.remove()
     return np.concatenate(rows)
 
 
 @torch.inference_mode()
 def _features_of(
-    model: Classifier, images: Sequence[Pixels | None], device: torch.device
+    model: Classifier, tap: FeatureTap, images: Sequence[Pixels | None], device: torch.device
 ) -> NDArray[np.float32]:
     spec = model.contract.input_spec
     blank: Pixels = np.zeros((spec.height, spec.width, 3), np.uint8)
     batch = np.stack([blank if image is None else image for image in images])
     pixels = torch.from_numpy(batch).to(device).permute(0, 3, 1, 2).float() / 255.0
-    features = F.normalize(_pool(_before_head(model, pixels), model.network), dim=1).cpu()
+    model(pixels)
+    features = F.normalize(tap.take(), dim=1).cpu()
     features[[index for index, image in enumerate(images) if image is None]] = 0.0
     result: NDArray[np.float32] = features.numpy()
     return result
-
-
-def _before_head(model: Classifier, pixels: Tensor) -> Tensor:
-    """What the network hands to its head."""
-    caught: list[Tensor] = []
-    head = model.network.get_submodule(head_prefixes(model.network)[0])
-    hook = head.register_forward_pre_hook(lambda module, inputs: caught.append(inputs[0]))
-    try:
-        model(pixels)
-    finally:
-        hook.remove()
-    return caught[0]
-
-
-def _pool(features: Tensor, network: nn.Module) -> Tensor:
-    """The mean over positions, `(batch, d)`: of maps, of channels-last maps or of tokens."""
-    if features.ndim == 4:
-        width = getattr(network, "num_features", features.shape[1])  # as timm calls it
-        last = features.shape[1] != width and features.shape[3] == width
-        features = features.mean(dim=(1, 2) if last else (2, 3))
-    elif features.ndim == 3:
-        features = features.mean(dim=1)
-    return features.flatten(1).float()

@@ -9,7 +9,6 @@ from typing import Any
 from distill.data.decode import warn_of_heif
 from distill.errors import UserError
 from distill.files import read_json
-from distill.models.classifier import frozen
 from distill.pipeline.experiment import Experiment
 from distill.pipeline.jobs import load_job
 from distill.pipeline.runs import student_runs, taught_by
@@ -56,13 +55,12 @@ def verify_experiment(experiment: Experiment, samples: int) -> list[dict[str, An
     """Recomputes a random sample of every view of every cache that the students read.
 
     Raises:
-        UserError: A stored logit is not what the teacher says.
+        UserError: A stored number is not what the teacher says.
     """
     rows = {}
     for job in cached_jobs(experiment):
         for cache, teacher in zip(open_caches(job), job.teachers, strict=True):
-            model = frozen(teacher, experiment.device)
-            measured = verify_cache(cache, model, job.images, experiment.device, samples)
+            measured = verify_cache(cache, teacher, job.images, experiment.device, samples)
             row = {"teacher": cache.name, "folder": str(cache.folder), **measured}
             rows[cache.folder] = row
     return list(rows.values())

@@ -14,9 +14,10 @@ import torch
 from distill.config import DataConfig, Recipe, RunConfig, StrategyConfig
 from distill.data.prepare import ImageData, input_spec, stored_spec
 from distill.data.store import Split
-from distill.models.classifier import Classifier, build_classifier, frozen
+from distill.models.classifier import Classifier, build_classifier
 from distill.models.inference import predict_logits
-from distill.teaching.cache_build import batch_size, teacher_logits
+from distill.teaching.answers import Teacher
+from distill.teaching.cache_build import batch_size
 from distill.training.job import Job
 from distill.training.trainer import Trainer
 from distill.training.world import World
@@ -65,8 +66,8 @@ def take_pace(
     images = config.train.batch_size
     ids = np.arange(count)
     validating = _times(lambda: predict_logits(classifier, data.val, device))
-    model = frozen(classifier, device)
-    answering = _times(lambda: teacher_logits(model, job.images, ids, 0, device).cpu())
+    teacher = Teacher(classifier, device)
+    answering = _times(lambda: teacher(job.images.view(ids, 0, device)).logits.cpu())
     middle = statistics.median(steps)
     low, _, high = statistics.quantiles(steps, n=4)
     return Pace(

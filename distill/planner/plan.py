@@ -7,6 +7,7 @@ the same request is kept, so that repeating the command continues the experiment
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -86,13 +87,14 @@ def make_plan(request: Request, device: torch.device, progress: Progress) -> Pla
 
 def open_draft(request: Request, device: torch.device, progress: Progress) -> Draft:
     """The preset as somebody asked for it, and a look at the data."""
+    begun = time.monotonic()
     preset, table = read_preset(request.preset, request.overrides, request.teachers)
     preset = preset.model_copy(update={"minutes": request.minutes or preset.minutes})
     data = table.setdefault("data", {})
     source = open_source(request.location, data.get("task"))
     data["task"] = source.task
     facts = look(source, check_table(Recipe, {"data": data}, "command line").data, request.workers)
-    return Draft(source, facts, preset, table, device, progress)
+    return Draft(source, facts, preset, table, device, progress, begun)
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ class Draft:
 
     Attributes:
         table: The recipe as far as it is decided.
+        begun: When planning began, by `time.monotonic`.
     """
 
     source: Source
@@ -109,11 +112,11 @@ class Draft:
     table: Table
     device: torch.device
     progress: Progress
+    begun: float
 
-    @property
     def limit_s(self) -> float:
-        """Seconds that the whole may take, less what a machine may slow down by meanwhile."""
-        return ROOM * 60.0 * self.preset.minutes
+        """Seconds that are left for the stages, less what a machine may slow down by meanwhile."""
+        return ROOM * (60.0 * self.preset.minutes - (time.monotonic() - self.begun))
 
     @property
     def sizes(self) -> list[int]:
@@ -166,7 +169,7 @@ class Draft:
         if (chosen := draft.size_in_time(paces, size)) != size:
             size, paces = chosen, draft.measure(chosen)
         recipe, expected = draft.in_time(size, paces)
-        if expected.total > self.limit_s:
+        if expected.total > self.limit_s():
             draft = draft.with_teachers(draft.table["teachers"][:1])
             recipe, expected = draft.in_time(size, paces)
         times = told(expected, 60.0 * self.preset.minutes)
@@ -182,7 +185,7 @@ class Draft:
         for size in self.sizes:
             scaled = {name: at_size(pace, measured, size) for name, pace in paces.items()}
             recipe = self.recipe(size, ENOUGH)
-            if forecast(recipe, self.facts, scaled).total <= self.limit_s:
+            if forecast(recipe, self.facts, scaled).total <= self.limit_s():
                 return size
         return self.sizes[-1]
 
@@ -193,12 +196,12 @@ class Draft:
             recipe = self.recipe(size, share)
             return recipe, forecast(recipe, self.facts, paces)
 
-        if (whole := of(1.0))[1].total <= self.limit_s:
+        if (whole := of(1.0))[1].total <= self.limit_s():
             return whole
         low, high = 0.0, 1.0
         for _ in range(HALVINGS):
             middle = (low + high) / 2
-            fits = of(middle)[1].total <= self.limit_s
+            fits = of(middle)[1].total <= self.limit_s()
             low, high = (middle, high) if fits else (low, middle)
         return of(low)
 

@@ -105,7 +105,9 @@ class Predictor:
         results = []
         for start in range(0, len(items), batch_size):
             chunk = items[start : start + batch_size]
-            probs = self.probs(np.stack([self._pixels(items, start + i) for i in range(len(chunk))]))
+            probs = self.probs(
+                np.stack([self._pixels(items, start + i) for i in range(len(chunk))])
+            )
             results += [self._decide(item, row) for item, row in zip(chunk, probs, strict=True)]
         return results
 

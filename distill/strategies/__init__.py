@@ -25,11 +25,13 @@ class Strategy(Options):
             run of the same student.
         tasks: The tasks that it makes sense for.
         needs_all_logits: It looks at the logits themselves, so that a cache may not leave any out.
+        needs_features: It compares pooled features, `Lesson.features`.
     """
 
     taught_by: ClassVar[Literal["nobody", "teachers", "self"]] = "teachers"
     tasks: ClassVar[tuple[TaskName, ...]] = ("single", "multi")
     needs_all_logits: ClassVar[bool] = False
+    needs_features: ClassVar[bool] = False
 
     def __call__(self, lesson: Lesson) -> dict[str, Tensor]:
         """The terms of a batch's loss.

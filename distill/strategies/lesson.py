@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -23,6 +24,8 @@ class Lesson:
             teacher says.
         draws: Random numbers of these samples in this epoch, the only source of randomness.
         objective: What logits mean: a class, or any number of labels.
+        features: Of each teacher, for a strategy that `needs_features`: the student's pooled
+            features projected to the teacher's, and the teacher's, `(batch, width)` both.
     """
 
     student: Tensor
@@ -31,6 +34,7 @@ class Lesson:
     weights: Tensor | None
     draws: Draws
     objective: Objective = SOFTMAX
+    features: Sequence[tuple[Tensor, Tensor]] = ()
 
     @property
     def num_classes(self) -> int:

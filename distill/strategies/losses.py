@@ -100,6 +100,18 @@ def bernoulli_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: fl
     return total / len(student_logits) * temperature**2
 
 
+def unexplained(student: Tensor, teacher: Tensor) -> Tensor:
+    """Share of the variance of a teacher's features that a student's miss, all positions alike.
+
+    0 for the teacher's features themselves, 1 for their means; no unit, whatever theirs is.
+
+    Args:
+        student, teacher: `(batch, width)`.
+    """
+    spread = (teacher - teacher.mean(dim=0)).square().mean()
+    return (student - teacher).square().mean() / spread.clamp(min=torch.finfo(spread.dtype).eps)
+
+
 def blend(kd: Tensor, ce: Tensor, kd_weight: float) -> dict[str, Tensor]:
     """The terms of a distilling strategy, with `loss = kd_weight * kd + (1 - kd_weight) * ce`."""
     return {"loss": kd_weight * kd + (1.0 - kd_weight) * ce, "kd": kd, "ce": ce}

@@ -27,11 +27,13 @@ from distill.data.views.images import TrainingImages
 from distill.errors import RunStopped, UserError
 from distill.files import differing_keys, read_json
 from distill.models.classifier import Classifier
+from distill.models.pooling import feature_width
+from distill.teaching.answers import Answers
 
 FORMAT = 2
 MAX_OPEN = 256  # shards that a reader keeps open; each costs a file descriptor
 SHARD_ROWS = 4096  # the most work that a kill can lose: seconds for a small teacher
-MAX_LOGIT = 6e4  # float16 ends at 65,504
+MAX_VALUE = 6e4  # float16 ends at 65,504
 PROBES = 4  # images that a teacher is asked about to know it by
 DIRECTIONS = 4  # of its answers, each a number in the cache's name
 GRAIN = 0.01  # in standard deviations of its answers; kernels differ by a millionth (LOG)
@@ -59,6 +61,7 @@ class TeacherCache:
         count: Images.
         num_classes: Logits per image.
         top_k: Logits kept per image, the largest ones; 0 for all.
+        features: Pooled features kept per image beside them, for strategies that ask; 0 for none.
     """
 
     folder: Path
@@ -67,6 +70,7 @@ class TeacherCache:
     count: int
     num_classes: int
     top_k: int
+    features: int = 0
 
     def empty_rows(self, rows: int) -> NDArray[Any]:
         """What is stored of one view of this many images.
@@ -74,10 +78,15 @@ class TeacherCache:
         Either all logits, or the `top_k` largest with their classes and, as one more logit, what
         each of the other classes would have if they shared their probability evenly.
         """
-        if not self.top_k:
+        if not self.top_k and not self.features:
             return np.empty((rows, self.num_classes), dtype=np.float16)
-        index = np.uint16 if self.num_classes <= 2**16 else np.uint32
-        fields = [("logits", np.float16, (self.top_k + 1,)), ("classes", index, (self.top_k,))]
+        fields: list[tuple[str, type, tuple[int]]]
+        fields = [("logits", np.float16, (self.top_k + 1 if self.top_k else self.num_classes,))]
+        if self.top_k:
+            index = np.uint16 if self.num_classes <= 2**16 else np.uint32
+            fields.append(("classes", index, (self.top_k,)))
+        if self.features:
+            fields.append(("features", np.float16, (self.features,)))
         return np.empty(rows, dtype=fields)
 
     def shards(self, views: Sequence[int]) -> Iterator[Shard]:
@@ -100,12 +109,18 @@ class TeacherCache:
         """Shards of these views that are still to be computed."""
         return [shard for shard in self.shards(views) if self.open_shard(shard) is None]
 
-    def pack(self, logits: Tensor) -> NDArray[Any]:
-        """Logits `(rows, num_classes)` as they are stored."""
-        logits = logits.float().clamp(-MAX_LOGIT, MAX_LOGIT).cpu()
+    def pack(self, answers: Answers) -> NDArray[Any]:
+        """What a teacher says of some images as it is stored."""
+        logits = _in_range(answers.logits)
         rows = self.empty_rows(len(logits))
-        if not self.top_k:
+        if rows.dtype.names is None:
             rows[...] = logits.numpy()
+            return rows
+        if self.features:
+            assert answers.features is not None
+            rows["features"] = _in_range(answers.features).numpy()
+        if not self.top_k:
+            rows["logits"] = logits.numpy()
             return rows
         values, classes = logits.topk(self.top_k, dim=1)
         others = logits.scatter(1, classes, -torch.inf).logsumexp(dim=1, keepdim=True)
@@ -114,18 +129,35 @@ class TeacherCache:
         rows["classes"] = classes.numpy()
         return rows
 
-    def unpack(self, rows: NDArray[Any]) -> Tensor:
-        """Stored rows as float32 logits `(rows, num_classes)`."""
+    def unpack(self, rows: NDArray[Any]) -> Answers:
+        """Stored rows as they were said, float32."""
+        if rows.dtype.names is None:
+            return Answers(_wide(rows))
+        values = _wide(rows["logits"])
+        features = _wide(rows["features"]) if self.features else None
         if not self.top_k:
-            return torch.from_numpy(rows.astype(np.float32))
-        values = torch.from_numpy(rows["logits"].astype(np.float32))
+            return Answers(values, features)
         classes = torch.from_numpy(rows["classes"].astype(np.int64))
         logits = values[:, -1:].expand(-1, self.num_classes).clone()
-        return logits.scatter_(1, classes, values[:, :-1])
+        return Answers(logits.scatter_(1, classes, values[:, :-1]), features)
+
+
+def _in_range(values: Tensor) -> Tensor:
+    """On the CPU, and no larger than float16 can tell."""
+    return values.float().clamp(-MAX_VALUE, MAX_VALUE).cpu()
+
+
+def _wide(rows: NDArray[Any]) -> Tensor:
+    return torch.from_numpy(rows.astype(np.float32))
 
 
 def open_cache(
-    teacher: Classifier, name: str, images: TrainingImages, folder: Path, top_k: int
+    teacher: Classifier,
+    name: str,
+    images: TrainingImages,
+    folder: Path,
+    top_k: int,
+    with_features: bool = False,
 ) -> TeacherCache:
     """The cache of a teacher on these views, whether or not anything is in it.
 
@@ -142,7 +174,7 @@ def open_cache(
     if top_k >= num_classes:
         what = f"got {top_k}, the teacher {name} has {num_classes} classes"
         raise UserError(what, "cache.top_k", "use fewer, or 0 for all")
-    identity = {
+    identity: dict[str, Any] = {
         "format": FORMAT,
         "shard_rows": SHARD_ROWS,
         "top_k": top_k,
@@ -156,9 +188,12 @@ def open_cache(
         },
         **images.describe(),
     }
+    features = feature_width(teacher) if with_features else 0
+    if features:
+        identity["features"] = features
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     place = folder / f"logits-{digest[:16]}"
-    cache = TeacherCache(place, identity, name, len(images), num_classes, top_k)
+    cache = TeacherCache(place, identity, name, len(images), num_classes, top_k, features)
     if (place / "cache.json").is_file():
         stored = read_json(place / "cache.json")
         if changed := differing_keys(stored["identity"], identity):
@@ -221,8 +256,8 @@ class CacheReader:
         self._cache = cache
         self._open: dict[Shard, NDArray[Any]] = {}
 
-    def logits(self, ids: NDArray[np.int64], view: int | NDArray[np.int64]) -> Tensor:
-        """Float32 logits `(batch, num_classes)`.
+    def answers(self, ids: NDArray[np.int64], view: int | NDArray[np.int64]) -> Answers:
+        """What the teacher said, float32.
 
         Args:
             view: One for all images, or `(batch,)`.

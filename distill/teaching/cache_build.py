@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from distill.data.views.images import TrainingImages
 from distill.errors import RunStopped, UserError
 from distill.files import atomic, differing_keys, read_json, write_json
-from distill.models.classifier import Classifier, frozen
+from distill.models.classifier import Classifier
 from distill.progress import Progress, span
+from distill.teaching.answers import Answers, Teacher
 from distill.teaching.cache import CacheReader, Shard, TeacherCache, complete_views
 
 TOLERANCE = 0.02  # of a logit, or of its size if that is larger: float16, and other kernels
@@ -45,22 +45,22 @@ def build_missing(
         cache.folder / "cache.json",
         {"identity": cache.identity, "teacher": cache.name, "count": cache.count},
     )
-    model = frozen(teacher, device)
+    asked = Teacher(teacher, device, cache.features > 0)
     total = sum(shard.stop - shard.start for shard in todo)
-    seconds = total * _seconds_per_image(model, images, device)
+    seconds = total * _seconds_per_image(asked, images, device)
     progress.say(
         f"{cache.name}: logits of {cache.count:,} images in {len({s.view for s in todo})} views, "
         f"{stored_bytes(cache, todo) / 1e6:,.1f} MB, about {span(seconds)}"
     )
     with progress.task(f"{cache.name}: logits", total, "images") as task:
         for shard in todo:
-            build_shard(cache, shard, model, images, device, task.advance)
+            build_shard(cache, shard, asked, images, device, task.advance)
 
 
 def build_shard(
     cache: TeacherCache,
     shard: Shard,
-    model: Classifier,
+    teacher: Teacher,
     images: TrainingImages,
     device: torch.device,
     advance: Callable[[int], None] = lambda count: None,
@@ -68,7 +68,6 @@ def build_shard(
     """Computes one shard and puts it in its place.
 
     Args:
-        model: The frozen teacher.
         advance: Told how many more images are done.
 
     Raises:
@@ -78,10 +77,10 @@ def build_shard(
     size = batch_size(device)
     for start in range(shard.start, shard.stop, size):
         ids = np.arange(start, min(start + size, shard.stop))
-        logits = teacher_logits(model, images, ids, shard.view, device)
-        if not torch.isfinite(logits).all():
+        answers = teacher(images.view(ids, shard.view, device))
+        if not all(torch.isfinite(said).all() for said in answers if said is not None):
             raise RunStopped("its logits are not finite", cache.name, "train it again")
-        chunks.append(cache.pack(logits))
+        chunks.append(cache.pack(answers))
         advance(len(ids))
     with atomic(cache.folder / shard.file_name) as temporary, temporary.open("wb") as file:
         np.save(file, np.concatenate(chunks))
@@ -92,26 +91,12 @@ def batch_size(device: torch.device) -> int:
     return 64 if device.type == "cpu" else 512
 
 
-@torch.no_grad()
-def teacher_logits(
-    model: Classifier,
-    images: TrainingImages,
-    ids: NDArray[np.int64],
-    view: int,
-    device: torch.device,
-) -> Tensor:
-    """Logits `(batch, num_classes)` of a frozen teacher for one view of these images, float32."""
-    seen = images.view(ids, view, device).contiguous(memory_format=torch.channels_last)
-    logits: Tensor = model(seen).logits.float()
-    return logits
-
-
-def _seconds_per_image(model: Classifier, images: TrainingImages, device: torch.device) -> float:
+def _seconds_per_image(teacher: Teacher, images: TrainingImages, device: torch.device) -> float:
     """Time of the teacher on one view of one image, its batch and its views included."""
     ids = np.arange(min(batch_size(device), len(images)))
-    teacher_logits(model, images, ids, 0, device).cpu()  # the first call allocates
+    teacher(images.view(ids, 0, device)).logits.cpu()  # the first call allocates
     start = time.perf_counter()
-    teacher_logits(model, images, ids, 0, device).cpu()
+    teacher(images.view(ids, 0, device)).logits.cpu()
     return (time.perf_counter() - start) / len(ids)
 
 
@@ -142,7 +127,7 @@ def _announce_others(cache: TeacherCache, progress: Progress) -> None:
 
 def verify_cache(
     cache: TeacherCache,
-    model: Classifier,
+    teacher: Classifier,
     images: TrainingImages,
     device: torch.device,
     samples: int = 64,
@@ -151,26 +136,31 @@ def verify_cache(
     """Recomputes a random sample of every stored view and compares.
 
     Args:
-        model: The frozen teacher.
         samples: Images per view, drawn by `seed`.
 
     Returns:
-        `views` that are complete, `samples` compared, and `max_difference` of their logits.
+        `views` that are complete, `samples` compared, and `max_difference` of what is stored.
 
     Raises:
-        UserError: A stored logit is not what the teacher says: off by more than `TOLERANCE`.
+        UserError: A stored number is not what the teacher says: off by more than `TOLERANCE`.
     """
     rng = np.random.default_rng(seed)
     views = complete_views(cache)
+    asked = Teacher(teacher, device, cache.features > 0)
     worst, compared = 0.0, 0
     for view in views:
         ids = np.sort(rng.choice(cache.count, min(samples, cache.count), replace=False))
-        stored = CacheReader(cache).logits(ids, view)
-        fresh = cache.unpack(cache.pack(teacher_logits(model, images, ids, view, device)))
-        difference = (stored - fresh).abs() / (1.0 + fresh.abs())
+        fresh = cache.unpack(cache.pack(asked(images.view(ids, view, device))))
+        stored = joined(CacheReader(cache).answers(ids, view))
+        difference = (stored - joined(fresh)).abs() / (1.0 + joined(fresh).abs())
         worst, compared = max(worst, float(difference.max())), compared + len(ids)
         if worst > TOLERANCE:
             row = int(difference.amax(dim=1).argmax())
             what = f"view {view} of image {ids[row]} is off by {worst:.3g}"
             raise UserError(what, str(cache.folder), "remove this folder and build it again")
     return {"views": len(views), "samples": compared, "max_difference": worst}
+
+
+def joined(answers: Answers) -> Tensor:
+    """All numbers of each image's answers, `(batch, numbers)`."""
+    return torch.cat([said for said in answers if said is not None], dim=1)

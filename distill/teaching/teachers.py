@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -12,16 +12,30 @@ from torch import Tensor
 
 from distill.data.views.images import Batch
 from distill.device import to_device
-from distill.models.classifier import Classifier, frozen
+from distill.models.classifier import Classifier
+from distill.strategies.losses import mix
 from distill.strategies.objective import SOFTMAX, Objective
+from distill.teaching.answers import Answers, Teacher
 from distill.teaching.cache import CacheReader, TeacherCache
+
+
+class Taught(NamedTuple):
+    """What those who teach say of a batch, float32.
+
+    Attributes:
+        logits: `(teachers, batch, num_classes)`, adjusted to the training split.
+        features: Of each teacher, `(batch, width)`; () where the strategy asks for none.
+    """
+
+    logits: Tensor
+    features: tuple[Tensor, ...] = ()
 
 
 class Teachers(Protocol):
     """What training asks of those who teach."""
 
-    def __call__(self, batch: Batch) -> Tensor:
-        """Logits `(teachers, batch, num_classes)`, float32, adjusted to the training split."""
+    def __call__(self, batch: Batch) -> Taught:
+        """What they say of it."""
 
 
 class LiveTeachers:
@@ -37,17 +51,14 @@ class LiveTeachers:
         models: Sequence[Classifier],
         device: torch.device,
         offsets: NDArray[np.float32] | None = None,
+        with_features: bool = False,
     ) -> None:
-        self.models = [frozen(model, device) for model in models]
+        self._teachers = [Teacher(model, device, with_features) for model in models]
         self._offsets = on_device(offsets, device)
 
-    @torch.no_grad()
-    def __call__(self, batch: Batch) -> Tensor:
+    def __call__(self, batch: Batch) -> Taught:
         """What the teachers say of these images, mixed ones as they are."""
-        assert not any(model.training for model in self.models)
-        images = batch.images.contiguous(memory_format=torch.channels_last)
-        logits = torch.stack([model(images).logits.float() for model in self.models])
-        return logits if self._offsets is None else logits + self._offsets
+        return taught([teacher(batch.images) for teacher in self._teachers], self._offsets)
 
 
 class CachedTeachers:
@@ -70,19 +81,31 @@ class CachedTeachers:
         self.device, self.objective = device, objective
         self._offsets = on_device(offsets, device)
 
-    def __call__(self, batch: Batch) -> Tensor:
+    def __call__(self, batch: Batch) -> Taught:
         """What the teachers said; of mixed images, the mixture of what they said of each.
 
         Raises:
             RunStopped: A file of a cache is missing or was cut short.
         """
-        cached = torch.stack([reader.logits(batch.ids, batch.view) for reader in self.readers])
-        logits = to_device(cached, self.device)
-        if self._offsets is not None:  # before mixing: it is probabilities that are mixed
-            logits = logits + self._offsets
+        read = [reader.answers(batch.ids, batch.view) for reader in self.readers]
+        # Before mixing: it is probabilities that are mixed.
+        found = taught([_on(one, self.device) for one in read], self._offsets)
         if batch.share is None:
-            return logits
-        return self.objective.mixed(logits, batch.share)
+            return found
+        mixed = (mix(said, said.roll(1, 0), batch.share) for said in found.features)
+        return Taught(self.objective.mixed(found.logits, batch.share), tuple(mixed))
+
+
+def _on(answers: Answers, device: torch.device) -> Answers:
+    features = None if answers.features is None else to_device(answers.features, device)
+    return Answers(to_device(answers.logits, device), features)
+
+
+def taught(answers: Sequence[Answers], offsets: Tensor | None) -> Taught:
+    """What several teachers say together."""
+    logits = torch.stack([one.logits for one in answers])
+    features = tuple(one.features for one in answers if one.features is not None)
+    return Taught(logits if offsets is None else logits + offsets, features)
 
 
 def on_device(array: NDArray[np.float32] | None, device: torch.device) -> Tensor | None:

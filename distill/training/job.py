@@ -16,6 +16,7 @@ from distill.data.prepare import ImageData
 from distill.data.store import Split
 from distill.data.views.images import TrainingImages, split_sha256
 from distill.models.classifier import Classifier
+from distill.strategies import make_strategy
 from distill.training.imbalance import log_prior
 
 
@@ -54,6 +55,11 @@ class Job:
         """What the teachers are called in messages."""
         known = list((self.inputs or {}).get("teachers", {}))
         return known or [f"teacher {number}" for number in range(1, len(self.teachers) + 1)]
+
+    @property
+    def needs_features(self) -> bool:
+        """Whether teachers are asked for their pooled features too."""
+        return make_strategy(self.config.strategy).needs_features
 
     @property
     def is_cached(self) -> bool:

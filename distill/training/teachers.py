@@ -15,14 +15,16 @@ from distill.training.world import World
 
 def live_teachers(job: Job, device: torch.device) -> LiveTeachers | None:
     """The teachers of a job, to be asked in every step; None where nobody teaches."""
-    return LiveTeachers(job.teachers, device, job.teacher_offsets) if job.teachers else None
+    if not job.teachers:
+        return None
+    return LiveTeachers(job.teachers, device, job.teacher_offsets, job.needs_features)
 
 
 def open_caches(job: Job) -> list[TeacherCache]:
     """The caches of a job's teachers, in their order."""
     assert job.cache is not None
     return [
-        open_cache(teacher, name, job.images, job.cache, job.config.cache.top_k)
+        open_cache(teacher, name, job.images, job.cache, job.config.cache.top_k, job.needs_features)
         for teacher, name in zip(job.teachers, job.teacher_names, strict=True)
     ]
 

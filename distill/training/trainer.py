@@ -18,13 +18,15 @@ from distill.data.views.images import Batch, Ids, epoch_batches
 from distill.device import keep_memory, to_device
 from distill.errors import UserError
 from distill.models.classifier import Classifier
+from distill.models.pooling import FeatureTap
 from distill.strategies import Lesson, make_strategy
 from distill.strategies.losses import mix, mix_labels
 from distill.strategies.objective import make_objective
-from distill.teaching.teachers import Teachers, on_device
+from distill.teaching.teachers import Taught, Teachers, on_device
 from distill.training.imbalance import balanced_sampling, class_weights, draw_epoch, log_prior
 from distill.training.job import Job
 from distill.training.optim import Schedule, first_trained_group, make_optimizer, set_trainable
+from distill.training.projection import Projection
 from distill.training.world import World
 
 Picked = tuple[Ids, Ids | None]  # image numbers, and how often each was drawn before
@@ -87,6 +89,14 @@ class Trainer:
         self.classifier = classifier.to(self.device).to(memory_format=self.memory_format)
         self.averaged = _averaged(classifier, self.train.ema_decay)
         self.optimizer = make_optimizer(classifier, self.train, job.config.transfer)
+        self.projection: Projection | None = None
+        if self.strategy.needs_features and job.teachers:
+            self.projection = Projection(classifier, job.teachers, job.seed).to(self.device)
+            self._project = world.wrap(self.projection)
+            self._tap = FeatureTap(classifier)
+            self.optimizer.add_param_group(
+                {"params": list(self.projection.parameters()), "lr_scale": 1.0}
+            )
         self.schedule = Schedule(self.train)
         self.class_weights = on_device(class_weights(self.train, job.data), self.device)
         self.offset = _offset(job, self.device)
@@ -141,7 +151,8 @@ class Trainer:
             outputs = self._model(batch.images)
         labels, weights = batch.labels, batch.weights
         logits = self._adjusted(outputs.logits)
-        lesson = Lesson(logits, taught, labels, weights, draws, self.objective)
+        said = None if taught is None else taught.logits
+        lesson = Lesson(logits, said, labels, weights, draws, self.objective, self._paired(taught))
         terms = self.strategy(lesson)
         if outputs.aux is not None:
             aux = self.objective.label_loss(self._adjusted(outputs.aux), labels, weights)
@@ -151,6 +162,12 @@ class Trainer:
         if self.averaged is not None:
             update_average(self.averaged, self.classifier, self.train.ema_decay)
         return {name: term.detach() for name, term in terms.items()}
+
+    def _paired(self, taught: Taught | None) -> list[tuple[Tensor, Tensor]]:
+        """The student's features of the last forward pass, projected, beside each teacher's."""
+        if self.projection is None or taught is None:
+            return []
+        return list(zip(self._project(self._tap.take()), taught.features, strict=True))
 
     def _autocast(self) -> AbstractContextManager[Any]:
         """Halves where they were asked for."""
@@ -234,6 +251,7 @@ class Trainer:
             "network": self.classifier.network.state_dict(),
             "averaged": None if self.averaged is None else self.averaged.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "projection": None if self.projection is None else self.projection.state_dict(),
             "schedule": self.schedule.state(),
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
         }
@@ -242,6 +260,8 @@ class Trainer:
         """Takes up where `state` was given out."""
         self.classifier.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.projection is not None:
+            self.projection.load_state_dict(state["projection"])
         if self.averaged is not None:
             self.averaged.load_state_dict(state["averaged"])
         if self.scaler is not None:
