@@ -134,7 +134,7 @@ class ViewsConfig(Options):
     rotate_degrees: Annotated[float, Field(ge=0.0, le=180.0)] = 10.0
     """Largest rotation to either side."""
     translate: Fraction = 0.0
-    """Largest shift in each direction, as a share of the view's size."""
+    """Largest shift in each direction, as a share of the view's size; of whole pixels."""
     shear_degrees: Annotated[float, Field(ge=0.0, le=60.0)] = 0.0
     """Largest horizontal shear to either side."""
     brightness: Jitter = 0.3

@@ -20,7 +20,7 @@ CLASSES = ("right", "wrong")
 
 
 def test_a_half_turn_range_rotates_by_up_to_the_angle(only: Only) -> None:
-    theta = crop_matrices(Draws(0, np.arange(2000), 0), only(rotate_degrees=30.0))
+    theta = crop_matrices(Draws(0, np.arange(2000), 0), only(rotate_degrees=30.0), 10)
     angles = np.degrees(np.arctan2(theta[:, 1, 0], theta[:, 0, 0]))
     assert np.abs(angles).max() <= 30.0
     assert np.abs(angles).max() > 29.0
@@ -31,7 +31,7 @@ def test_a_half_turn_range_rotates_by_up_to_the_angle(only: Only) -> None:
 
 def test_crops_have_the_area_and_ratio_of_the_options_and_lie_inside(only: Only) -> None:
     config = only(crop_scale=(0.25, 0.5), crop_ratio=(0.8, 1.25))
-    theta = crop_matrices(Draws(0, np.arange(2000), 0), config)
+    theta = crop_matrices(Draws(0, np.arange(2000), 0), config, 10)
     width, height = theta[:, 0, 0], theta[:, 1, 1]  # as shares of the image's sides
     area, ratio = width * height, width / height
     # Uniform area: mean 0.375. The logarithm of the ratio is uniform: mean 0.
@@ -45,7 +45,7 @@ def test_crops_have_the_area_and_ratio_of_the_options_and_lie_inside(only: Only)
         assert (np.abs(centre) + half).max() <= 1.0 + 1e-12
         assert (np.abs(centre) + half).max() > 0.99
     # One that does not fit is cut back: area 1 at width : height 4 would be 2 wide and 0.5 high.
-    theta = crop_matrices(Draws(0, np.arange(50), 0), only(crop_ratio=(4.0, 4.0)))
+    theta = crop_matrices(Draws(0, np.arange(50), 0), only(crop_ratio=(4.0, 4.0)), 10)
     assert theta[:, 0, 0] == pytest.approx(np.ones(50))
     assert theta[:, 1, 1] == pytest.approx(np.full(50, 0.5))
 
@@ -67,7 +67,7 @@ def test_rotation_shear_and_shift_by_hand(only: Only) -> None:
     # 0.75 is half way from the middle to the largest: 30 degrees, 0.2 of the width to the right;
     # 0 is the largest to the other side: 0.4 of the height upwards; 1 a shear by tan 45 = 1.
     draws = Fixed(crop=[0.5, 0.5, 0.5, 0.5, 0.75, 0.5], affine=[0.75, 0.0, 1.0])
-    theta = crop_matrices(draws, config)[0]  # type: ignore[arg-type]
+    theta = crop_matrices(draws, config, 10)[0]  # type: ignore[arg-type]
     sin, cos = 0.5, np.sqrt(0.75)
     # rotation [[cos, -sin], [sin, cos]] times shear [[1, 1], [0, 1]]
     linear = np.array([[cos, cos - sin], [sin, sin + cos]])
@@ -76,9 +76,11 @@ def test_rotation_shear_and_shift_by_hand(only: Only) -> None:
     assert theta[:, 2] == pytest.approx([-0.4 * cos + 0.8 * (cos - sin), -0.2 + 0.8 * (sin + cos)])
     # 90 degrees: x of the input is -y of the output, y of the input is x of the output.
     config, quarter = only(rotate_degrees=90.0), [0.5, 0.5, 0.5, 0.5, 1.0, 0.5]
-    theta = crop_matrices(Fixed(crop=quarter), config)[0]  # type: ignore[arg-type]
+    theta = crop_matrices(Fixed(crop=quarter), config, 10)[0]  # type: ignore[arg-type]
     assert theta == pytest.approx(np.array([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0]]))
-    mirrored = crop_matrices(Fixed(crop=[*quarter[:5], 0.0]), only(rotate_degrees=90.0, flip=1.0))  # type: ignore[arg-type]
+    mirrored = crop_matrices(
+        Fixed(crop=[*quarter[:5], 0.0]), only(rotate_degrees=90.0, flip=1.0), 10
+    )  # type: ignore[arg-type]
     assert mirrored[0] == pytest.approx(np.array([[0.0, -1.0, 0.0], [-1.0, 0.0, 0.0]]))
 
 
@@ -87,7 +89,8 @@ def test_a_shift_moves_the_content_by_its_share_of_the_size(only: Only) -> None:
     views = make_views(
         np.stack([ramp] * 8), Draws(0, np.arange(8), 0), only(translate=0.25), 32, CPU
     )
-    right, _, _ = (0.25 * 32 * (2 * Draws(0, np.arange(8), 0).uniform("affine", 3) - 1)).T
+    drawn = 0.25 * 32 * (2 * Draws(0, np.arange(8), 0).uniform("affine", 3) - 1)
+    right = np.rint(drawn[:, 0])  # between pixels it would blur
     middle = 4 * np.arange(32)[None, 10:22] - 4 * right[:, None]  # as far as no edge comes in
     assert views[:, 0, 5, 10:22].numpy() * 255 == pytest.approx(middle, abs=1e-2)
     assert np.abs(right).max() > 3.0

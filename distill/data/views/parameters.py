@@ -59,12 +59,16 @@ def strengths(config: ViewsConfig, labels: Ints | None, classes: Sequence[str]) 
     return {key: table(key)[labels] for key in keys}
 
 
-def crop_matrices(draws: Draws, config: ViewsConfig) -> Floats:
+def crop_matrices(draws: Draws, config: ViewsConfig, size: int) -> Floats:
     """Crop, rotation, shear, flip and shift as affine maps from output to input in [-1, 1].
 
     Area and aspect ratio of the crop are drawn as in Szegedy et al., 2014 (arXiv:1409.4842),
     except that a crop larger than the image is cut back to it instead of being drawn again. What
-    is cut out is then mirrored, sheared, turned and shifted within the frame of the view.
+    is cut out is then mirrored, sheared, turned and shifted within the frame of the view: by whole
+    pixels, as between them a shift would blur.
+
+    Args:
+        size: Height and width of the views, in pixels.
 
     Returns:
         `(batch, 2, 3)`, as `torch.nn.functional.affine_grid` takes it.
@@ -86,7 +90,8 @@ def crop_matrices(draws: Draws, config: ViewsConfig) -> Floats:
     theta[:, 0, 1] = width * (slope * np.cos(angle) - np.sin(angle))
     theta[:, 1, 0] = mirror * height * np.sin(angle)
     theta[:, 1, 1] = height * (slope * np.sin(angle) + np.cos(angle))
-    shift = 2.0 * config.translate * moved[:, :2]  # a view is 2 wide in these coordinates
+    pixels = np.rint(config.translate * size * moved[:, :2])
+    shift = 2.0 * pixels / size  # a view is 2 wide in these coordinates
     theta[:, 0, 2] = (2.0 * u[:, 2] - 1.0) * (1.0 - width)
     theta[:, 1, 2] = (2.0 * u[:, 3] - 1.0) * (1.0 - height)
     theta[:, :, 2] -= np.einsum("nij,nj->ni", theta[:, :, :2], shift)

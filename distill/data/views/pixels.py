@@ -26,7 +26,7 @@ from distill.device import to_device
 # Stored pixels between two samples. A checkerboard of single pixels, shrunk by any factor above
 # this one, differs from grey by at most 7 % of full range; with 1.5 it would be 13 %.
 COARSEST = 1.25
-VIEWS_VERSION = 1  # of what views come out; a change of it makes teacher caches anew
+VIEWS_VERSION = 2  # of what views come out; a change of it makes teacher caches anew
 
 
 def to_unit(pixels: NDArray[np.uint8], device: torch.device) -> Tensor:
@@ -59,7 +59,7 @@ def make_views(
     """
     strength = parameters.strengths(config, labels, classes)
     stored = torch.tensor(pixels) if isinstance(pixels, np.ndarray) else pixels
-    views = _resample(to_device(stored, device), crop_matrices(draws, config), size)
+    views = _resample(to_device(stored, device), crop_matrices(draws, config, size), size)
     views = _recolour(views, *parameters.colour_maps(draws, strength))
     hit, sigma = parameters.blurred(draws, strength)
     if len(hit):  # only these pay
