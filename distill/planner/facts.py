@@ -23,7 +23,7 @@ class Facts:
 
     Attributes:
         counts: Images of `train`, `val` and `test` as they will be, about.
-        smallest: Images of the smallest class.
+        smallest, largest: Images of the smallest and of the largest class.
         short_side: Median length of the shorter side, in pixels.
         look_s: Seconds of a first look at one image and of decoding it, with so many workers.
     """
@@ -32,6 +32,7 @@ class Facts:
     classes: int
     counts: dict[str, int]
     smallest: int
+    largest: int
     short_side: int
     look_s: float
 
@@ -54,16 +55,18 @@ def look(source: Source, data: DataConfig, workers: int) -> Facts:
     if not sides:
         name, reason = next(iter(prints.unreadable.items()))
         raise UserError(f"no image can be read; {name}: {reason}", source.location)
-    labels = Counter(
+    found = Counter(
         label
         for item in source.items
         for label in (item.label if isinstance(item.label, tuple) else (item.label,))
     )
+    sizes_of_classes = [found[label] for label in range(len(source.classes))]
     return Facts(
         images=len(source.items),
         classes=len(source.classes),
         counts=split_counts(source, data),
-        smallest=min((labels[label] for label in range(len(source.classes))), default=0),
+        smallest=min(sizes_of_classes, default=0),
+        largest=max(sizes_of_classes, default=0),
         short_side=round(statistics.median(sides)),
         look_s=looked + _decoding_s(source, data) / workers,
     )

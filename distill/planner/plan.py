@@ -33,6 +33,8 @@ from distill.report.warnings import FEW
 
 ROOM = 0.9  # share of the time that a plan fills
 ENOUGH = 0.5  # share of the preset's steps for which smaller images are not worth it
+UNEVEN = 5  # times the smallest class that the largest has from which teachers see all as often
+BALANCING = {"sampling", "class_weights", "logit_adjustment"}  # options that do something about it
 HALVINGS = 7  # of the share of steps, to a hundredth
 
 
@@ -94,6 +96,11 @@ def open_draft(request: Request, device: torch.device, progress: Progress) -> Dr
     source = open_source(request.location, data.get("task"))
     data["task"] = source.task
     facts = look(source, check_table(Recipe, {"data": data}, "command line").data, request.workers)
+    if source.task == "single" and facts.largest >= UNEVEN * facts.smallest:
+        for teacher in table["teachers"]:
+            train = teacher.setdefault("train", {})
+            if not BALANCING & train.keys():
+                train["sampling"] = "balanced"
     return Draft(source, facts, preset, table, device, progress, begun)
 
 
@@ -235,6 +242,11 @@ def describe(recipe: Recipe, facts: Facts) -> Iterator[str]:
         yield (
             f"the smallest class has {facts.smallest} images, about {tested:.0f} of them to test: "
             "its scores will tell next to nothing"
+        )
+    if any(teacher.train.sampling == "balanced" for teacher in recipe.teachers):
+        yield (
+            f"classes have {facts.smallest:,} to {facts.largest:,} images: teachers see each class "
+            "as often (train.sampling)"
         )
     yield f"the shorter side has {facts.short_side} px (median), networks see {recipe.data.size}"
     for role, runs in (("teacher", recipe.teachers), ("student", recipe.students)):
