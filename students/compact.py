@@ -17,7 +17,10 @@ from torch import Tensor, nn
 
 from distill.config import Count, Fraction
 from distill.config import Options as BaseOptions
+from distill.errors import UserError
 from distill.models import IMAGENET_MEAN, IMAGENET_STD, Channels
+from distill.models.weights import read_weights, transfer_weights
+from distill.students.backbones import find_backbone
 
 Stride = Annotated[int, Field(ge=1, le=8)]
 
@@ -201,17 +204,17 @@ def _assign(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> None:
 def build(
     variant: str, num_classes: int, size: int, pretrained: bool, options: Options
 ) -> nn.Module:
-    """The network in its training form; it has no published weights."""
-    from distill.errors import UserError
-
-    if pretrained:
-        raise UserError("compact has no published weights", "model.pretrained", "name a file")
+    """The network in its training form; `pretrained` are the shipped weights of its shape."""
     if len(options.width) != len(options.depth):
         raise UserError("width and depth differ in length", "model.options")
     for name in ("stride", "kernel"):
         if len(getattr(options, name)) not in (1, len(options.width)):
             raise UserError(f"{name} is neither one value nor one per stage", "model.options")
-    return Compact(num_classes, options)
+    network = Compact(num_classes, options)
+    if pretrained:
+        file = find_backbone(options.model_dump(mode="json"))
+        transfer_weights(network, read_weights(file), ["classifier"])
+    return network
 
 
 def normalisation(variant: str) -> tuple[Channels, Channels]:
