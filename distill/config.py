@@ -192,6 +192,16 @@ class TransferConfig(Options):
     """Epochs at the start in which only the head learns, whatever the mode."""
     layer_lr_decay: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     """Factor on the learning rate per stage, going from the head to the input."""
+    start_share: Fraction = 0.0
+    """Share that the weights at the end of the frozen phase have in those that are kept (WiSE-FT):
+    for images unlike those that are trained on.
+    """
+
+    @model_validator(mode="after")
+    def _start_has_a_head(self) -> TransferConfig:
+        if self.start_share and not self.freeze_epochs:
+            raise ValueError("start_share: wants freeze_epochs, an untrained head is not worth keeping")
+        return self
 
 
 class TrainConfig(Options):

@@ -32,7 +32,8 @@ from distill.strategies.objective import SOFTMAX
 from distill.teaching.teachers import CachedTeachers, LiveTeachers
 from distill.training.job import Job
 from distill.training.teachers import build_caches
-from distill.training.trainer import Trainer, update_average
+from distill.training.averaging import update_average
+from distill.training.trainer import Trainer
 from distill.training.world import World
 
 CPU, META = torch.device("cpu"), torch.device("meta")

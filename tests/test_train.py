@@ -37,7 +37,8 @@ from distill.training.imbalance import class_weights
 from distill.training.job import Job
 from distill.training.run_directory import open_run
 from distill.training.selection import worth
-from distill.training.trainer import Trainer, memory_format, warm_decay
+from distill.training.averaging import warm_decay
+from distill.training.trainer import Trainer, memory_format
 from distill.training.world import World
 
 CPU = torch.device("cpu")

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
-from torch.optim.swa_utils import AveragedModel
 
 from distill.data.views.draws import Draws
 from distill.data.views.images import Batch, Ids, epoch_batches
@@ -23,6 +22,7 @@ from distill.strategies import Lesson, make_strategy
 from distill.strategies.losses import mix, mix_labels
 from distill.strategies.objective import make_objective
 from distill.teaching.teachers import Taught, Teachers, on_device
+from distill.training.averaging import Anchor, averaged_copy, update_average
 from distill.training.imbalance import balanced_sampling, class_weights, draw_epoch, log_prior
 from distill.training.job import Job
 from distill.training.optim import Schedule, first_trained_group, make_optimizer, set_trainable
@@ -87,7 +87,9 @@ class Trainer:
         keep_memory()
         self.memory_format = memory_format(classifier, self.device)
         self.classifier = classifier.to(self.device).to(memory_format=self.memory_format)
-        self.averaged = _averaged(classifier, self.train.ema_decay)
+        self.averaged = averaged_copy(classifier, self.train.ema_decay)
+        share = job.config.transfer.start_share
+        self.anchor = Anchor(share) if share else None
         self.optimizer = make_optimizer(classifier, self.train, job.config.transfer)
         self.projection: Projection | None = None
         if self.strategy.needs_features and job.teachers:
@@ -109,7 +111,12 @@ class Trainer:
 
     @property
     def evaluated(self) -> Classifier:
-        """The model that is validated and kept: the averaged one where there is averaging."""
+        """The model that is validated and kept, averaged as the options say."""
+        return self._trained if self.anchor is None else self.anchor.blended(self._trained)
+
+    @property
+    def _trained(self) -> Classifier:
+        """The network, or its average over the steps where there is one."""
         if self.averaged is None:
             return self.classifier
         return cast(Classifier, self.averaged.module)
@@ -117,7 +124,10 @@ class Trainer:
     def begin_epoch(self, epoch: int) -> None:
         """Training mode, the right layers frozen, generators seeded for this epoch."""
         torch.manual_seed(self.job.seed + 1_000_003 * (epoch + 1) + self.world.rank)
-        first = first_trained_group(self.classifier, self.job.config.transfer, epoch)
+        transfer = self.job.config.transfer
+        if self.anchor and self.anchor.start is None and epoch >= transfer.freeze_epochs:
+            self.anchor.drop(self._trained)
+        first = first_trained_group(self.classifier, transfer, epoch)
         set_trainable(self.classifier, first)
         if first != self._first_group:
             # DDP fixes the set of trained parameters when it wraps a model.
@@ -250,6 +260,7 @@ class Trainer:
         return {
             "network": self.classifier.network.state_dict(),
             "averaged": None if self.averaged is None else self.averaged.state_dict(),
+            "anchor": None if self.anchor is None else self.anchor.start,
             "optimizer": self.optimizer.state_dict(),
             "projection": None if self.projection is None else self.projection.state_dict(),
             "schedule": self.schedule.state(),
@@ -264,41 +275,12 @@ class Trainer:
             self.projection.load_state_dict(state["projection"])
         if self.averaged is not None:
             self.averaged.load_state_dict(state["averaged"])
+        if self.anchor is not None:
+            self.anchor.start = state["anchor"]
         if self.scaler is not None:
             self.scaler.load_state_dict(state["scaler"])
         for key, value in state["schedule"].items():
             setattr(self.schedule, key, value)
-
-
-def _averaged(classifier: Classifier, decay: float) -> AveragedModel | None:
-    if decay == 0:
-        return None
-    return AveragedModel(classifier, use_buffers=True)
-
-
-@torch.no_grad()
-def update_average(averaged: AveragedModel, classifier: Classifier, decay: float) -> None:
-    """Moves averaged weights and buffers towards those of a step; counts are copied.
-
-    The first are copied, and the average then warms up: after n steps the decay is at most
-    (1 + n) / (10 + n), or a short run would end near the random weights that it began with.
-    `AveragedModel.update_parameters` would send its counter to the GPU and wait, at every step.
-    """
-    averages = [*averaged.module.parameters(), *averaged.module.buffers()]
-    pairs = list(zip(averages, [*classifier.parameters(), *classifier.buffers()], strict=True))
-    moving = [pair for pair in pairs if pair[0].is_floating_point()]
-    steps = int(averaged.n_averaged)  # a number in the host's memory
-    old, new = map(list, zip(*moving, strict=True))
-    torch._foreach_lerp_(old, new, 1.0 - warm_decay(decay, steps) if steps else 1.0)
-    for count, current in pairs:
-        if not count.is_floating_point():
-            count.copy_(current)
-    averaged.n_averaged += 1
-
-
-def warm_decay(decay: float, steps: int) -> float:
-    """The decay after so many steps, as in TensorFlow's `ExponentialMovingAverage`."""
-    return min(decay, (1 + steps) / (10 + steps))
 
 
 def _offset(job: Job, device: torch.device) -> Tensor | None:

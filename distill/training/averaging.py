@@ -1,0 +1,78 @@
+"""Averages of a network's weights: over the steps of a run, and with those that it began from."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
+
+from distill.models.classifier import Classifier
+
+
+def averaged_copy(classifier: Classifier, decay: float) -> AveragedModel | None:
+    """The average that training updates; None for a decay of 0, which is none."""
+    if decay == 0:
+        return None
+    return AveragedModel(classifier, use_buffers=True)
+
+
+@torch.no_grad()
+def update_average(averaged: AveragedModel, classifier: Classifier, decay: float) -> None:
+    """Moves averaged weights and buffers towards those of a step; counts are copied.
+
+    The first are copied, and the average then warms up: after n steps the decay is at most
+    (1 + n) / (10 + n), or a short run would end near the random weights that it began with.
+    `AveragedModel.update_parameters` would send its counter to the GPU and wait, at every step.
+    """
+    averages = [*averaged.module.parameters(), *averaged.module.buffers()]
+    pairs = list(zip(averages, [*classifier.parameters(), *classifier.buffers()], strict=True))
+    moving = [pair for pair in pairs if pair[0].is_floating_point()]
+    steps = int(averaged.n_averaged)  # a number in the host's memory
+    old, new = map(list, zip(*moving, strict=True))
+    torch._foreach_lerp_(old, new, 1.0 - warm_decay(decay, steps) if steps else 1.0)
+    for count, current in pairs:
+        if not count.is_floating_point():
+            count.copy_(current)
+    averaged.n_averaged += 1
+
+
+def warm_decay(decay: float, steps: int) -> float:
+    """The decay after so many steps, as in TensorFlow's `ExponentialMovingAverage`."""
+    return min(decay, (1 + steps) / (10 + steps))
+
+
+class Anchor:
+    """What a network was before all of it learned, a share of which is kept: WiSE-FT.
+
+    What fine-tuning makes a network forget of images unlike those that it trains on, an average
+    with its start remembers (Wortsman et al., 2022, arXiv:2109.01903). The start is that of full
+    training: its head was trained alone before, as in LP-FT (Kumar et al., 2022, arXiv:2202.10054).
+
+    Args:
+        share: Of the start.
+
+    Attributes:
+        start: Weights and averages of its layers by name; None as long as the head trains alone.
+    """
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+        self.start: dict[str, Tensor] | None = None
+
+    def drop(self, classifier: Classifier) -> None:
+        """Remembers a network as it is now."""
+        state = classifier.network.state_dict()
+        self.start = {n: t.detach().clone() for n, t in state.items() if t.is_floating_point()}
+
+    def blended(self, classifier: Classifier) -> Classifier:
+        """A copy of a network with its share of the start; the network itself before there is one.
+        """
+        if self.start is None:
+            return classifier
+        copied = copy.deepcopy(classifier)
+        for name, tensor in copied.network.state_dict().items():
+            if name in self.start:
+                tensor.lerp_(self.start[name], self.share)
+        return copied
