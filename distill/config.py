@@ -200,7 +200,7 @@ class TransferConfig(Options):
     @model_validator(mode="after")
     def _start_has_a_head(self) -> TransferConfig:
         if self.start_share and not self.freeze_epochs:
-            raise ValueError("start_share: wants freeze_epochs, an untrained head is not worth keeping")
+            raise ValueError("start_share: wants freeze_epochs, or its head would be a random one")
         return self
 
 

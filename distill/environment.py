@@ -1,4 +1,5 @@
-"""What this process runs in: versions, machine, commit, command, and who else was started."""
+"""What this process runs in: versions, machine, commit, command, who else was started; and what it
+tells nobody."""
 
 from __future__ import annotations
 
@@ -16,6 +17,22 @@ PACKAGES = (
     *("distillate", "torch", "torchvision", "timm", "numpy", "onnx"),
     *("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "pillow", "KD_Lib"),
 )
+
+# onnxruntime's wheels upload usage events from 1.31 on, unless told not to before they are imported
+# (disable_telemetry_events comes too late); the others are asked by those who read them.
+SILENCE = {
+    "ORT_DISABLE_TELEMETRY": "1",
+    "ORT_TELEMETRY_DISABLED": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "WANDB_MODE": "offline",
+}
+
+
+def send_nothing() -> None:
+    """Tells libraries to report nothing to anybody, unless the user has told them otherwise."""
+    for name, value in SILENCE.items():
+        os.environ.setdefault(name, value)
 
 
 def environment() -> dict[str, Any]:

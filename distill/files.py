@@ -8,10 +8,13 @@ import hashlib
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from distill.errors import RunStopped, UserError
@@ -42,6 +45,8 @@ def no_space(path: object) -> RunStopped:
 def atomic(path: Path) -> Iterator[Path]:
     """Gives a temporary path to write to, and moves it to `path` if nothing was raised.
 
+    The content is on the disk before the name is, so that a power cut leaves either file whole.
+
     Raises:
         RunStopped: The disk is full.
     """
@@ -49,13 +54,26 @@ def atomic(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
+        sync(temporary)
         temporary.replace(path)
+        sync(path.parent)
     except OSError as error:
         if error.errno in NO_SPACE:
             raise no_space(path) from None
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Waits until a file, or what a folder lists, is on the disk."""
+    if path.is_dir() and os.name == "nt":  # which has no such thing for folders
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -88,12 +106,19 @@ def append_line(path: Path, value: dict[str, Any]) -> None:
     """Adds an object to a `.jsonl` file."""
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(value, allow_nan=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file's content, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def checksum(array: NDArray[Any], before: int = 0) -> int:
+    """CRC-32 of an array's bytes, behind those of another's: tells what a disk got wrong."""
+    return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8), before)
 
 
 def files_below(folder: Path) -> list[str]:

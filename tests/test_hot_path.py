@@ -30,9 +30,9 @@ from distill.progress import Progress
 from distill.registry import names_in
 from distill.strategies.objective import SOFTMAX
 from distill.teaching.teachers import CachedTeachers, LiveTeachers
+from distill.training.averaging import update_average
 from distill.training.job import Job
 from distill.training.teachers import build_caches
-from distill.training.averaging import update_average
 from distill.training.trainer import Trainer
 from distill.training.world import World
 

@@ -32,12 +32,12 @@ from distill.progress import Progress
 from distill.scoring.metrics import score
 from distill.scoring.tasks import task_of
 from distill.teaching.teachers import LiveTeachers
+from distill.training.averaging import warm_decay
 from distill.training.fit import fit
 from distill.training.imbalance import class_weights
 from distill.training.job import Job
 from distill.training.run_directory import open_run
 from distill.training.selection import worth
-from distill.training.averaging import warm_decay
 from distill.training.trainer import Trainer, memory_format
 from distill.training.world import World
 

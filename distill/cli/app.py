@@ -201,7 +201,9 @@ def main() -> None:
         check_processes(" ".join(sys.argv[1 : 3 if sys.argv[1:2] == ["cache"] else 2]))
         # Newer typers turn Ctrl-C into the status 130, older ones into Abort.
         interrupted = app(prog_name="distill", standalone_mode=False) == INTERRUPTED
-    except typer.Abort:
+    except typer.Abort as error:
+        if isinstance(error.__cause__, EOFError):  # which is a damaged file, not Ctrl-C
+            raise error.__cause__ from None
         interrupted = True
     except UsageProblem as error:
         if problem := usage_error(error, sys.argv[1:]):

@@ -22,6 +22,7 @@ from distill.scoring.metrics import score
 from distill.scoring.tasks import task_of
 from distill.strategies import make_strategy
 from distill.training.job import Job
+from distill.training.resume import stored_state
 from distill.training.run_directory import BEST, CONFIG, load_weights
 from distill.training.world import World
 
@@ -61,7 +62,7 @@ def prepare_run(experiment: Experiment, config: RunConfig) -> tuple[Classifier, 
     """The model where its training starts, and the job with its teachers loaded and checked."""
     job = load_job(experiment, config)
     torch.manual_seed(experiment.recipe.seed)
-    loads = config.start is None and not (job.folder / "last").is_dir()
+    loads = config.start is None and stored_state(job.folder) is None
     data = job.data
     classifier = build_classifier(config.model, data.classes, data.spec, loads, data.task)
     if config.start:

@@ -12,6 +12,7 @@ import copy
 import hashlib
 import json
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,13 +26,14 @@ from torch import Tensor
 from distill.data.store import is_cut_short
 from distill.data.views.images import TrainingImages
 from distill.errors import RunStopped, UserError
-from distill.files import differing_keys, read_json
+from distill.files import atomic, checksum, differing_keys, read_json
 from distill.models.classifier import Classifier
 from distill.models.pooling import feature_width
 from distill.teaching.answers import Answers
 
-FORMAT = 2
+FORMAT = 3
 MAX_OPEN = 256  # shards that a reader keeps open; each costs a file descriptor
+CHECKSUM = 4  # bytes of it at the end of a shard
 SHARD_ROWS = 4096  # the most work that a kill can lose: seconds for a small teacher
 MAX_VALUE = 6e4  # float16 ends at 65,504
 PROBES = 4  # images that a teacher is asked about to know it by
@@ -104,6 +106,25 @@ class TeacherCache:
             return None
         fits = rows.shape == expected.shape and rows.dtype == expected.dtype
         return rows if fits else None
+
+    def write_shard(self, shard: Shard, rows: NDArray[Any]) -> None:
+        """Puts a shard in its place, its checksum behind what numpy reads of the file.
+
+        Raises:
+            RunStopped: The disk is full.
+        """
+        with atomic(self.folder / shard.file_name) as temporary, temporary.open("wb") as file:
+            np.save(file, rows)
+            file.write(checksum(rows).to_bytes(CHECKSUM, "little"))
+
+    def is_whole(self, shard: Shard) -> bool:
+        """Whether a shard is there, every bit of it as it was written; reads all of it."""
+        rows = self.open_shard(shard)
+        if rows is None:
+            return False
+        with (self.folder / shard.file_name).open("rb") as file:
+            file.seek(-CHECKSUM, os.SEEK_END)
+            return int.from_bytes(file.read(), "little") == checksum(rows)
 
     def missing(self, views: Sequence[int]) -> list[Shard]:
         """Shards of these views that are still to be computed."""

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from distill.data.views.images import TrainingImages
 from distill.errors import RunStopped, UserError
-from distill.files import atomic, differing_keys, read_json, write_json
+from distill.files import differing_keys, read_json, write_json
 from distill.models.classifier import Classifier
 from distill.progress import Progress, span
 from distill.teaching.answers import Answers, Teacher
@@ -82,8 +82,7 @@ def build_shard(
             raise RunStopped("its logits are not finite", cache.name, "train it again")
         chunks.append(cache.pack(answers))
         advance(len(ids))
-    with atomic(cache.folder / shard.file_name) as temporary, temporary.open("wb") as file:
-        np.save(file, np.concatenate(chunks))
+    cache.write_shard(shard, np.concatenate(chunks))
 
 
 def batch_size(device: torch.device) -> int:

@@ -30,6 +30,7 @@ from distill.scoring.metrics import score
 from distill.scoring.tasks import task_of
 from distill.training.job import Job
 from distill.training.optim import set_lr
+from distill.training.resume import STATE, stored_state, waiting_weights
 from distill.training.run_directory import BEST, ROWS, begin_run, finish_run, save_weights
 from distill.training.selection import Worth, chosen_score, validation_row, worth
 from distill.training.teachers import open_teachers
@@ -87,7 +88,7 @@ def fit(
     if world.is_main:
         begin_run(job.folder, job.describe(), _environment(trainer), classifier.contract)
     world.wait()
-    standing = _resume(trainer, job.folder)
+    standing = _resume(trainer, job.folder, progress)
     images = num_batches(len(job.images), config.batch_size, world.size) * config.batch_size
     with progress.task(job.config.name, config.epochs * images, "images") as bar:
         bar.skip((standing.epoch + 1) * images)
@@ -117,32 +118,28 @@ def _keep(trainer: Trainer, row: dict[str, Any], standing: Standing) -> None:
     weights are of an epoch that `metrics.jsonl` has, and that a resume does not train again.
     """
     folder, is_best = trainer.job.folder, standing.best_epoch == standing.epoch
-    waiting = _waiting(folder, standing.epoch)
+    waiting = waiting_weights(folder, standing.epoch)
     if is_best:
         save_weights(trainer.evaluated, waiting)
     append_line(folder / ROWS, row)
     content = io.BytesIO()
     torch.save({**asdict(standing), **trainer.state()}, content)
-    with atomic(folder / "last" / "state.pt") as temporary:
+    with atomic(folder / STATE) as temporary:
         temporary.write_bytes(content.getbuffer())
     if is_best:
         waiting.replace(folder / BEST)
 
 
-def _waiting(folder: Path, epoch: int) -> Path:
-    return folder / "last" / f"best-{epoch}.safetensors"
-
-
-def _resume(trainer: Trainer, folder: Path) -> Standing:
+def _resume(trainer: Trainer, folder: Path, progress: Progress) -> Standing:
     """Where training goes on, from `last/` if there is one; main puts the directory in order."""
-    file, log = folder / "last" / "state.pt", folder / ROWS
+    log = folder / ROWS
     is_main = trainer.world.is_main
-    begun = trainer.world.from_main(file.is_file())
-    if not begun:
+    state = stored_state(folder, trainer.device, progress.say)
+    if not trainer.world.from_main(state is not None):
         if is_main:
             log.unlink(missing_ok=True)
         return Standing()
-    state = torch.load(file, map_location=trainer.device, weights_only=True)
+    assert state is not None
     trainer.load_state(state)
     known = {key: state[key] for key in asdict(Standing()) if key in state}
     if isinstance(known.get("best"), float):  # of a version that broke no ties
@@ -153,7 +150,7 @@ def _resume(trainer: Trainer, folder: Path) -> Standing:
         with atomic(log) as temporary:
             temporary.write_text("".join(kept))
         for waiting in (folder / "last").glob("best-*.safetensors"):
-            if waiting == _waiting(folder, standing.best_epoch):
+            if waiting == waiting_weights(folder, standing.best_epoch):
                 waiting.replace(folder / BEST)
             else:
                 waiting.unlink()

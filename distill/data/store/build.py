@@ -21,11 +21,11 @@ from distill.data.decode import InputSpec, Pixels, UnreadableImageError, read_im
 from distill.data.digest import data_sha256, image_sha256
 from distill.data.sources import SPLITS, Item, Source
 from distill.errors import RunStopped
-from distill.files import NO_SPACE
+from distill.files import NO_SPACE, checksum
 
 Advance = Callable[[int], None]
 CHUNK = 256
-FORMAT = 2  # of index.json; a store of another format is written again
+FORMAT = 3  # of index.json; a store of another format is written again
 
 
 def build_store(
@@ -52,7 +52,7 @@ def build_store(
     work = place.with_name(f"{place.name}.{os.getpid()}.tmp")
     work.mkdir(exist_ok=True)
     try:
-        index: dict[str, Any] = {"format": FORMAT, "unreadable": {}, "splits": {}}
+        index: dict[str, Any] = {"format": FORMAT, "unreadable": {}, "checksums": {}, "splits": {}}
         with ThreadPoolExecutor(max(1, workers)) as pool:
             for split in SPLITS:
                 members = [item for item, at in zip(items, splits, strict=True) if at == split]
@@ -102,6 +102,7 @@ def _write_split(
 
     kept: list[Item] = []
     digests: list[str] = []
+    total = 0
     with (work / f"{split}.npy").open("wb") as file:
         file.write(npy_header(len(members), spec))
         for start in range(0, len(members), CHUNK):
@@ -111,6 +112,7 @@ def _write_split(
                     index["unreadable"][item.name] = note
                     continue
                 file.write(np.ascontiguousarray(pixels).data)
+                total = checksum(pixels, total)
                 digests.append(note)
                 kept.append(item)
             advance(len(chunk))
@@ -123,6 +125,7 @@ def _write_split(
         "labels": [item.label for item in kept],
         "digests": digests,
     }
+    index["checksums"][split] = total
 
 
 def npy_header(count: int, spec: InputSpec) -> bytes:

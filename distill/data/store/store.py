@@ -24,6 +24,7 @@ from distill.data.decode import DECODING_VERSION, InputSpec, Pixels
 from distill.data.sources import SPLITS, Item, Source
 from distill.data.store.build import FORMAT, Advance, build_store, npy_header
 from distill.errors import RunStopped
+from distill.files import checksum
 from distill.lock import lock
 
 
@@ -174,7 +175,7 @@ def _load(place: Path, specs: dict[str, InputSpec], matrix: int | None) -> Store
     Args:
         matrix: Columns of the labels; None for class indices.
 
-    The index is checked by its hash and the arrays by their headers and sizes; pixels are not read.
+    The index is checked by its hash, the arrays by their headers, sizes and checksums.
     """
     try:
         content = (place / "index.json").read_bytes()
@@ -203,6 +204,8 @@ def _load_split(
     if path.stat().st_size != len(header) + math.prod(shape):
         raise ValueError(f"{path} has another size")
     pixels = np.memmap(path, np.uint8, "r", len(header), shape)
+    if checksum(pixels) != index["checksums"][name]:
+        raise ValueError(f"{path} was changed since it was written")
     return Split(name, pixels, labels, tuple(members["names"]), tuple(members["digests"]))
 
 

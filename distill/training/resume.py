@@ -1,0 +1,65 @@
+"""What a stopped run left to go on from, and whether that is whole."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from distill.training.run_directory import BEST, ROWS
+
+STATE = "last/state.pt"
+PARTS = ("epoch", "network", "averaged", "optimizer", "schedule", "scaler")
+
+
+def waiting_weights(folder: Path, epoch: int) -> Path:
+    """Where the best weights wait until the state of their epoch is on disk."""
+    return folder / "last" / f"best-{epoch}.safetensors"
+
+
+def stored_state(
+    folder: Path,
+    device: torch.device | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any] | None:
+    """What the last whole epoch left; None where there is none, or what is there is not whole.
+
+    Args:
+        say: Is told that the run begins again, and why.
+    """
+    if not (folder / STATE).is_file():
+        return None
+    try:
+        state = torch.load(folder / STATE, map_location=device or "cpu", weights_only=True)
+        _check(folder, state)
+    except OSError as error:
+        if not isinstance(error, FileNotFoundError):
+            raise  # a disk that cannot be read just now is no damage
+        reason = f"{Path(str(error.filename)).name} is missing"
+    except Exception as error:  # bad bytes make unpicklers raise nearly every built-in type
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
+    else:
+        return dict(state)
+    say(f"warning: what was trained in {folder} is damaged ({reason}): the run begins again")
+    return None
+
+
+def _check(folder: Path, state: Any) -> None:
+    """Raises where a part of the state, a line of an epoch or the best weights are not there."""
+    if not isinstance(state, dict) or not {*PARTS} <= state.keys():
+        raise ValueError(f"{STATE} lacks a part")
+    lines = (folder / ROWS).read_text("utf-8").splitlines()[: state["epoch"] + 1]
+    for number, line in enumerate(lines):
+        if json.loads(line)["epoch"] != number:
+            raise ValueError(f"{ROWS} has another epoch in line {number + 1}")
+    if len(lines) <= state["epoch"]:
+        raise ValueError(f"{ROWS} ends too soon")
+    best_epoch = state.get("best_epoch", state["epoch"])
+    if best_epoch >= 0:
+        waiting = waiting_weights(folder, best_epoch)
+        with safe_open(waiting if waiting.is_file() else folder / BEST, "pt"):
+            pass  # which compares the header with the file's length
