@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+Interpolation = Literal["bilinear", "bicubic", "lanczos", "box", "hamming"]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 Positive = Annotated[float, Field(gt=0.0)]
@@ -82,7 +83,7 @@ class DataConfig(Options):
     """`shortest` scales the shorter side and cuts the centre, `squash` scales both sides."""
     crop_pct: Annotated[float, Field(gt=0.1, le=1.0)] = 1.0
     """Of `shortest`: share of the shorter side that the cut keeps."""
-    interpolation: Literal["bilinear", "bicubic", "lanczos", "box", "hamming"] = "bilinear"
+    interpolation: Interpolation = "bilinear"
     """Filter by which images are scaled, by its name in Pillow."""
     val_fraction: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.15
     """Share of `train` that becomes the validation split where the source gives none."""

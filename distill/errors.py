@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable, Sequence
 
 
@@ -34,6 +35,31 @@ class UserError(DistillError):
 
 class RunStopped(DistillError):
     """A run that cannot finish as it is (non-finite loss, no space left) and may be resumed."""
+
+
+HARMLESS = "\u200c\u200d"  # joiners, of Indic scripts and of emoji
+
+
+def printable(text: object) -> str:
+    """A text for a terminal: what moves its cursor, or turns what follows round, is an escape."""
+    return "".join(c if _is_plain(c) else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def _is_plain(character: str) -> bool:
+    return (
+        character.isprintable()
+        or character in HARMLESS
+        or unicodedata.category(character) == "Zs"
+        or "\udc80" <= character <= "\udcff"  # bytes of a name that is no Unicode
+    )
+
+
+def unprintable(text: str) -> bool:
+    """Whether a text has characters that a terminal, a table or a page would not show as they are.
+
+    Surrogates, which stand for bytes that are no Unicode, count.
+    """
+    return printable(text) != text or any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def alike(word: str, known: Iterable[str]) -> list[str]:

@@ -22,6 +22,8 @@ from rich.progress import Progress as RichProgress
 from rich.progress import Task as RichTask
 from rich.text import Text
 
+from distill.errors import printable
+
 
 class _LeftColumn(TextColumn):
     """What is left of all stages, on the line of the whole task."""
@@ -164,4 +166,4 @@ class Progress:
 
     def say(self, text: str) -> None:
         """One line."""
-        self.console.print(text, markup=False, soft_wrap=True)
+        self.console.print(printable(text), markup=False, soft_wrap=True)

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from distill.errors import DistillError, UserError, alike, did_you_mean
+from distill.errors import DistillError, UserError, alike, did_you_mean, printable
 
+LONGEST = 1000  # characters of an error's line
 MEANT = {  # what other tools call a command
     **dict.fromkeys(("train", "fit", "distill", "distil"), "run"),
     **dict.fromkeys(("test", "eval", "score"), "evaluate"),
@@ -19,8 +20,11 @@ MEANT = {  # what other tools call a command
 
 
 def say_error(error: DistillError) -> None:
-    """The one line of a failure."""
-    print(f"error: {error}", file=sys.stderr)
+    """The one line of a failure, of a length that somebody reads."""
+    line = printable(error)
+    if len(line) > LONGEST:
+        line = f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"
+    print(f"error: {line}", file=sys.stderr)
 
 
 def usage_error(error: Any, arguments: Sequence[str]) -> UserError | None:

@@ -6,6 +6,8 @@ user's, 3 a run that could not finish, 130 interrupted.
 
 from __future__ import annotations
 
+import errno
+import signal
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any, NoReturn
@@ -33,7 +35,7 @@ from distill.cli.search import search_command
 from distill.cli.shipped import evaluate_command, inspect_command, predict_command
 from distill.cli.teachers import teachers_command
 from distill.environment import num_processes
-from distill.errors import DistillError, UserError
+from distill.errors import DistillError, RunStopped, UserError
 from distill.files import NO_SPACE, no_space
 from distill.pipeline import stages
 from distill.pipeline.stages import Settings
@@ -54,8 +56,18 @@ TRAINING_PACKAGES = (
     *("torch", "torchvision", "timm", "onnx", "onnxscript", "sklearn"),
     *("safetensors", "matplotlib", "pyarrow"),
 )
-# What a path of the user's may be to the system; nothing of ours can mend it.
-PATH_ERRORS = (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
+# What is wrong with a path of the user's, and what to do; other errors of the system stop a run.
+PATH_ERRORS = {
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "correct its permissions or name another path"),
+    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST), "name another path"),
+    **dict.fromkeys((errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ), "name a shorter, plain path"),
+    errno.ELOOP: "mend the links in it",
+    errno.EROFS: "name a path on a disk that can be written to",
+}
+SYSTEM_ERRORS = {
+    errno.EMFILE: "allow more open files: ulimit -n 4096",
+    errno.EFBIG: "allow larger files: ulimit -f unlimited, or another file system",
+}
 # Newer typers carry a click of their own; their exceptions' base is reached through a public one.
 UsageProblem: Any = typer.BadParameter.__mro__[2]
 
@@ -195,8 +207,45 @@ def fail(error: DistillError) -> NoReturn:
     sys.exit(error.exit_code)
 
 
+def of_system(error: ImportError | MemoryError | OSError) -> DistillError:
+    """What the interpreter or the system could not do, as one line.
+
+    Raises:
+        ImportError: A module of ours is missing, or one that nobody has to install.
+    """
+    if isinstance(error, MemoryError):
+        return RunStopped("out of memory", hint="lower train.batch_size, data.size or --workers")
+    if isinstance(error, ImportError):
+        package = (error.name or "").partition(".")[0]
+        if package not in TRAINING_PACKAGES:
+            raise error
+        if isinstance(error, ModuleNotFoundError):
+            hint = "pip install 'distillate[all]'"
+            return UserError(f"this command needs {package}", hint=hint)
+        reason = (str(error).splitlines() or ["no reason given"])[0]
+        return RunStopped(f"{package} cannot be loaded ({reason})", hint="give it more memory")
+    if error.errno in NO_SPACE:
+        return no_space(error.filename)
+    what, where = error.strerror or str(error), error.filename and str(error.filename)
+    if hint := PATH_ERRORS.get(error.errno or 0):
+        return UserError(what, where, hint)
+    return RunStopped(what, where, SYSTEM_ERRORS.get(error.errno or 0, "repeat the command"))
+
+
+def end_alike() -> None:
+    """Lets other requests to end be Ctrl-C, so that what has begun is put in order.
+
+    One that is ignored, as `nohup` has it, stays so.
+    """
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
+
+
 def main() -> None:
     """Entry point of `distill`: failures become one line and an exit status."""
+    end_alike()
     try:
         check_processes(" ".join(sys.argv[1 : 3 if sys.argv[1:2] == ["cache"] else 2]))
         # Newer typers turn Ctrl-C into the status 130, older ones into Abort.
@@ -209,19 +258,10 @@ def main() -> None:
         if problem := usage_error(error, sys.argv[1:]):
             fail(problem)
         sys.exit(2)
-    except ModuleNotFoundError as error:
-        if error.name not in TRAINING_PACKAGES:
-            raise
-        fail(UserError(f"this command needs {error.name}", hint="pip install 'distillate[all]'"))
-    except PATH_ERRORS as error:
-        hint = "correct its permissions or name another path"
-        fail(UserError(str(error.strerror), error.filename and str(error.filename), hint))
     except DistillError as error:
         fail(error)
-    except OSError as error:
-        if error.errno not in NO_SPACE:
-            raise
-        fail(no_space(error.filename))
+    except (ImportError, MemoryError, OSError) as error:
+        fail(of_system(error))
     if interrupted:
         print("interrupted: repeat the command to continue", file=sys.stderr)
         sys.exit(INTERRUPTED)

@@ -22,14 +22,15 @@ if TYPE_CHECKING:
 
 def readable_pictures(folder: Path, most: int = 64) -> list[bytes]:
     """The first pictures of a folder that can be decoded, as their files hold them."""
-    from distill.data.decode import UnreadableImageError, read_image
+    from distill.data.decode import UnreadableImageError, read_file, read_image
     from distill.runtime.predict import find_images
 
     pictures: list[bytes] = []
     for path in find_images([folder], Progress().say):
         with contextlib.suppress(UnreadableImageError):
-            read_image(path)
-            pictures.append(path.read_bytes())
+            content = read_file(path)
+            read_image(content)
+            pictures.append(content)
         if len(pictures) == most:
             break
     return pictures

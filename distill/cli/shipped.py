@@ -11,7 +11,7 @@ import typer
 
 from distill.cli.advice import say_error
 from distill.cli.options import JsonOpt, takes
-from distill.errors import UserError
+from distill.errors import UserError, printable
 from distill.pipeline import stages
 from distill.pipeline.stages import Settings
 from distill.progress import Progress
@@ -35,7 +35,7 @@ def evaluate_command(
     for warning in scores["warnings"]:
         print(Caution(**warning))
     for path, reason in scores["unreadable"].items():
-        print(f"left out, unreadable: {path}: {reason}", file=sys.stderr)
+        print(printable(f"left out, unreadable: {path}: {reason}"), file=sys.stderr)
     stages.emit(scores, settings.as_json)
 
 
@@ -49,7 +49,7 @@ def predict_command(
 
     predictor, paths = Predictor(model), find_images(images, Progress().say)
     if predictor.path != model:
-        print(f"answers of {predictor.path}", file=sys.stderr)
+        print(printable(f"answers of {predictor.path}"), file=sys.stderr)
     failed = 0
     for path in paths:
         try:
@@ -64,7 +64,7 @@ def predict_command(
         if as_json:
             print(json.dumps(prediction.__dict__, ensure_ascii=False))
         else:
-            print(f"{path}: {prediction}")
+            print(printable(f"{path}: {prediction}"))
     if failed:
         raise UserError(f"{failed} of {len(paths)} pictures could not be read")
 
@@ -77,5 +77,5 @@ def inspect_command(
 
     record = describe_file(model)
     for line in lines_of(record):
-        print(line)
+        print(printable(line))
     stages.emit(record, as_json)

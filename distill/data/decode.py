@@ -7,26 +7,32 @@ written down in a shipped file's `input_spec` is exactly what `resize_image` doe
 from __future__ import annotations
 
 import io
+import stat
 from collections import Counter
 from collections.abc import Callable, Iterable
+from functools import cache as remember
 from importlib.util import find_spec
 from pathlib import Path, PurePath
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
+from distill.config import Interpolation
 from distill.errors import UserError
 
 Pixels = NDArray[np.uint8]
 
 _ENDINGS = "jpg jpeg jpe jfif png bmp gif webp tif tiff ppm pgm pbm pnm tga avif"
 EXTENSIONS = frozenset(f".{ending}" for ending in _ENDINGS.split())
+# Whatever a file is called: others start programs (EPS is Ghostscript's) or are no pictures.
+FORMATS = ("BMP", "GIF", "JPEG", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP", "AVIF")
 HEIF_EXTENSIONS = frozenset((".heic", ".heif"))
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 HEIF_REMEDY = "pip install 'distillate[heic]'"
+MAX_BYTES = 2**30  # of a file: a third more than the largest picture has uncompressed
 MAX_PIXELS = 178_956_970  # where Pillow, too, speaks of a decompression bomb
 MAX_ASPECT = 1000  # of one side to the other: nothing is to be seen on a longer strip
 STRIP = 16  # from this aspect on, only what is left after the crop is scaled
@@ -42,11 +48,11 @@ class InputSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    height: int
-    width: int
+    height: Annotated[int, Field(ge=1, le=8192)]
+    width: Annotated[int, Field(ge=1, le=8192)]
     resize: Literal["shortest", "squash"] = "shortest"
-    crop_pct: float = 1.0
-    interpolation: str = "bilinear"
+    crop_pct: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    interpolation: Interpolation = "bilinear"
     antialias: bool = True
     color: Literal["RGB"] = "RGB"
 
@@ -78,6 +84,26 @@ def warn_of_heif(names: Iterable[str | Path], where: str, say: Callable[[str], N
         say(f"warning: {problem}")
 
 
+def read_file(path: Path) -> bytes:
+    """The content of a picture's file.
+
+    Raises:
+        UnreadableImageError: A pipe, a device, a link that leads nowhere, or more than a gibibyte.
+        OSError: It cannot be read now, which says nothing about what is in it.
+    """
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise UnreadableImageError("a link that leads nowhere") from None
+        raise
+    if not stat.S_ISREG(found.st_mode):
+        raise UnreadableImageError("no file: a folder, a pipe or a device")
+    if found.st_size > MAX_BYTES:
+        raise UnreadableImageError(f"{found.st_size:,} bytes, more than a picture has")
+    return path.read_bytes()
+
+
 def read_image(source: str | Path | bytes | Image.Image) -> Image.Image:
     """Decodes a picture to upright RGB.
 
@@ -85,52 +111,78 @@ def read_image(source: str | Path | bytes | Image.Image) -> Image.Image:
     8; transparency is dropped, as Pillow's own `convert("RGB")` does.
 
     Raises:
-        UnreadableImageError: Not an image, cut short, of more than 179 million pixels, or with one
-            side more than 1,000 times the other.
+        UnreadableImageError: As `open_image` does, or cut short.
     """
     try:
-        image = source if isinstance(source, Image.Image) else _open(source)
-        if image.width * image.height > MAX_PIXELS:
-            raise UnreadableImageError(f"{image.width} x {image.height} pixels, too many")
-        if max(image.size) > MAX_ASPECT * min(image.size):
-            what = f"one side more than {MAX_ASPECT:,} times the other"
-            raise UnreadableImageError(f"{image.width} x {image.height} pixels, {what}")
+        image = open_image(source)
         image.load()
         return _to_rgb(ImageOps.exif_transpose(image))
     except UnreadableImageError:
         raise
     except Exception as error:  # Pillow's plug-ins raise nearly every built-in type on bad bytes
-        said = str(error).partition(" <_io.")[0]  # where it was in memory tells nobody anything
-        raise UnreadableImageError(f"{type(error).__name__}: {said}") from None
+        raise _unreadable(error) from None
+
+
+def open_image(source: str | Path | bytes | Image.Image) -> Image.Image:
+    """Opens a picture, of which no more than the header is decoded yet.
+
+    Raises:
+        UnreadableImageError: Not an image of `FORMATS`, nor HEIC where that is decoded; of more
+            than 179 million pixels, or with one side more than 1,000 times the other.
+    """
+    try:
+        image = source if isinstance(source, Image.Image) else _open(source)
+    except UnreadableImageError:
+        raise
+    except Exception as error:  # as above
+        raise _unreadable(error) from None
+    if image.width * image.height > MAX_PIXELS:
+        raise UnreadableImageError(f"{image.width} x {image.height} pixels, too many")
+    if max(image.size) > MAX_ASPECT * min(image.size):
+        what = f"one side more than {MAX_ASPECT:,} times the other"
+        raise UnreadableImageError(f"{image.width} x {image.height} pixels, {what}")
+    return image
+
+
+def _unreadable(error: Exception) -> UnreadableImageError:
+    said = str(error).partition(" <_io.")[0]  # where it was in memory tells nobody anything
+    return UnreadableImageError(f"{type(error).__name__}: {said}".removesuffix(": "))
 
 
 def _open(source: str | Path | bytes) -> Image.Image:
     """Opens a picture; what decodes HEIC is asked for when the first one is met."""
+    content = source if isinstance(source, bytes) else read_file(Path(source))
     try:
-        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+        return Image.open(io.BytesIO(content), formats=_formats())
     except UnidentifiedImageError:
-        if not _is_heif(source):
+        if not _is_heif(content):
             raise
     try:
         from pi_heif import register_heif_opener
     except ModuleNotFoundError:
         raise UnreadableImageError(f"HEIC, which nothing here decodes: {HEIF_REMEDY}") from None
     register_heif_opener()
-    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+    return Image.open(io.BytesIO(content), formats=["HEIF"])
 
 
-def _is_heif(source: str | Path | bytes) -> bool:
+@remember
+def _formats() -> list[str]:
+    """Those of `FORMATS` that this Pillow was built with."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+def _is_heif(content: bytes) -> bool:
     """Whether a file says so of itself, whatever it is called: phones have .jpg that are HEIC."""
-    if not isinstance(source, bytes):
-        with Path(source).open("rb") as file:
-            source = file.read(12)
-    return source[4:8] == b"ftyp" and source[8:12] in HEIF_BRANDS
+    return content[4:8] == b"ftyp" and content[8:12] in HEIF_BRANDS
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16") or image.mode == "I":
-        wide = np.asarray(image).astype(np.int64)
-        return Image.fromarray((wide.clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
+        wide = np.asarray(image)
+        if image.mode == "I":
+            wide = wide.clip(0, 65535)
+        return Image.fromarray((wide // 257).astype(np.uint8)).convert("RGB")
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # straight to RGB, Pillow warns of what is wanted here
     return image.convert("RGB")

@@ -50,7 +50,7 @@ def pooled_features(
     def decode(item: Item) -> Pixels | None:
         try:
             return to_pixels(source.read(item), classifier.contract.input_spec)
-        except (UnreadableImageError, OSError):
+        except UnreadableImageError:
             return None
 
     model = frozen(classifier, device)

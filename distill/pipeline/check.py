@@ -20,7 +20,7 @@ from distill.data.sources import Item, Source, open_source
 from distill.data.sources._manifest import FILE, write_manifest
 from distill.data.views.parameters import check_views
 from distill.data.workspace import Workspace
-from distill.errors import UserError
+from distill.errors import UserError, printable
 from distill.files import atomic, differing_keys, read_json, write_json
 from distill.progress import Progress
 from distill.report.data_page import write_page
@@ -179,7 +179,7 @@ def show_listing(listing: Listing) -> None:
     """Counts, findings and what to do about them, on stdout."""
     show(data_table(listing))
     for line in finding_lines(listing.findings, most=3):
-        print(line)
+        print(printable(line))
     for line in listing.advice():
         print(line)
 

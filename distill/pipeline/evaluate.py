@@ -138,7 +138,7 @@ def _in_kept_split(
     def digest(item: Item) -> str:
         try:
             return image_sha256(source.read(item))
-        except (UnreadableImageError, OSError):
+        except UnreadableImageError:
             return ""
 
     found = []
@@ -278,5 +278,5 @@ def _decode(source: Source, item: Item, spec: InputSpec) -> tuple[Pixels | None,
     try:
         raw = source.read(item)
         return to_pixels(raw, spec), image_sha256(raw)
-    except (UnreadableImageError, OSError) as error:
+    except UnreadableImageError as error:
         return None, str(error)

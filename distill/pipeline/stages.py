@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from distill.environment import is_main_process, num_processes
-from distill.errors import UserError
+from distill.errors import UserError, printable
 from distill.progress import Progress
 
 if TYPE_CHECKING:
@@ -231,7 +231,7 @@ def show_data(data: ImageData, known: Path) -> None:
         return
     Console(stderr=True).print(data_table(data))
     for line in finding_lines(data.findings, most=3):
-        print(line, file=sys.stderr)
+        print(printable(line), file=sys.stderr)
     unreadable = sum(finding.kind == "unreadable" for finding in data.findings)
     if unreadable:
         print(f"{unreadable} images could not be read and are left out", file=sys.stderr)

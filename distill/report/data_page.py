@@ -108,7 +108,7 @@ class _Pictures:
     def _picture(self, item: Item) -> str:
         try:
             image = read_image(self._listing.source.read(item))
-        except (UnreadableImageError, OSError):
+        except UnreadableImageError:
             return "no picture"
         image.thumbnail((SIDE, SIDE))
         content = io.BytesIO()

@@ -7,12 +7,11 @@ import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from distill.config import TaskName
 from distill.data.decode import (
@@ -23,12 +22,14 @@ from distill.data.decode import (
     to_pixels,
     warn_of_heif,
 )
-from distill.errors import UserError
+from distill.data.walk import files_below
+from distill.errors import UserError, printable, unprintable
 from distill.runtime.shipped import shipped_file
 from distill.scoring.tasks import task_of
 
 Probs = NDArray[np.float32]
 REQUIRED = ("names", "task", "input_spec", "thresholds")
+SLACK = 1e-3  # by which a probability may lie outside [0, 1]: halves round
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,8 @@ class Predictor:
 
     def probs(self, pixels: NDArray[np.uint8]) -> Probs:
         """Probabilities `(batch, classes)` of pixels, uint8 `(batch, height, width, 3)`."""
-        result: Probs = self.session.run(["prob"], {"image": pixels})[0]
+        result: Probs = session_probs(self.session, pixels, self.path)
+        check_probs(result, self.metadata, self.path)
         return result
 
     def _decide(self, item: Any, row: Probs) -> Prediction:
@@ -165,17 +167,44 @@ def open_session(path: Path, threads: int = 0) -> Any:
         raise UserError(f"not a usable ONNX file ({reason})", str(path), hint) from None
 
 
+class _Metadata(BaseModel):
+    """What the metadata of a shipped file has to be."""
+
+    model_config = ConfigDict(strict=True, arbitrary_types_allowed=True)
+
+    names: Annotated[list[str], Field(min_length=1)]
+    task: TaskName
+    input_spec: InputSpec
+    thresholds: dict[str, Annotated[float, Field(ge=0.0, le=1.0)]]
+
+    @model_validator(mode="after")
+    def _names_are_names(self) -> Self:
+        if len(set(self.names)) < len(self.names):
+            raise ValueError("names: two classes have the same")
+        if odd := [name for name in self.names if unprintable(name)]:
+            raise ValueError(f"names: {printable(odd[0])!r} does not show")
+        if unknown := self.thresholds.keys() - set(self.names):
+            raise ValueError(f"thresholds: no class {printable(min(unknown))!r}")
+        return self
+
+
 def read_metadata(session: Any, path: Path) -> dict[str, Any]:
     """The metadata of a shipped file, decoded from JSON.
 
     Raises:
-        UserError: A key that every shipped file has is missing.
+        UserError: A key that every shipped file has is missing, or means nothing.
     """
-    metadata = metadata_of(session)
+    metadata, hint = metadata_of(session), "use a file that `distill export` wrote"
     missing = [key for key in REQUIRED if key not in metadata]
     if missing:
-        hint = "use a file that `distill export` wrote"
         raise UserError(f"no metadata {missing[0]!r} in it", str(path), hint)
+    try:
+        _Metadata.model_validate_json(json.dumps({key: metadata[key] for key in REQUIRED}))
+    except (ValidationError, ValueError) as error:
+        found = error.errors()[0] if isinstance(error, ValidationError) else {}
+        key = ".".join(str(place) for place in found.get("loc", ()))
+        reason = f"{key} {found.get('msg', error)}".strip().removeprefix("Value error, ")
+        raise UserError(f"its metadata makes no sense ({reason})", str(path), hint) from None
     return metadata
 
 
@@ -183,33 +212,57 @@ def read_spec(session: Any, metadata: dict[str, Any], path: Path) -> InputSpec:
     """How pictures become the input of a shipped file.
 
     Raises:
-        UserError: The input is not uint8 `image` of the size that the metadata says, there is no
-            output `prob`, or the metadata makes no sense.
+        UserError: The input is not uint8 `image` of the size that the metadata says, or what it
+            answers to a grey picture is not a probability per class.
     """
     ends = {value.name: value.type for value in (*session.get_inputs(), *session.get_outputs())}
     shape = list(session.get_inputs()[0].shape[1:])
     hint = "use a file that `distill export` wrote"
-    try:
-        spec = InputSpec.model_validate(metadata["input_spec"])
-        Image.Resampling[spec.interpolation.upper()]
-    except (ValidationError, KeyError):
-        raise UserError("its input_spec makes no sense", str(path), hint) from None
+    spec = InputSpec.model_validate(metadata["input_spec"])
     if ends.get("image") != "tensor(uint8)" or "prob" not in ends:
         raise UserError(f"takes and gives {', '.join(ends)}", str(path), hint)
     if shape != [spec.height, spec.width, 3]:
         what = f"takes {shape}, but its metadata says {spec.height} x {spec.width}"
         raise UserError(what, str(path), hint)
+    check_probs(session_probs(session, np.full((1, *shape), 128, np.uint8), path), metadata, path)
     return spec
+
+
+def session_probs(session: Any, pixels: NDArray[np.uint8], path: Path) -> Any:
+    """The output `prob`.
+
+    Raises:
+        UserError: onnxruntime cannot run the file.
+    """
+    try:
+        return session.run(["prob"], {"image": pixels})[0]
+    except Exception as error:  # onnxruntime's own exceptions share no public base class
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        raise UserError(f"it does not run ({reason})", str(path), "export it again") from None
+
+
+def check_probs(probs: Any, metadata: dict[str, Any], path: Path) -> None:
+    """Raises `UserError` where answers are no probabilities of the classes that the file names."""
+    classes = len(metadata["names"])
+    hint = "use a file that `distill export` wrote"
+    if getattr(probs, "ndim", 0) != 2 or probs.shape[1] != classes or probs.dtype.kind != "f":
+        got = f"{getattr(probs, 'dtype', type(probs).__name__)} {getattr(probs, 'shape', '')}"
+        raise UserError(f"answers {got} for {classes} classes", str(path), hint)
+    if not ((probs >= -SLACK) & (probs <= 1.0 + SLACK)).all():  # which NaN is not either
+        raise UserError("its answers are no probabilities", str(path), "export it again")
 
 
 def metadata_of(session: Any) -> dict[str, Any]:
     """The metadata of any ONNX file; what is not JSON stays the text that it is."""
-    raw = session.get_modelmeta().custom_metadata_map
+    try:
+        raw = session.get_modelmeta().custom_metadata_map
+    except UnicodeDecodeError:
+        return {}
     metadata: dict[str, Any] = {}
     for key, value in raw.items():
         try:
             metadata[key] = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             metadata[key] = value
     return metadata
 
@@ -228,7 +281,7 @@ def find_images(
     endings, found = image_endings(), []
     for path in map(Path, paths):
         if path.is_dir():
-            below = sorted(p for p in path.rglob("*") if not p.name.startswith("."))
+            below = files_below(path)
             files = [p for p in below if p.suffix.lower() in endings]
             others = set(below) - set(files)
             if not files:
@@ -237,7 +290,7 @@ def find_images(
                 raise heif_left_out(others, str(path)) or nothing
             warn_of_heif(others, str(path), warn)
             found += files
-        elif path.is_file():
+        elif path.exists():  # what is no file is said of it when it is read
             found.append(path)
         else:
             raise UserError("no such file or folder", str(path), "correct the path")

@@ -67,8 +67,7 @@ class Anchor:
         self.start = {n: t.detach().clone() for n, t in state.items() if t.is_floating_point()}
 
     def blended(self, classifier: Classifier) -> Classifier:
-        """A copy of a network with its share of the start; the network itself before there is one.
-        """
+        """A copy of a network that has its share of the start; itself where there is none yet."""
         if self.start is None:
             return classifier
         copied = copy.deepcopy(classifier)

@@ -6,8 +6,8 @@ from it, copies and oddities, is decided in `duplicates.py` and `audit.py`.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import io
 import json
 import zipfile
 import zlib
@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from distill.data.decode import MAX_PIXELS, UnreadableImageError, read_image
+from distill.data.decode import UnreadableImageError, open_image, read_image
 from distill.data.digest import image_sha256
 from distill.data.sources import Item, Source
 from distill.files import atomic
@@ -163,9 +163,8 @@ def _look(source: Source, item: Item) -> _Print:
         raw = source.read(item)
         digest = image_sha256(raw)
         image, (width, height) = _read_reduced(raw)
-    except (UnreadableImageError, OSError) as error:
-        # Pillow names the buffer by its address, which is another in every run.
-        return _Print(digest, reason=str(error) or type(error).__name__)
+    except UnreadableImageError as error:
+        return _Print(digest, reason=str(error))
     grey = image.convert("L")
     thumb = np.asarray(image.resize((THUMB, THUMB), Image.Resampling.BOX))
     brightness, sharpness = _light_and_sharpness(grey)
@@ -178,23 +177,13 @@ def _read_reduced(raw: bytes | Image.Image) -> tuple[Image.Image, tuple[int, int
     Raises:
         UnreadableImageError: As `read_image` does.
     """
-    image = raw if isinstance(raw, Image.Image) else _open(raw)
+    image = open_image(raw)
     width, height = image.size
-    if width * height > MAX_PIXELS:
-        read_image(image)  # says so
-    if image.getexif().get(ORIENTATION) in TURNED:
-        width, height = height, width
+    with contextlib.suppress(Exception):  # of what is wrong with it, `read_image` tells
+        if image.getexif().get(ORIENTATION) in TURNED:
+            width, height = height, width
     image.draft(None, (DRAFT, DRAFT))
     return read_image(image), (width, height)
-
-
-def _open(raw: bytes) -> Image.Image:
-    try:
-        image = Image.open(io.BytesIO(raw))
-        image.getexif()
-    except Exception:  # what is wrong is `read_image`'s to say
-        return read_image(raw)
-    return image
 
 
 def _light_and_sharpness(grey: Image.Image) -> tuple[float, float]:

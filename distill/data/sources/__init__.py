@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from PIL import Image
 
 from distill.config import TaskName
-from distill.errors import UserError
+from distill.errors import RunStopped, UserError, printable, unprintable
 
 SPLITS = ("train", "val", "test")
 SPLIT_NAMES = {
@@ -53,7 +53,11 @@ class Item:
 
 
 class Reader(Protocol):
-    """Gives an item's picture, as something `read_image` decodes, or its raw bytes."""
+    """Gives an item's picture, as something `read_image` decodes, or its raw bytes.
+
+    What is wrong with the picture is an `UnreadableImageError`, and is remembered. That it cannot
+    be read just now is an `OSError`, which ends the command: another time it can.
+    """
 
     def __call__(self, item: Item) -> bytes | Image.Image:
         """The picture of an item."""
@@ -94,12 +98,33 @@ def open_source(location: str, task: TaskName | None = "single") -> Source:
             names that differ between splits, or several labels where one is asked for.
     """
     name, rest = _kind(location)
-    source: Source = _module(name).open_source(rest)
+    source = _guarded(_module(name).open_source(rest))
     if task in (None, source.task):
         return source
     change = _one_label if task == "single" else _as_tuple
     items = tuple(change(item, source) for item in source.items)
     return replace(source, items=items, task=task)
+
+
+def _guarded(source: Source) -> Source:
+    """The source, a failure of its disk or network being a run that stops.
+
+    Raises:
+        UserError: A class has a name that a terminal, a table or a file of labels cannot show.
+    """
+    if odd := [name for name in source.classes if unprintable(name)]:
+        what = f"a class is called {printable(odd[0])!r}, which has characters that do not show"
+        raise UserError(what, source.location, "rename it")
+
+    def read(item: Item) -> bytes | Image.Image:
+        try:
+            return source.read(item)
+        except OSError as error:
+            what = f"{item.name} cannot be read now ({error.strerror or error})"
+            hint = "repeat the command; if it stays so, take the picture out"
+            raise RunStopped(what, source.location, hint) from None
+
+    return replace(source, read=read)
 
 
 def _one_label(item: Item, source: Source) -> Item:
@@ -124,11 +149,9 @@ def open_unlabelled(location: str) -> Source:
     """
     name, rest = _kind(location)
     module = _module(name)
-    source: Source
     if hasattr(module, "open_unlabelled"):
-        source = module.open_unlabelled(rest)
-        return source
-    source = module.open_source(rest)
+        return _guarded(module.open_unlabelled(rest))
+    source = _guarded(module.open_source(rest))
     items = tuple(Item(item.name, -1) for item in source.items)
     return replace(source, items=items, task="single")
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from distill.data.decode import heif_left_out, image_endings
+from distill.data.decode import heif_left_out, image_endings, read_file
 from distill.data.sources import SPLIT_NAMES, SPLITS, Item, Source
+from distill.data.walk import files_below, folders_in
 from distill.errors import UserError
-
-LITTER = ("thumbs.db", "desktop.ini")  # of Windows; that of other systems is hidden
 
 
 def open_source(location: str) -> Source:
@@ -49,19 +48,14 @@ def _listing(
     items, ignored, digest = [], [], hashlib.sha256()
     endings = image_endings()
     for folder, label, split in places:
-        for file in sorted(folder.rglob("*")):
+        for file in files_below(folder):
             relative = file.relative_to(root).as_posix()
-            leads_nowhere = file.is_symlink() and not file.exists()
-            if not (file.is_file() or leads_nowhere):
-                continue
-            if relative.startswith(".") or "/." in relative or file.name.lower() in LITTER:
-                continue
             _check_unicode(root, relative)
             if file.suffix.lower() not in endings:
                 ignored.append(relative)
                 continue
             items.append(Item(relative, label, split))
-            stat = file.lstat() if leads_nowhere else file.stat()
+            stat = file.stat() if file.exists() else file.lstat()
             digest.update(f"{relative}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
     if not items:
         hint = f"name one with pictures: {' '.join(sorted(endings))}"
@@ -70,7 +64,7 @@ def _listing(
         location=str(root),
         classes=classes,
         items=tuple(items),
-        read=lambda item: (root / item.name).read_bytes(),
+        read=lambda item: read_file(root / item.name),
         fingerprint=digest.hexdigest(),
         ignored=tuple(ignored),
         root=root,
@@ -85,7 +79,7 @@ def _check_unicode(root: Path, relative: str) -> None:
 
 
 def _visible_folders(folder: Path) -> list[Path]:
-    return sorted(f for f in folder.iterdir() if f.is_dir() and not f.name.startswith((".", "__")))
+    return [found for found in folders_in(folder) if not found.name.startswith("__")]
 
 
 def _check_layout(root: Path, folders: list[Path], splits: dict[str, Path]) -> None:

@@ -97,7 +97,7 @@ def _write_split(
         try:
             raw = source.read(item)
             return resize_image(read_image(raw), spec), image_sha256(raw)
-        except (UnreadableImageError, OSError) as error:
+        except UnreadableImageError as error:
             return None, str(error)
 
     kept: list[Item] = []
