@@ -92,15 +92,24 @@ def run_model(folder: Path, name: str = "") -> Model:
     )
 
 
-def open_models(paths: Sequence[Path]) -> list[Model]:
+def open_models(paths: Sequence[Path], trust: bool = False) -> list[Model]:
     """Models of files and directories; those of one name are named by their paths.
 
     An experiment stands for the file that it ships.
 
+    Args:
+        trust: Run directories may name a module, which is run.
+
     Raises:
-        UserError: One of them is neither a shipped file nor a run directory.
+        UserError: One of them is neither a shipped file nor a run directory; or its network is a
+            module, without `trust`.
     """
     paths = [shipped_file(path) for path in paths]
+    for path in paths:
+        if path.is_dir() and not trust:
+            from distill.training.run_directory import check_trusted
+
+            check_trusted(path)
     names = [path.resolve().name if path.is_dir() else path.stem for path in paths]
     return [
         (run_model if path.is_dir() else onnx_model)(path, str(path) * (names.count(name) > 1))

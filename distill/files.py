@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from distill.errors import RunStopped, UserError
 
@@ -83,18 +83,43 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(text + "\n", "utf-8")
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, shape: Any = Any) -> Any:
     """Reads JSON.
 
+    Args:
+        shape: The type that it has to be of, such as a `TypedDict`; keys that it does not name
+            stay.
+
     Raises:
-        UserError: The file is missing or damaged.
+        UserError: The file is missing, damaged, or of another shape.
     """
     try:
-        return json.loads(path.read_text("utf-8"))
+        value = json.loads(path.read_text("utf-8"))
+        if shape is not Any:
+            TypeAdapter(shape).validate_python(value)
     except OSError as error:
         raise UserError(f"cannot read: {error.strerror}", str(path)) from None
-    except ValueError:
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(map(str, problem["loc"])) or "it"
+        what = f"not what is written here: {place}: {problem['msg']}"
+        raise UserError(what, str(path), "remove its folder, then repeat") from None
+    except (ValueError, RecursionError):
         raise UserError("damaged JSON", str(path), "remove its folder, then repeat") from None
+    return value
+
+
+def read_manifest(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file of a folder by its name.
+
+    Raises:
+        UserError: It is missing or damaged, or lists nothing, which no folder's does.
+    """
+    listed: dict[str, str] = read_json(folder / MANIFEST, dict[str, str])
+    if not listed:
+        hint = "remove its folder, then repeat"
+        raise UserError("lists no file", str(folder / MANIFEST), hint)
+    return listed
 
 
 def downloads() -> Path:
@@ -150,7 +175,7 @@ def amend_manifest(folder: Path, *changed: Path) -> None:
     is damaged itself stays so.
     """
     try:
-        known = read_json(folder / MANIFEST)
+        known = read_manifest(folder)
     except UserError:
         return
     parts = [path.relative_to(folder).as_posix() for path in changed]
@@ -168,7 +193,7 @@ def _hashes_below(folder: Path) -> dict[str, str]:
     names, written = lasting_files(folder), dict[str, str]()
     for place in (PurePosixPath(name) for name in names):
         if place.name == MANIFEST and str(place) not in written:
-            listed = read_json(folder / place)
+            listed = read_manifest((folder / place).parent)
             written |= {f"{place.parent}/{name}": digest for name, digest in listed.items()}
     return {
         name: written.get(name) or sha256_of(folder / name) for name in sorted({*names, *written})
@@ -182,7 +207,7 @@ def is_complete(folder: Path) -> bool:
 
 def verify_manifest(folder: Path) -> None:
     """Raises `UserError` for a file that is missing or differs from its hash."""
-    for name, digest in read_json(folder / MANIFEST).items():
+    for name, digest in read_manifest(folder).items():
         file = folder / name
         if not file.is_file() or sha256_of(file) != digest:
             hint = f"remove {folder} and repeat the command that made it"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from distill.cli.options import WORKERS, DeviceOpt, JsonOpt, WorkersOpt, examples, takes
+from distill.cli.options import WORKERS, DeviceOpt, JsonOpt, TrustOpt, WorkersOpt, examples, takes
 from distill.config import BenchConfig
 from distill.errors import UserError
 from distill.pipeline import stages
@@ -70,6 +70,7 @@ def bench_command(
         ),
     ],
     settings: Settings,
+    trust: TrustOpt = False,
     data: Annotated[
         Path | None, typer.Option("--data", help="Pictures for the clock that includes decoding.")
     ] = None,
@@ -91,7 +92,7 @@ def bench_command(
     if not paths:
         raise UserError("nothing to time", "distill bench", "name ONNX files or run directories")
     progress, pictures = Progress(), readable_pictures(data) if data else []
-    report = bench_speed(open_models(paths), config, progress, pictures)
+    report = bench_speed(open_models(paths, trust), config, progress, pictures)
     show_results(report)
     if out:
         write_results(report, out, progress)

@@ -40,6 +40,9 @@ JsonOpt = Annotated[bool, typer.Option("--json", help="End stdout with one JSON 
 UnlabelledOpt = Annotated[
     str | None, typer.Option("--unlabelled", help="Images for the teachers' term alone.")
 ]
+TrustOpt = Annotated[
+    bool, typer.Option("--trust", help="Run the module that a run directory may name.")
+]
 FindLrOpt = Annotated[bool, typer.Option("--find-lr", help="Range test instead of training.")]
 PresetOpt = Annotated[
     str | None, typer.Option("--preset", help="Of a plan: fast, balanced (default) or accurate.")

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from distill.cli.advice import say_error
-from distill.cli.options import JsonOpt, takes
+from distill.cli.options import JsonOpt, TrustOpt, takes
 from distill.errors import UserError, printable
 from distill.pipeline import stages
 from distill.pipeline.stages import Settings
@@ -23,13 +23,14 @@ def evaluate_command(
     data: Annotated[str, typer.Argument(help="Folder of class folders, or demo.")],
     settings: Settings,
     split: Annotated[str | None, typer.Option("--split", help="train, val or test.")] = None,
+    trust: TrustOpt = False,
 ) -> None:
     """Score a model on labelled images, with the thresholds that its file has."""
     from distill.pipeline.evaluate import evaluate
     from distill.report.results import Caution
     from distill.report.table import confusion_table, label_table, scores_line, show
 
-    scores = evaluate(model, data, split, settings.device, settings.workers, Progress())
+    scores = evaluate(model, data, split, settings.device, settings.workers, Progress(), trust)
     show(confusion_table(scores) if "confusion" in scores else label_table(scores))
     print(f"{scores['model']}: {scores_line(scores)}")
     for warning in scores["warnings"]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from distill.benchmarks.speed import bench_speed
 from distill.benchmarks.subjects import Model, onnx_model, run_model
 from distill.config import ModelConfig
@@ -23,7 +25,7 @@ def bench_experiment(experiment: Experiment) -> None:
         "options": config.model_dump(mode="json"),
         "files": {file.name: sha256_of(file) for file in exported},
     }
-    if place.is_file() and read_json(place).get("identity") == identity:
+    if place.is_file() and read_json(place, dict[str, Any]).get("identity") == identity:
         experiment.progress.say("bench: done before, kept")
         return
     student = chosen_student(experiment)

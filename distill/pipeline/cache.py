@@ -13,6 +13,7 @@ from distill.pipeline.experiment import Experiment
 from distill.pipeline.jobs import load_job
 from distill.pipeline.runs import student_runs, taught_by
 from distill.pipeline.train import begin
+from distill.teaching.cache import CacheFile
 from distill.teaching.cache_build import verify_cache
 from distill.training.job import Job
 from distill.training.teachers import build_caches, open_caches
@@ -70,7 +71,7 @@ def list_caches(out: Path) -> list[dict[str, Any]]:
     """The caches of an experiment: teacher, images, views begun, bytes, and all they depend on."""
     rows = []
     for file in sorted((out / "cache").glob("logits-*/cache.json")):
-        stored, shards = read_json(file), list(file.parent.glob("view-*.npy"))
+        stored, shards = read_json(file, CacheFile), list(file.parent.glob("view-*.npy"))
         rows.append(
             {
                 "teacher": stored["teacher"],

@@ -40,7 +40,7 @@ def expected_s(experiment: Experiment) -> dict[str, float]:
 def spent_s(out: Path) -> dict[str, float]:
     """Seconds that each stage took so far."""
     file = out / SECONDS
-    return dict(read_json(file)) if file.is_file() else {}
+    return dict(read_json(file, dict[str, float])) if file.is_file() else {}
 
 
 def record(experiment: Experiment) -> dict[str, Any]:

@@ -71,6 +71,7 @@ def evaluate(
     device: str,
     workers: int,
     progress: Progress,
+    trust: bool = False,
 ) -> dict[str, Any]:
     """The scores of `distill.scoring.metrics` with the model's thresholds, and what was left out.
 
@@ -83,13 +84,14 @@ def evaluate(
         split: `train`, `val` or `test`, of the source or, where that has no such split, of the
             model's experiment; None for the source's test split if there is one, else for every
             image.
+        trust: A run directory may name a module, which is run.
 
     Raises:
         UserError: A class that the model does not know, images of several labels for a model of
             one, no such split, or no readable image.
     """
     model = shipped_file(model)
-    opened = open_model(model, device)
+    opened = open_model(model, device, trust)
     source = open_source(location, opened.task)
     unknown = sorted({*source.classes} - {*opened.names})
     if unknown:
@@ -232,26 +234,29 @@ def true_labels(
     return matrix
 
 
-def open_model(model: Path, device: str) -> Model:
+def open_model(model: Path, device: str, trust: bool = False) -> Model:
     """A shipped file or a run directory, ready to answer.
 
     Raises:
-        UserError: Neither an ONNX file of ours nor a finished run directory.
+        UserError: Neither an ONNX file of ours nor a finished run directory; or one whose network
+            is a module, without `trust`.
     """
     if model.is_dir():
-        return _open_run(model, device)
+        return _open_run(model, device, trust)
     shipped = Predictor(model)
     return Model(shipped.names, shipped.task, shipped.spec, shipped.probs, shipped.tuned)
 
 
-def _open_run(folder: Path, device: str) -> Model:
+def _open_run(folder: Path, device: str, trust: bool) -> Model:
     import torch
 
     from distill.data.views.pixels import to_unit
     from distill.device import resolve_device
     from distill.models.inference import activate
-    from distill.training.run_directory import open_run
+    from distill.training.run_directory import check_trusted, open_run
 
+    if not trust:
+        check_trusted(folder)
     chosen = resolve_device(device)
     classifier = open_run(folder).load().to(chosen)
     contract = classifier.contract

@@ -19,7 +19,7 @@ from distill.data.unlabelled import prepare_unlabelled
 from distill.data.views.parameters import check_views
 from distill.data.workspace import Workspace
 from distill.errors import UserError
-from distill.files import MANIFEST, amend_manifest, atomic, is_complete, read_json, write_json
+from distill.files import amend_manifest, atomic, is_complete, read_manifest, write_json
 from distill.progress import Progress
 from distill.recipe import module_folders, write_toml
 from distill.training.imbalance import check_class_weights
@@ -102,7 +102,7 @@ class Experiment:
             stage = folder.parent.name.removesuffix("s")
             raise UserError("this run is not finished", str(folder), f"run `distill {stage}` first")
         known = self.opened.get(folder)
-        if known is None or known.hashes != read_json(folder / MANIFEST):
+        if known is None or known.hashes != read_manifest(folder):
             known = self.opened[folder] = open_run(folder)
         return known
 

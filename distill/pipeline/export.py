@@ -34,13 +34,14 @@ from distill.models.inference import predict_logits
 from distill.pipeline.experiment import Experiment
 from distill.pipeline.int8_training import int8_distillation
 from distill.pipeline.runs import chosen_student
+from distill.pipeline.stored import EXPORT, ExportFile
 from distill.report.threshold_plots import draw_thresholds
 from distill.scoring.metrics import score
 from distill.scoring.tasks import task_of
 from distill.scoring.thresholds import Tuned, tune
 from distill.training.run_directory import BEST
 
-RECORD, PLOTS = "export.json", "plots"
+PLOTS = "plots"
 # Whoever reads `mean` and `std` beside it may think that they are theirs to apply.
 DESCRIPTION = (
     "uint8 RGB pixels [batch, height, width, 3] in, resized as input_spec says; probabilities out: "
@@ -65,7 +66,7 @@ def export_student(experiment: Experiment) -> None:
     for key, target in targets.items():
         if not is_made(folder, record, key, target):
             record["targets"][key] = make_target(shipment, record, key, target)
-            write_json(folder / RECORD, record)
+            write_json(folder / EXPORT, record)
     write_manifest(folder, files_below(folder))
     amend_manifest(experiment.out, folder, experiment.out / PLOTS)
 
@@ -82,8 +83,8 @@ def identity_of(experiment: Experiment, name: str) -> Record:
 
 def open_record(folder: Path, identity: Record) -> Record:
     """`export.json` as far as it goes; a folder of another identity is emptied first."""
-    if (folder / RECORD).is_file():
-        record: Record = read_json(folder / RECORD)
+    if (folder / EXPORT).is_file():
+        record: Record = read_json(folder / EXPORT, ExportFile)
         if record["identity"] == identity:
             return record
     remove_folder(folder)

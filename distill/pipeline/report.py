@@ -20,6 +20,7 @@ from distill.models.inference import predict_logits
 from distill.pipeline.clock import record
 from distill.pipeline.experiment import Experiment
 from distill.pipeline.runs import all_runs, best_run
+from distill.pipeline.stored import EXPORT, BenchFile, FinishedExport
 from distill.report.results import Caution, ResultRow, Results
 from distill.report.warnings import cautions
 from distill.runtime.predict import Predictor
@@ -102,7 +103,7 @@ def with_speeds(results: Results, file: Path, main: str) -> Results:
 
 def _busy(file: Path) -> Iterator[Caution]:
     """What to say of timings on a machine that had other work."""
-    if file.is_file() and (percent := read_json(file)["env"]["cpu_busy_percent"]) > BUSY:
+    if file.is_file() and (percent := read_json(file, BenchFile)["env"]["cpu_busy_percent"]) > BUSY:
         yield Caution(
             kind="busy_machine",
             what=f"{percent:.0f} % of the cores were at work before the timings: speeds may be off",
@@ -140,7 +141,7 @@ def _onnx_rows(
         predictor = Predictor(file)
         probs[file.name] = run_on_pixels(predictor, data.test.pixels)
         tuned[file.name] = predictor.thresholds
-        export = read_json(file.parent / "export.json")
+        export = read_json(file.parent / EXPORT, FinishedExport)
         rows.append(
             ResultRow(
                 name=file.name,
@@ -170,7 +171,7 @@ def _speeds(file: Path) -> dict[tuple[str, str], Speed]:
     keys, alone = (*LATENCY, "size_bytes", "params"), "single_stream"
     return {
         (row["name"], row["engine"]): {key: row[key] for key in keys if key in row}
-        for row in read_json(file)["rows"]
+        for row in read_json(file, BenchFile)["rows"]
         if row["batch_size"] == 1
         and row["clock"] == "model"
         and row.get("scenario", alone) == alone

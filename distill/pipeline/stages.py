@@ -86,17 +86,18 @@ def reopen_experiment(folder: Path, overrides: list[str] | None, settings: Setti
     """The experiment that `distill run` or a training stage began in a directory."""
     from distill.files import read_json
     from distill.pipeline.experiment import PLAN, RECIPE
+    from distill.pipeline.stored import DATA, DataFile, PlanFile
     from distill.recipe import look_in
 
     recipe = folder / RECIPE
     if not recipe.is_file():
         raise UserError("not an experiment directory", str(folder), "name one with a recipe.toml")
-    known = read_json(folder / "data.json")
+    known = read_json(folder / DATA, DataFile)
     for place in known.get("modules", ()):
         look_in(Path(place))
     settings = replace(settings, out=folder, unlabelled=known.get("unlabelled", {}).get("location"))
     opened = open_experiment(str(recipe), overrides, known["location"], settings)
-    plan = read_json(folder / PLAN) if (folder / PLAN).is_file() else None
+    plan = read_json(folder / PLAN, PlanFile) if (folder / PLAN).is_file() else None
     return replace(opened, smoke=known["smoke"], plan=plan)
 
 

@@ -21,6 +21,7 @@ from distill.errors import UserError
 from distill.files import differing_keys, read_json
 from distill.models.origin import can_load
 from distill.pipeline.experiment import PLAN, RECIPE
+from distill.pipeline.stored import PlanFile
 from distill.planner.facts import Facts, look
 from distill.planner.forecast import Forecast, forecast
 from distill.planner.pace import Pace, load, take_pace
@@ -64,7 +65,7 @@ def kept_plan(request: Request, folder: Path, overwrite: bool = False) -> Plan |
     """
     if not (folder / PLAN).is_file():
         return None
-    record = read_json(folder / PLAN)
+    record = read_json(folder / PLAN, PlanFile)
     asked = request.describe(open_source(request.location, None))
     if record["asked"] == asked:
         return Plan(load_recipe(folder / RECIPE), record)

@@ -200,7 +200,7 @@ def timed_candidates(search: Search, place: Path) -> SearchReport:
         "cpu": env["cpu"],
         "onnxruntime": env["versions"]["onnxruntime"],
     }
-    before = read_json(place) if place.is_file() else {}
+    before = read_json(place, dict[str, Any]) if place.is_file() else {}
     if before.get("identity") == identity:
         search.base.progress.say("shapes: timed before, kept")
         main_score = task_of(recipe.data.task).main_score

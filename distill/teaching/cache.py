@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from distill.data.store import is_cut_short
 from distill.data.views.images import TrainingImages
@@ -39,6 +40,14 @@ MAX_VALUE = 6e4  # float16 ends at 65,504
 PROBES = 4  # images that a teacher is asked about to know it by
 DIRECTIONS = 4  # of its answers, each a number in the cache's name
 GRAIN = 0.01  # in standard deviations of its answers; kernels differ by a millionth (LOG)
+
+
+class CacheFile(TypedDict):
+    """What `cache.json` has."""
+
+    identity: dict[str, Any]
+    teacher: str
+    count: int
 
 
 class Shard(NamedTuple):
@@ -216,7 +225,7 @@ def open_cache(
     place = folder / f"logits-{digest[:16]}"
     cache = TeacherCache(place, identity, name, len(images), num_classes, top_k, features)
     if (place / "cache.json").is_file():
-        stored = read_json(place / "cache.json")
+        stored = read_json(place / "cache.json", CacheFile)
         if changed := differing_keys(stored["identity"], identity):
             what = f"the cache was changed by hand: {', '.join(changed)}"
             raise UserError(what, str(place), "remove this folder")

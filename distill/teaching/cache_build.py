@@ -21,7 +21,7 @@ from distill.files import differing_keys, read_json, write_json
 from distill.models.classifier import Classifier
 from distill.progress import Progress, span
 from distill.teaching.answers import Answers, Teacher
-from distill.teaching.cache import CacheReader, Shard, TeacherCache, complete_views
+from distill.teaching.cache import CacheFile, CacheReader, Shard, TeacherCache, complete_views
 
 TOLERANCE = 0.02  # of a logit, or of its size if that is larger: float16, and other kernels
 
@@ -118,7 +118,7 @@ def _check_room(cache: TeacherCache, todo: Sequence[Shard]) -> None:
 def _announce_others(cache: TeacherCache, progress: Progress) -> None:
     """Says why caches of the same teacher's name are of no use here."""
     for file in sorted(cache.folder.parent.glob("logits-*/cache.json")):
-        stored = read_json(file)
+        stored = read_json(file, CacheFile)
         changed = differing_keys(stored["identity"], cache.identity)
         if changed and stored["teacher"] == cache.name:
             progress.say(f"{cache.name}: {file.parent} is of other {', '.join(changed)}: not used")

@@ -13,16 +13,16 @@ from safetensors.torch import load_file, save
 from distill.config import ModelConfig
 from distill.errors import UserError
 from distill.files import (
-    MANIFEST,
     atomic,
     is_complete,
     lasting_files,
     read_json,
+    read_manifest,
     verify_manifest,
     write_json,
     write_manifest,
 )
-from distill.models.classifier import Classifier, Contract, build_classifier
+from distill.models.classifier import Classifier, Contract, build_classifier, split_name
 from distill.scoring.tasks import task_of
 from distill.training.selection import worth
 
@@ -94,14 +94,34 @@ def open_run(folder: Path) -> FinishedRun:
     """A run directory, its files compared with their hashes.
 
     Raises:
-        UserError: The run is not complete, or a file of it was changed.
+        UserError: The run is not complete, a file of it was changed, or it is none of ours.
     """
     if not is_complete(folder) or not (folder / CONTRACT).is_file():
         raise UserError(
             "not a finished run directory", str(folder), "name one with a manifest.json"
         )
     verify_manifest(folder)
-    return FinishedRun(folder, read_json(folder / MANIFEST))
+    run = FinishedRun(folder, read_manifest(folder))
+    hint = "name a run directory that `distill` wrote"
+    if missing := [name for name in PROMISED if name not in run.hashes]:
+        raise UserError(f"{missing[0]} is not in its manifest", str(folder), hint)
+    try:
+        ModelConfig.model_validate_json(json.dumps(run.config["run"]["model"]))
+        facts = run.contract, run.best_score, run.strategy, run.logit_adjustment
+        assert all(fact is not None for fact in facts)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
+        raise UserError(f"not what a run writes ({reason})", str(folder), hint) from None
+    return run
+
+
+def check_trusted(folder: Path) -> None:
+    """Raises `UserError` where opening a run would import a module that it names, which runs it."""
+    run = open_run(folder)
+    _, module, _ = split_name(run.config["run"]["model"]["name"])
+    if "." in module:
+        what = f"its network is the module {module}, which opening it would run"
+        raise UserError(what, str(folder), "add --trust if you know whose it is")
 
 
 def begin_run(

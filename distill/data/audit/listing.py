@@ -169,5 +169,5 @@ def kept_copies(
     place = cache / f"copies-{digest.hexdigest()[:16]}.json"
     if not place.is_file():
         write_json(place, {"copies": copy_groups(prints, features)})
-    copies: list[str] = read_json(place)["copies"]
+    copies: list[str] = read_json(place, dict[str, list[str]])["copies"]
     return copies
