@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-slow browser check kd-lib bench clean
+.PHONY: setup demo test test-slow hostile browser check kd-lib bench clean
 
 setup: $(READY)
 
@@ -22,6 +22,10 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
+
+# Campaigns of hostile input, an hour or more: HOSTILE_TRIES and HOSTILE_SEED choose others.
+hostile: $(READY)
+	OMP_NUM_THREADS=1 HOSTILE_TRIES=$${HOSTILE_TRIES:-300} $(BIN)/python -m pytest tests/robustness
 
 # Needs npm; Chromium comes from Debian's packages or, where there are none, from playwright.
 browser: $(READY)

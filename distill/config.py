@@ -22,10 +22,13 @@ from pydantic import (
 
 Interpolation = Literal["bilinear", "bicubic", "lanczos", "box", "hamming"]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-NonNegative = Annotated[float, Field(ge=0.0)]
-Positive = Annotated[float, Field(gt=0.0)]
-Count = Annotated[int, Field(ge=1)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+# Upper bounds are far beyond use; past them something runs without end, or out of memory.
+NonNegative = Annotated[float, Field(ge=0.0, le=1e6)]
+Positive = Annotated[float, Field(gt=0.0, le=1e6)]
+Count = Annotated[int, Field(ge=1, le=10_000_000)]
+Width = Annotated[int, Field(ge=1, le=8192)]
+Depth = Annotated[int, Field(ge=1, le=200)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 Jitter = Annotated[float, Field(ge=0.0, lt=1.0)]
 Hue = Annotated[float, Field(ge=0.0, le=0.5)]
 TaskName = Literal["single", "multi"]  # labels of an image: one, or any number
@@ -490,9 +493,9 @@ class Recipe(Options):
     """The images."""
     views: ViewsConfig = ViewsConfig()
     """Training views."""
-    teachers: tuple[RunConfig, ...] = ()
+    teachers: Annotated[tuple[RunConfig, ...], Field(max_length=100)] = ()
     """Each is trained; on the command line `teacher.KEY` reaches all of them."""
-    students: tuple[RunConfig, ...] = ()
+    students: Annotated[tuple[RunConfig, ...], Field(max_length=100)] = ()
     """Each is distilled; on the command line `student.KEY` reaches all of them."""
     random_forest: ForestConfig = ForestConfig()
     """The baseline without a network."""

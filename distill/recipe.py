@@ -218,8 +218,8 @@ def _toml(value: Any) -> str:
 
 def _read(file: Path) -> Table:
     try:
-        return tomllib.loads(file.read_text("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return tomllib.loads(file.read_text("utf-8-sig"))  # some editors begin with a mark
+    except (ValueError, RecursionError) as error:
         raise UserError(f"not valid TOML: {error}", str(file)) from None
 
 
@@ -322,7 +322,7 @@ def set_option(table: Table, override: str) -> None:
 def _parse(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # no TOML, a number without end, brackets in brackets
         return text
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from distill.config import Count, Fraction
+from distill.config import Fraction, Width
 from distill.config import Options as BaseOptions
 from distill.errors import UserError
 from distill.models import IMAGENET_MEAN, IMAGENET_STD, Channels
@@ -13,9 +13,9 @@ from distill.models import IMAGENET_MEAN, IMAGENET_STD, Channels
 class Options(BaseOptions):
     """What a recipe may set."""
 
-    width: tuple[Count, ...] = (16, 32, 64, 128)
+    width: tuple[Width, ...] = (16, 32, 64, 128)
     """Channels of each convolution; each is followed by a 2x2 max pool."""
-    hidden: Count = 128
+    hidden: Width = 128
     """Units of the layer before the head."""
     slope: Fraction = 0.01
     """Of LeakyReLU below zero."""

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
-from distill.config import Count, Fraction
+from distill.config import Depth, Fraction, Width
 from distill.config import Options as BaseOptions
 from distill.errors import UserError
 from distill.models import IMAGENET_MEAN, IMAGENET_STD, Channels
@@ -37,9 +37,9 @@ Kernel = Annotated[int, Field(ge=1, le=7), AfterValidator(_odd)]
 class Options(BaseOptions):
     """Shape of the network."""
 
-    width: tuple[Count, ...] = (16, 32, 64, 128)
+    width: tuple[Width, ...] = (16, 32, 64, 128)
     """Channels of each stage; the first is the stem."""
-    depth: tuple[Count, ...] = (1, 2, 2, 3)
+    depth: tuple[Depth, ...] = (1, 2, 2, 3)
     """Blocks of each stage."""
     stride: tuple[Stride, ...] = (2,)
     """Factor by which the first block of each stage lowers the resolution; one value is for all
@@ -53,7 +53,7 @@ class Options(BaseOptions):
     """Train each block as three branches; False trains the plain convolution that is deployed
     either way, in two thirds of the time.
     """
-    head_width: Annotated[int, Field(ge=0)] = 256
+    head_width: Annotated[int, Field(ge=0, le=8192)] = 256
     """Channels of a 1x1 convolution before pooling; 0 for none."""
     dropout: Fraction = 0.1
     """Before the linear head."""

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torchvision import models
 
-from distill.config import Count, Fraction
+from distill.config import Depth, Fraction
 from distill.config import Options as BaseOptions
 from distill.models import IMAGENET_MEAN, IMAGENET_STD, Channels
 from distill.models.origin import Origin, torch_origin
@@ -27,7 +27,7 @@ ENDS = (4, 5, 7, 8, 10, 11, 12, 13)  # how many of them end with fire module 1, 
 class Options(BaseOptions):
     """Which part of SqueezeNet it is."""
 
-    shrink: Count = 1
+    shrink: Depth = 1
     """Factor of an average pooling of the image; 2 makes the network four times as fast."""
     fires: Annotated[int, Field(ge=1, le=8)] = 7
     """Fire modules kept, of eight: 7 are 0.53 million parameters, 6 are 0.34."""

@@ -26,9 +26,23 @@ Overrides = Annotated[
 DATA_HELP = "Folder of class folders, manifest, or demo; more kinds in docs/data.md."
 DataOpt = Annotated[str, typer.Option("--data", help=DATA_HELP)]
 DataArg = Annotated[str, typer.Argument(help=DATA_HELP)]
+
+
+def out_path(text: str) -> Path:
+    """A path to write to; an empty name, such as that of a variable that is not set, is refused."""
+    if not text.strip():
+        raise typer.BadParameter("an empty name")
+    return Path(text)
+
+
 OutOpt = Annotated[
     Path | None,
-    typer.Option("--out", help="Directory; by default runs/ and the name of recipe or data."),
+    typer.Option(
+        "--out",
+        parser=out_path,
+        metavar="PATH",
+        help="Directory; by default runs/ and the name of recipe or data.",
+    ),
 ]
 DeviceOpt = Annotated[str, typer.Option("--device", help="auto, cpu, cuda[:n] or mps.")]
 SeedOpt = Annotated[int | None, typer.Option("--seed", help="Seed; by default the recipe's.")]

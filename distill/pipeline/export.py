@@ -29,6 +29,7 @@ from distill.files import (
     write_json,
     write_manifest,
 )
+from distill.lock import lock
 from distill.models.classifier import Classifier, deployed
 from distill.models.inference import predict_logits
 from distill.pipeline.experiment import Experiment
@@ -50,7 +51,17 @@ DESCRIPTION = (
 
 
 def export_student(experiment: Experiment) -> None:
-    """Makes those targets of the recipe that are not made yet, or of another student."""
+    """Makes those targets of the recipe that are not made yet, or of another student.
+
+    Another command that exports the same experiment is waited for.
+    """
+    waiting = "export: another process exports this experiment, waiting for that one to end"
+    experiment.out.mkdir(parents=True, exist_ok=True)
+    with lock(experiment.out / "export.lock", True, lambda: experiment.progress.say(waiting)):
+        _export_student(experiment)
+
+
+def _export_student(experiment: Experiment) -> None:
     folder, name = experiment.out / "export", chosen_student(experiment)
     targets = make_targets(experiment.recipe.export)
     record = open_record(folder, identity_of(experiment, name))

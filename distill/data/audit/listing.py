@@ -124,6 +124,19 @@ class Listing:
         return rows
 
 
+def _readable_few(source: Source, work: Workspace) -> list[Item]:
+    """A few images of each class, others in place of those that cannot be read."""
+    left = list(source.items)
+    while True:
+        few = limit_per_class(left, SMOKE_IMAGES)
+        if source.distinct:
+            return few
+        bad = take_fingerprints(source, few, work.cache, work.workers, lambda count: None).unreadable
+        if not bad or len(bad) == len(left):
+            return few
+        left = [item for item in left if item.name not in bad]
+
+
 def list_data(
     source: Source,
     data: DataConfig,
@@ -143,7 +156,7 @@ def list_data(
     Raises:
         UserError: It cannot be split; the message says why and what to do.
     """
-    items = limit_per_class(source.items, SMOKE_IMAGES) if smoke else list(source.items)
+    items = _readable_few(source, work) if smoke else list(source.items)
     prints, copies = None, [item.name for item in items]
     source_groups = [item.group for item in items]
     if always or not source.distinct:

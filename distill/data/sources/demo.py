@@ -9,6 +9,7 @@ from distill.data.sources import Item, Source
 from distill.errors import UserError
 
 DEFAULT_COUNT = 3000
+FEWEST, MOST = 30, 10_000_000
 
 
 def open_source(rest: str) -> Source:
@@ -16,11 +17,11 @@ def open_source(rest: str) -> Source:
 
     No two are of the same face, so there are no copies to look for.
     """
-    count = int(rest or DEFAULT_COUNT) if (rest or "0").isdecimal() else 0
-    if count < 30:
-        raise UserError(
-            "no usable number of images", f"demo:{rest}", "write demo:COUNT, 30 or more"
-        )
+    is_number = (rest or "0").isdecimal() and len(rest) <= len(str(MOST))
+    count = int(rest or DEFAULT_COUNT) if is_number else 0
+    if not FEWEST <= count <= MOST:
+        hint = f"write demo:COUNT, {FEWEST} to {MOST:,}"
+        raise UserError("no usable number of images", f"demo:{rest}", hint)
     names = [f"demo/{i:06d}" for i in range(count)]
     return Source(
         location=f"demo:{count}",

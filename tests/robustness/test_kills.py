@@ -1,0 +1,89 @@
+"""Commands that are killed, or asked to end, at any moment: repeated, they end as they would have."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file
+
+RECIPE = """
+[data]
+size = 16
+[[teachers]]
+name = "teacher"
+model = { name = "baseline_cnn", options = { width = [8, 8], hidden = 8 } }
+train = { epochs = 4 }
+[[students]]
+name = "student"
+model = { name = "compact", options = { width = [8, 8], depth = [1, 1], head_width = 0 } }
+strategy = { name = "feature" }
+train = { epochs = 6 }
+[export]
+targets = ["onnx_fp32"]
+[random_forest]
+trees = 3
+"""
+
+
+def start(folder: Path) -> subprocess.Popen:
+    (folder / "recipe.toml").write_text(RECIPE)
+    program = "from distill.cli import main; main()"
+    command = ["run", "recipe.toml", "--data", "demo:90", "--out", "run", "--no-bench"]
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *command],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> tuple[Path, float]:
+    """An experiment that nothing happened to, and the seconds that it took."""
+    folder, begun = tmp_path_factory.mktemp("whole"), time.monotonic()
+    _, err = (process := start(folder)).communicate()
+    assert process.returncode == 0, err
+    return folder / "run", time.monotonic() - begun
+
+
+def test_kills_at_random_moments_change_nothing(whole, tmp_path, hostile):
+    """Weights bit for bit, and no file that is not there without a kill."""
+    expected, seconds = whole
+    for rng in hostile.tries(3):
+        process = start(tmp_path)
+        time.sleep(rng.uniform(0.2, 0.95) * seconds)
+        process.kill()
+        process.communicate()
+    _, err = (process := start(tmp_path)).communicate()
+    assert process.returncode == 0, err
+    for run in ("teachers/teacher", "students/student"):
+        names = "best.safetensors"
+        found, before = (load_file(place / run / names) for place in (tmp_path / "run", expected))
+        assert all((found[key] == before[key]).all() for key in before)
+    listed = [
+        json.loads((place / "manifest.json").read_text()) for place in (tmp_path / "run", expected)
+    ]
+    assert listed[0].keys() == listed[1].keys()
+    assert not list((tmp_path / "run").rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
+def test_requests_to_end_are_alike(whole, tmp_path, name):
+    process = start(tmp_path)
+    time.sleep(0.6 * whole[1])
+    process.send_signal(getattr(signal, name))
+    _, err = process.communicate(timeout=60)
+    if process.returncode == 0:
+        pytest.skip("it was done before")
+    assert process.returncode == 130, err
+    assert err.splitlines()[-1] == "interrupted: repeat the command to continue"
+    assert not list(tmp_path.rglob("*.tmp"))

@@ -1,0 +1,93 @@
+"""Pictures that something happened to: answered, or said to be none; never anything else."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from distill import Predictor
+from distill.data.audit.fingerprints import take_fingerprints
+from distill.data.decode import UnreadableImageError, read_file, read_image
+from distill.data.sources import Item, Source
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "TGA")
+
+
+def encoded(format_: str) -> bytes:
+    pixels = np.random.default_rng(0).integers(0, 256, (37, 53, 3), dtype=np.uint8)
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, format_)
+    return content.getvalue()
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_mutated_pictures_are_pictures_or_none(format_, tiny_onnx, hostile):
+    predictor, whole = Predictor(tiny_onnx), encoded(format_)
+    for rng in hostile.tries(40):
+        content = hostile.mutated(whole, rng)
+        try:
+            (prediction,) = predictor.predict(content)
+        except UnreadableImageError:
+            continue
+        assert sum(prediction.probs.values()) == pytest.approx(1.0, abs=1e-3)
+    assert predictor.predict(whole)[0].prob > 0
+    items = [Item(str(number), 0) for number in range(8)]
+    contents = [hostile.mutated(whole, rng) for rng in list(hostile.tries(8))[:8]]
+    source = Source("x", ("a", "b"), tuple(items), lambda item: contents[int(item.name)], "")
+    prints = take_fingerprints(source, items, None, 1, lambda count: None)
+    assert set(prints.unreadable) == {
+        item.name for item, good in zip(items, prints.readable, strict=True) if not good
+    }
+
+
+def test_bytes_of_another_kind_start_no_program(tmp_path):
+    """EPS in a .jpg had Pillow start Ghostscript."""
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
+    for content in (eps, b"%PDF-1.4\n", b"<svg/>", b"P9\n", b"GIF89a", b""):
+        with pytest.raises(UnreadableImageError, match="UnidentifiedImageError"):
+            read_image(content)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_what_is_no_file_is_none(tmp_path, distill, tiny_onnx, write_images):
+    """A pipe was waited for without end, a sparse file of 8 GB read for a minute."""
+    folder = write_images(tmp_path / "pictures", ["a.jpg", "b.jpg"])
+    os.mkfifo(folder / "pipe.jpg")
+    (folder / "folder.jpg").mkdir()
+    with (folder / "sparse.jpg").open("wb") as file:
+        file.truncate(8 * 2**30)
+    (folder / "lost.jpg").symlink_to(folder / "nowhere.jpg")
+    status, out, err = distill("predict", tiny_onnx, folder)
+    assert status == 2
+    assert len(out.splitlines()) == 2
+    assert "sparse.jpg" in err
+    assert "8,589,934,592 bytes" in err
+    assert "lost.jpg" in err
+    assert "2 of 4 pictures could not be read" in err
+    status, _, err = distill("predict", tiny_onnx, folder / "pipe.jpg")
+    assert status == 2
+    assert "a pipe or a device" in err
+    with pytest.raises(UnreadableImageError, match="a folder"):
+        read_file(folder / "folder.jpg")
+
+
+@pytest.mark.parametrize(
+    ("mode", "size"), [("I;16", (4000, 4000)), ("L", (1, 40_000)), ("1", (100_000, 1))]
+)
+def test_memory_stays_bounded(mode, size, tmp_path):
+    """16-bit pictures were widened to 64 bits: 3.6 GB for 348 kB."""
+    resource = pytest.importorskip("resource")
+    array = np.zeros(size[::-1], np.uint16 if mode == "I;16" else np.uint8)
+    file = tmp_path / "large.png"
+    image = Image.fromarray(array)
+    (image.convert("1") if mode == "1" else image).save(file)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with contextlib.suppress(UnreadableImageError):
+        read_image(file)
+    grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    assert grown < 10 * size[0] * size[1] + 64 * 2**20

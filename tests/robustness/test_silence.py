@@ -1,0 +1,102 @@
+"""Nothing is sent to anybody: no command opens a connection beyond this machine."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from distill.environment import SILENCE
+
+# A connection or datagram to an address of the internet; loopback is this machine.
+OUTSIDE = re.compile(r"(?:connect|sendto|sendmsg|sendmmsg)\(.*AF_INET6?.*")
+LOOPBACK = re.compile(r'"127\.|"::1"|"::ffff:127\.')
+
+
+def sent(command: list[str], folder: Path, **variables: str) -> list[str]:
+    """What a command and its children try to send beyond this machine, by strace."""
+    log = folder / "strace.log"
+    environment = {k: v for k, v in os.environ.items() if k not in SILENCE}
+    calls = "trace=connect,sendto,sendmsg,sendmmsg"
+    done = subprocess.run(
+        ["strace", "-f", "-qq", "-e", calls, "-o", str(log), *command],
+        cwd=folder,
+        env={**environment, **variables},
+        capture_output=True,
+        text=True,
+    )
+    if "PTRACE" in done.stderr or "ptrace" in done.stderr:
+        pytest.skip("strace may not trace here")
+    assert done.returncode == 0, done.stderr
+    lines = log.read_text(errors="replace").splitlines()
+    return [line for line in lines if OUTSIDE.search(line) and not LOOPBACK.search(line)]
+
+
+needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+
+
+@needs_strace
+def test_what_is_sent_is_seen(tmp_path):
+    """So that the tests below can fail."""
+    program = "import socket; socket.socket(type=socket.SOCK_DGRAM).connect(('192.0.2.1', 53))"
+    assert sent([sys.executable, "-c", program], tmp_path)
+
+
+@needs_strace
+def test_predictions_ask_nobody(tiny_onnx, write_images, tmp_path):
+    """For longer than usage events are gathered: onnxruntime's wheels upload them by default."""
+    picture = write_images(tmp_path, ["a.jpg"]) / "a.jpg"
+    program = (
+        "import time\nfrom distill import Predictor\n"
+        f"model = Predictor({str(tiny_onnx)!r})\n"
+        "end = time.monotonic() + 30\n"
+        "while time.monotonic() < end:\n"
+        f"    model.predict({str(picture)!r})\n    time.sleep(0.2)\n"
+    )
+    assert sent([sys.executable, "-c", program], tmp_path) == []
+
+
+@needs_strace
+def test_a_whole_run_and_its_workers_ask_nobody(tmp_path):
+    program = "from distill.cli import main; main()"
+    recipe = "students/compact_demo.toml"
+    command = ["run", recipe, "--data", "demo:60", "--out", "run", "--smoke", "data.size=32"]
+    assert sent([sys.executable, "-c", program, *command], tmp_path) == []
+
+
+def test_whoever_wants_to_tell_may(monkeypatch):
+    """What the user has set stays."""
+    program = "import os, distill; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    environment = {k: v for k, v in os.environ.items() if k not in SILENCE}
+    for given, expected in (({}, "1"), ({"ORT_DISABLE_TELEMETRY": "0"}, "0")):
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env={**environment, **given},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.strip() == expected
+
+
+def test_the_silence_comes_before_onnxruntime():
+    program = (
+        "import sys\n"
+        "class Watch:\n"
+        "    def find_spec(self, name, *rest):\n"
+        "        import os\n"
+        "        if name == 'onnxruntime': print(os.environ.get('ORT_DISABLE_TELEMETRY'))\n"
+        "sys.meta_path.insert(0, Watch())\n"
+        "import distill.runtime.predict\n"
+        "import onnxruntime\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if k not in SILENCE}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["1"]
