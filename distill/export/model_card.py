@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -36,6 +37,11 @@ networks, a class activation map; all else is in their metadata."""
 HUB_FILES = """ `onnx/` holds the same networks
 with normalised `pixel_values` in and `logits` out. `model.safetensors` has the weights as trained.
 """
+
+
+def plain(text: str) -> str:
+    """A text of somebody else's as Markdown shows it: no link, tag or cell of a table."""
+    return re.sub(r"([\\`*\[\]<>|])", r"\\\1", text)
 
 
 def hub_card(student: str, files: Sequence[Record]) -> str:
@@ -84,7 +90,7 @@ def experiment_card(results: Results, metadata: Record) -> str:
         for row in results.rows
         if row.test is not None and (row.kind != "student")
     }
-    warnings = [f"- {caution.what}. Fix: {caution.fix}." for caution in results.warnings]
+    warnings = [f"- {plain(caution.what)}. Fix: {plain(caution.fix)}." for caution in results.warnings]
     lines = [
         *_head(shipped, metadata, scored[shipped], "test", "onnx"),
         *(["## Warnings", "", *warnings, ""] if warnings else []),
@@ -136,9 +142,9 @@ def _head(name: str, metadata: Record, scores: Scores, split: str, library: str)
         "",
         f"# {name}",
         "",
-        f"An image classifier of {len(names)} {kind}: {', '.join(names)}. Trained with "
+        f"An image classifier of {len(names)} {kind}: {plain(', '.join(names))}. Trained with "
         f"`{metadata['strategy']}` by {metadata['producer']}. Licence: "
-        f"{metadata['license'] or 'not stated'}.",
+        f"{plain(metadata['license']) or 'not stated'}.",
         "",
     ]
 
@@ -148,7 +154,7 @@ def _scores_table(scored: Mapping[str, Scores]) -> list[str]:
     rows = {key: [scores.get(key) for scores in scored.values()] for key in SHOWN}
     for name in next(iter(scored.values()))["per_class_recall"]:
         recalls = [scores["per_class_recall"].get(name) for scores in scored.values()]
-        rows[f"recall of {name}"] = recalls
+        rows[f"recall of {plain(name)}"] = recalls
     return [
         f"| score | {' | '.join(scored)} |",
         f"| --- |{' ---: |' * len(scored)}",

@@ -1,4 +1,4 @@
-"""Commands that are killed, or asked to end, at any moment: repeated, they end as they would have."""
+"""Commands that are killed, or asked to end, at any moment: repeated, they end as ever."""
 
 from __future__ import annotations
 
@@ -69,10 +69,10 @@ def test_kills_at_random_moments_change_nothing(whole, tmp_path, hostile):
         names = "best.safetensors"
         found, before = (load_file(place / run / names) for place in (tmp_path / "run", expected))
         assert all((found[key] == before[key]).all() for key in before)
-    listed = [
+    found, before = (
         json.loads((place / "manifest.json").read_text()) for place in (tmp_path / "run", expected)
-    ]
-    assert listed[0].keys() == listed[1].keys()
+    )
+    assert found.keys() == before.keys()
     assert not list((tmp_path / "run").rglob("*.tmp"))
 
 
