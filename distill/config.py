@@ -23,8 +23,8 @@ from pydantic import (
 Interpolation = Literal["bilinear", "bicubic", "lanczos", "box", "hamming"]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 # Upper bounds are far beyond use; past them something runs without end, or out of memory.
-NonNegative = Annotated[float, Field(ge=0.0, le=1e6)]
-Positive = Annotated[float, Field(gt=0.0, le=1e6)]
+NonNegative = Annotated[float, Field(ge=0.0, le=1e30)]
+Positive = Annotated[float, Field(gt=0.0, le=1e30)]
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
 Width = Annotated[int, Field(ge=1, le=8192)]
 Depth = Annotated[int, Field(ge=1, le=200)]

@@ -143,7 +143,7 @@ def sha256_of(path: Path) -> str:
 
 def checksum(array: NDArray[Any], before: int = 0) -> int:
     """CRC-32 of an array's bytes, behind those of another's: tells what a disk got wrong."""
-    return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8), before)
+    return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, before)
 
 
 def files_below(folder: Path) -> list[str]:

@@ -47,7 +47,9 @@ def models(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp("run")
     save_weights(classifier, folder / "best.safetensors")
     write_json(folder / "contract.json", classifier.contract.model_dump(mode="json"))
-    write_json(folder / "config.json", {"run": {"model": config.model_dump(mode="json")}})
+    run = {"model": config.model_dump(mode="json"), "strategy": {"name": "supervised"}, "train": {}}
+    write_json(folder / "config.json", {"run": run})
+    (folder / "metrics.jsonl").write_text("{}\n")
     write_manifest(folder, files_below(folder))
     file = folder.parent / f"{request.param}.onnx"
     described = {

@@ -108,17 +108,17 @@ def test_files_that_hold_no_picture() -> None:
     assert not prints.hashes[1:].any()
 
 
-def test_a_file_that_vanished_has_no_hash(tmp_path: Path) -> None:
+def test_a_file_that_vanished_is_no_unreadable_picture(tmp_path: Path) -> None:
+    """What cannot be read at this moment is not remembered."""
     source = replace(source_of([b""]), read=lambda item: (tmp_path / item.name).read_bytes())
-    prints = take_fingerprints(source, source.items, None, 1, lambda count: None)
-    assert prints.sha256 == ("",)
-    assert list(prints.unreadable) == ["0"]
+    with pytest.raises(FileNotFoundError):
+        take_fingerprints(source, source.items, tmp_path, 1, lambda count: None)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_picture_that_training_refuses_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """A JPEG that is decoded small must not slip below the limit that the whole one is above."""
     monkeypatch.setattr(decode, "MAX_PIXELS", 10**6)
-    monkeypatch.setattr(fingerprints, "MAX_PIXELS", 10**6)
     prints = look([encoded(face(0).resize((1200, 1000)), "JPEG"), encoded(face(0))])
     assert prints.readable.tolist() == [False, True]
 

@@ -75,9 +75,10 @@ def test_images_are_what_a_direct_read_gives(image_folder: Path, tmp_path: Path)
 
 
 def test_unreadable_files_are_listed_and_leave_no_gap(image_folder: Path, tmp_path: Path) -> None:
-    """No picture, half of one, and a file that vanished after the listing; all are counted."""
-    source, counts = open_source(str(image_folder)), list[int]()
+    """No picture, half of one, and a link that leads nowhere; all are counted."""
     (image_folder / "cat" / "0.jpg").unlink()
+    (image_folder / "cat" / "0.jpg").symlink_to("nowhere")
+    source, counts = open_source(str(image_folder)), list[int]()
     (image_folder / "cat" / "3.jpg").write_bytes(b"no picture")
     whole = (image_folder / "dog" / "5.jpg").read_bytes()
     (image_folder / "dog" / "5.jpg").write_bytes(whole[: len(whole) // 2])

@@ -10,7 +10,7 @@ from distill.data.decode import InputSpec
 from distill.errors import UserError
 from distill.models import Contract
 from distill.scoring.tasks import task_of
-from distill.training.run_directory import open_run
+from distill.training.run_directory import FinishedRun
 from distill.training.selection import check_task, chosen_score, validation_row, worth
 
 SINGLE = {"top1": 90.0, "macro_f1": 80.0, "macro_recall": 70.0, "worst_recall": 60.0, "nll": 0.5}
@@ -89,6 +89,5 @@ def test_a_runs_main_score_is_that_of_the_kept_epoch(select, tmp_path: Path) -> 
     (tmp_path / "config.json").write_text(json.dumps({"run": {"train": {"select": select}}}))
     contract = Contract(input_spec=InputSpec(height=8, width=8), input_size=8, names=("a", "b"))
     (tmp_path / "contract.json").write_text(contract.model_dump_json())
-    (tmp_path / "manifest.json").write_text("{}")
     kept = names.index("top1" if select == "auto" else select)
-    assert open_run(tmp_path).best_score == (99.0 if kept == 0 else 20.0 + kept)
+    assert FinishedRun(tmp_path, {}).best_score == (99.0 if kept == 0 else 20.0 + kept)

@@ -324,9 +324,7 @@ def test_depthwise_networks_train_channels_last_on_a_cpu():
 
     depthwise = Sequential(Conv2d(3, 8, 3), Conv2d(8, 8, 3, groups=8))
     assert memory_format(depthwise, CPU) == torch.channels_last
-    assert (
-        memory_format(Sequential(Conv2d(3, 8, 3), Conv2d(8, 8, 3)), CPU) == torch.contiguous_format
-    )
+    assert memory_format(Sequential(Conv2d(3, 8, 3), Conv2d(8, 8, 3)), CPU) == torch.channels_last
     on_image = Sequential(Conv2d(3, 8, 1, stride=2), Conv2d(8, 8, 3, groups=8))
     assert memory_format(on_image, CPU) == torch.contiguous_format
     assert memory_format(on_image, torch.device("cuda")) == torch.channels_last

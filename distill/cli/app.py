@@ -220,13 +220,12 @@ def of_system(error: ImportError | MemoryError | OSError) -> DistillError:
         if package not in TRAINING_PACKAGES:
             raise error
         if isinstance(error, ModuleNotFoundError):
-            hint = "pip install 'distillate[all]'"
-            return UserError(f"this command needs {package}", hint=hint)
+            return UserError(f"this command needs {package}", hint="pip install 'distillate[all]'")
         reason = (str(error).splitlines() or ["no reason given"])[0]
         return RunStopped(f"{package} cannot be loaded ({reason})", hint="give it more memory")
     if error.errno in NO_SPACE:
         return no_space(error.filename)
-    what, where = error.strerror or str(error), error.filename and str(error.filename)
+    what, where = str(error.strerror or error), str(error.filename) if error.filename else None
     if hint := PATH_ERRORS.get(error.errno or 0):
         return UserError(what, where, hint)
     return RunStopped(what, where, SYSTEM_ERRORS.get(error.errno or 0, "repeat the command"))

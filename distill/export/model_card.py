@@ -90,7 +90,9 @@ def experiment_card(results: Results, metadata: Record) -> str:
         for row in results.rows
         if row.test is not None and (row.kind != "student")
     }
-    warnings = [f"- {plain(caution.what)}. Fix: {plain(caution.fix)}." for caution in results.warnings]
+    warnings = [
+        f"- {plain(caution.what)}. Fix: {plain(caution.fix)}." for caution in results.warnings
+    ]
     lines = [
         *_head(shipped, metadata, scored[shipped], "test", "onnx"),
         *(["## Warnings", "", *warnings, ""] if warnings else []),

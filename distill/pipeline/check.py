@@ -181,7 +181,7 @@ def show_listing(listing: Listing) -> None:
     for line in finding_lines(listing.findings, most=3):
         print(printable(line))
     for line in listing.advice():
-        print(line)
+        print(printable(line))
 
 
 def write_down(listing: Listing, record: dict[str, Any], out: Path, overwrite: bool) -> None:

@@ -16,6 +16,7 @@ from distill.data.audit.findings import KINDS, Finding
 from distill.data.audit.listing import Listing
 from distill.data.decode import UnreadableImageError, read_image
 from distill.data.sources import SPLITS, Item
+from distill.errors import RunStopped
 from distill.files import atomic
 
 Findings = Sequence[Finding]
@@ -108,7 +109,7 @@ class _Pictures:
     def _picture(self, item: Item) -> str:
         try:
             image = read_image(self._listing.source.read(item))
-        except UnreadableImageError:
+        except (UnreadableImageError, OSError, RunStopped):
             return "no picture"
         image.thumbnail((SIDE, SIDE))
         content = io.BytesIO()

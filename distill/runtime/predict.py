@@ -202,10 +202,12 @@ def read_metadata(session: Any, path: Path) -> dict[str, Any]:
     try:
         _Metadata.model_validate_json(json.dumps({key: metadata[key] for key in REQUIRED}))
     except (ValidationError, ValueError) as error:
-        found = error.errors()[0] if isinstance(error, ValidationError) else {}
-        key = ".".join(str(place) for place in found.get("loc", ()))
-        reason = f"{key} {found.get('msg', error)}".strip().removeprefix("Value error, ")
-        raise UserError(f"its metadata makes no sense ({reason})", str(path), hint) from None
+        reason = str(error)
+        if isinstance(error, ValidationError):
+            problem = error.errors()[0]
+            key = ".".join(str(place) for place in problem["loc"])
+            reason = f"{key} {problem['msg']}".strip().removeprefix("Value error, ")
+        raise UserError(f"its metadata makes no sense, {reason}", str(path), hint) from None
     return metadata
 
 

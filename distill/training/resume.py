@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -33,12 +34,11 @@ def stored_state(
     """
     if not (folder / STATE).is_file():
         return None
+    content = io.BytesIO((folder / STATE).read_bytes())
     try:
-        state = torch.load(folder / STATE, map_location=device or "cpu", weights_only=True)
+        state = torch.load(content, map_location=device or "cpu", weights_only=True)
         _check(folder, state)
-    except OSError as error:
-        if not isinstance(error, FileNotFoundError):
-            raise  # a disk that cannot be read just now is no damage
+    except FileNotFoundError as error:
         reason = f"{Path(str(error.filename)).name} is missing"
     except Exception as error:  # bad bytes make unpicklers raise nearly every built-in type
         reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
@@ -58,7 +58,7 @@ def _check(folder: Path, state: Any) -> None:
             raise ValueError(f"{ROWS} has another epoch in line {number + 1}")
     if len(lines) <= state["epoch"]:
         raise ValueError(f"{ROWS} ends too soon")
-    best_epoch = state.get("best_epoch", state["epoch"])
+    best_epoch: int = state["best_epoch"] if "best_epoch" in state else state["epoch"]
     if best_epoch >= 0:
         waiting = waiting_weights(folder, best_epoch)
         with safe_open(waiting if waiting.is_file() else folder / BEST, "pt"):

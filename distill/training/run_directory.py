@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from distill.config import ModelConfig
@@ -61,11 +62,19 @@ class FinishedRun:
 
     @property
     def best_score(self) -> float:
-        """The task's main validation score of the kept epoch, in percent."""
-        select, task = self.config["run"]["train"]["select"], self.contract.task
-        validated = [row for row in self.rows if "val/loss" in row]
-        kept = max(validated, key=lambda row: worth(row, select, task))
-        return float(kept[f"val/{task_of(task).main_score}"])
+        """The task's main validation score of the kept epoch, in percent.
+
+        Raises:
+            UserError: No epoch has one.
+        """
+        try:
+            select, task = self.config["run"]["train"]["select"], self.contract.task
+            validated = [row for row in self.rows if "val/loss" in row]
+            kept = max(validated, key=lambda row: worth(row, select, task))
+            return float(kept[f"val/{task_of(task).main_score}"])
+        except (LookupError, TypeError, ValueError):
+            hint = "train it again"
+            raise UserError("no epoch has a score", str(self.folder / ROWS), hint) from None
 
     @property
     def weights_sha256(self) -> str:
@@ -83,11 +92,19 @@ class FinishedRun:
         return float(self.config["run"]["train"].get("logit_adjustment", 0.0))
 
     def load(self) -> Classifier:
-        """The model with the kept weights, in evaluation mode."""
+        """The model with the kept weights, in evaluation mode.
+
+        Raises:
+            UserError: They are of another network, or no weights.
+        """
         table = json.dumps(self.config["run"]["model"])
         model, contract = ModelConfig.model_validate_json(table), self.contract
         built = build_classifier(model, contract.names, contract.input_spec, False, contract.task)
-        return load_weights(built, self.folder / BEST).eval()
+        try:
+            return load_weights(built, self.folder / BEST).eval()
+        except (SafetensorError, RuntimeError) as error:
+            what = f"weights that do not fit ({(str(error).splitlines() or [''])[0][:100]})"
+            raise UserError(what, str(self.folder / BEST), "train it again") from None
 
 
 def open_run(folder: Path) -> FinishedRun:
@@ -107,7 +124,7 @@ def open_run(folder: Path) -> FinishedRun:
         raise UserError(f"{missing[0]} is not in its manifest", str(folder), hint)
     try:
         ModelConfig.model_validate_json(json.dumps(run.config["run"]["model"]))
-        facts = run.contract, run.best_score, run.strategy, run.logit_adjustment
+        facts = run.contract, run.rows, run.strategy, run.logit_adjustment
         assert all(fact is not None for fact in facts)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:100]

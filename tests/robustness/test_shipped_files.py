@@ -17,6 +17,7 @@ def with_metadata(path, to, change):
     model = onnx.load(path)
     metadata = {prop.key: json.loads(prop.value) for prop in model.metadata_props}
     changed = change(metadata)
+    changed = changed if isinstance(changed, dict) else {}
     onnx.helper.set_model_props(
         model,
         {k: v if isinstance(v, str) and k == "raw" else json.dumps(v) for k, v in changed.items()},

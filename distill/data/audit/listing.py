@@ -131,7 +131,9 @@ def _readable_few(source: Source, work: Workspace) -> list[Item]:
         few = limit_per_class(left, SMOKE_IMAGES)
         if source.distinct:
             return few
-        bad = take_fingerprints(source, few, work.cache, work.workers, lambda count: None).unreadable
+        bad = take_fingerprints(
+            source, few, work.cache, work.workers, lambda count: None
+        ).unreadable
         if not bad or len(bad) == len(left):
             return few
         left = [item for item in left if item.name not in bad]
