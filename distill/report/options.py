@@ -22,6 +22,7 @@ PLUGINS = (
 )
 SKIPPED = ("teachers",)  # the same as students
 ROLES = ("teacher", "teachers", "student", "students")
+BEYOND = 1e6  # from which on a bound only keeps things from running without end
 UNITS = {
     "integer": "whole number",
     "number": "number",
@@ -120,7 +121,7 @@ def values_of(field: dict[str, Any], defs: dict[str, Any]) -> str:
             ("maximum", "≤"),
             ("exclusiveMaximum", "<"),
         )
-        if key in field
+        if key in field and field[key] < BEYOND
     ]
     return " ".join([UNITS.get(kind, kind), *bounds])
 
