@@ -117,7 +117,7 @@ def read_image(source: str | Path | bytes | Image.Image) -> Image.Image:
         image = open_image(source)
         image.load()
         return _to_rgb(ImageOps.exif_transpose(image))
-    except UnreadableImageError:
+    except (UnreadableImageError, MemoryError):
         raise
     except Exception as error:  # Pillow's plug-ins raise nearly every built-in type on bad bytes
         raise _unreadable(error) from None
@@ -132,7 +132,7 @@ def open_image(source: str | Path | bytes | Image.Image) -> Image.Image:
     """
     try:
         image = source if isinstance(source, Image.Image) else _open(source)
-    except UnreadableImageError:
+    except (UnreadableImageError, MemoryError):
         raise
     except Exception as error:  # as above
         raise _unreadable(error) from None

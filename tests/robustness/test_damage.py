@@ -230,3 +230,79 @@ def test_names_that_move_the_cursor_are_shown_as_escapes(
     status, _, err = distill("check", folder)
     assert status == 2
     assert "characters that do not show" in err
+
+
+def test_memory_that_is_short_is_no_property_of_a_picture(image_folder, tmp_path, monkeypatch):
+    from PIL import Image
+
+    from distill.data.audit.fingerprints import take_fingerprints
+
+    source = open_source(str(image_folder))
+
+    def short(self: Image.Image) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("PIL.JpegImagePlugin.JpegImageFile.load", short)
+        with pytest.raises(MemoryError):
+            take_fingerprints(source, source.items, tmp_path, 1, lambda count: None)
+    prints = take_fingerprints(source, source.items, tmp_path, 1, lambda count: None)
+    assert prints.readable.all()
+
+
+def test_what_the_interpreter_lacks_is_one_line(distill, monkeypatch):
+    for error, words in (
+        (MemoryError(), "out of memory"),
+        (ImportError("cannot allocate memory in static TLS", name="torch._C"), "torch cannot be"),
+        (ModuleNotFoundError("No module", name="timm"), "needs timm"),
+    ):
+
+        def fails(*arguments: object, error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr("distill.pipeline.stages.run_stages", fails)
+        status, _, err = distill("run", "students/compact_demo.toml", "--data", "demo:60")
+        assert status in (2, 3)
+        assert len(err.splitlines()) == 1
+        assert words in err
+
+
+def test_a_smoke_run_takes_pictures_that_can_be_read(write_images, tmp_path):
+    """It took the first twelve by hash, readable or not."""
+    from distill.config import DataConfig
+    from distill.data.prepare import prepare_data
+    from distill.data.workspace import Workspace
+
+    names = [f"{label}/{number}.jpg" for label in ("cat", "dog") for number in range(40)]
+    folder = write_images(tmp_path / "images", names)
+    for number in range(25):
+        (folder / "cat" / f"{number}.jpg").write_bytes(b"no picture")
+    work = Workspace(tmp_path / "cache", 1, QUIET)
+    data = prepare_data(str(folder), DataConfig(size=16), ViewsConfig(), 0, work, True)
+    labels = np.concatenate([split.labels for split in data.splits.values()])
+    assert np.bincount(labels).tolist() == [12, 12]
+
+
+def test_two_exports_of_an_experiment_wait_for_each_other(make_experiment, tmp_path, monkeypatch):
+    import threading
+
+    from distill.pipeline import export
+
+    experiment = make_experiment(tmp_path / "out", "single", targets=({"name": "onnx_fp32"},))
+    inside, most = [], []
+    begin = export._export_student
+
+    def watched(experiment) -> None:
+        inside.append(1)
+        most.append(len(inside))
+        begin(experiment)
+        inside.pop()
+
+    monkeypatch.setattr(export, "_export_student", watched)
+    threads = [threading.Thread(target=export.export_student, args=(experiment,)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1, 1]
+    assert (tmp_path / "out" / "export" / "student.fp32.onnx").is_file()
