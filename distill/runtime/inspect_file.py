@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.files import sha256_of
-from distill.runtime.predict import metadata_of, open_session
+from distill.runtime.predict import ends_of, metadata_of, open_session
 
 Record = dict[str, Any]
 KEYS = ("task", "precision", "strategy", "thresholds", "mean", "std", "license", "producer")
@@ -26,12 +26,13 @@ def describe_file(file: Path) -> Record:
         UserError: No such file, or onnxruntime cannot read it.
     """
     session = open_session(file)
+    inputs, outputs = ends_of(session, file)
     record = {
         "file": str(file),
         "size_bytes": file.stat().st_size,
         "sha256": sha256_of(file),
-        "inputs": [_tensor(value) for value in session.get_inputs()],
-        "outputs": [_tensor(value) for value in session.get_outputs()],
+        "inputs": inputs,
+        "outputs": outputs,
         "metadata": metadata_of(session),
     }
     try:
@@ -80,8 +81,8 @@ def lines_of(record: Record) -> list[str]:
         rows.append(("quantised", _counts(graph["qdq"]) if "qdq" in graph else "no"))
     else:
         rows.append(("graph", "to see operators and weights: pip install onnx"))
-    names = metadata.get("names", [])
-    if names:
+    names = metadata.get("names")
+    if isinstance(names, list) and names and all(isinstance(name, str) for name in names):
         more = f", and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
         rows.append(("classes", f"{len(names)}: {', '.join(names[:MOST_NAMES])}{more}"))
     else:
@@ -91,10 +92,6 @@ def lines_of(record: Record) -> list[str]:
             rows.append((key, _value(metadata[key])))
     width = max(len(name) for name, _ in rows)
     return [f"{name.ljust(width)}  {value}" for name, value in rows]
-
-
-def _tensor(value: Any) -> Record:
-    return {"name": value.name, "type": value.type, "shape": list(value.shape)}
 
 
 def _ends(value: Record) -> str:

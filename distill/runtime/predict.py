@@ -218,8 +218,9 @@ def read_spec(session: Any, metadata: dict[str, Any], path: Path) -> InputSpec:
         UserError: The input is not uint8 `image` of the size that the metadata says, or what it
             answers to a grey picture is not a probability per class.
     """
-    ends = {value.name: value.type for value in (*session.get_inputs(), *session.get_outputs())}
-    shape = list(session.get_inputs()[0].shape[1:])
+    inputs, outputs = ends_of(session, path)
+    ends = {value["name"]: value["type"] for value in (*inputs, *outputs)}
+    shape = inputs[0]["shape"][1:] if inputs else []
     hint = "use a file that `distill export` wrote"
     spec = InputSpec.model_validate(metadata["input_spec"])
     if ends.get("image") != "tensor(uint8)" or "prob" not in ends:
@@ -229,6 +230,22 @@ def read_spec(session: Any, metadata: dict[str, Any], path: Path) -> InputSpec:
         raise UserError(what, str(path), hint)
     check_probs(session_probs(session, np.full((1, *shape), 128, np.uint8), path), metadata, path)
     return spec
+
+
+def ends_of(session: Any, path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Name, type and shape of a file's inputs and outputs.
+
+    Raises:
+        UserError: One of them has a name that is no text.
+    """
+    try:
+        inputs, outputs = (
+            [{"name": v.name, "type": v.type, "shape": list(v.shape)} for v in values]
+            for values in (session.get_inputs(), session.get_outputs())
+        )
+    except UnicodeDecodeError:
+        raise UserError("an input or output has no name", str(path), "export it again") from None
+    return inputs, outputs
 
 
 def session_probs(session: Any, pixels: NDArray[np.uint8], path: Path) -> Any:
