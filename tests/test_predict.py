@@ -2,6 +2,12 @@
 
 import io
 import json
+import os
+import pickle
+import subprocess
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -269,3 +275,48 @@ def test_find_images_takes_files_and_folders_and_nothing_else(tmp_path, write_im
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no images"):
         list(find_images([tmp_path / "empty"]))
+
+
+def test_pictures_come_in_whatever_holds_bytes(tmp_path):
+    predictor = Predictor(write_model(tmp_path / "m.onnx"))
+    file = tmp_path / "a.png"
+    solid(0, 255, 0).save(file)
+    content = file.read_bytes()
+    with file.open("rb") as opened:
+        kinds = [opened, io.BytesIO(content), bytearray(content), memoryview(content), file]
+        assert [found.labels for found in predictor.predict(kinds)] == [("green",)] * 5
+    assert predictor.predict(io.BytesIO(content))[0].labels == ("green",)
+    assert predictor.predict(bytearray(content))[0].labels == ("green",)
+    with pytest.raises(UnreadableImageError, match="images: a int"):
+        predictor.predict(7)
+    with pytest.raises(UnreadableImageError, match="picture 1: "):
+        predictor.predict([content, None])
+
+
+def test_a_predictor_travels_to_other_processes(tmp_path):
+    predictor = pickle.loads(pickle.dumps(Predictor(write_model(tmp_path / "m.onnx"), 1)))
+    assert predictor.predict(solid(0, 255, 0))[0].labels == ("green",)
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        found = pool.submit(predictor.predict, np.full((4, 4, 3), 9, np.uint8)).result()
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_names_that_stdout_cannot_encode_are_escapes(tmp_path, encoding):
+    """A traceback, where a terminal knew fewer letters than the names."""
+    model, file = write_model(tmp_path / "m.onnx"), tmp_path / "中é.png"
+    solid(0, 255, 0).save(file)
+    program = "from distill.cli import main; main()"
+    for extra in ((), ("--json",)):
+        done = subprocess.run(
+            [sys.executable, "-c", program, "predict", str(model), str(file), *extra],
+            env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"},
+            capture_output=True,
+        )
+        assert done.returncode == 0, done.stderr
+        text = done.stdout.decode(encoding)
+        if extra:
+            assert Path(json.loads(text)["path"]).name == file.name
+        else:
+            assert text.endswith(".png: green 100.0 %\n")
+            assert (file.name in text) == (encoding == "utf-8")

@@ -7,6 +7,7 @@ user's, 3 a run that could not finish, 130 interrupted.
 from __future__ import annotations
 
 import errno
+import io
 import signal
 import sys
 from collections.abc import Callable
@@ -245,6 +246,9 @@ def end_alike() -> None:
 def main() -> None:
     """Entry point of `distill`: failures become one line and an exit status."""
     end_alike()
+    for stream in (sys.stdout, sys.stderr):  # where é cannot be written, it is an escape
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         check_processes(" ".join(sys.argv[1 : 3 if sys.argv[1:2] == ["cache"] else 2]))
         # Newer typers turn Ctrl-C into the status 130, older ones into Abort.

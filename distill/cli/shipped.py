@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -63,7 +62,7 @@ def predict_command(
             say_error(problem)
             continue
         if as_json:
-            print(json.dumps(prediction.__dict__, ensure_ascii=False))
+            print(stages.json_line(prediction.__dict__))
         else:
             print(printable(f"{path}: {prediction}"))
     if failed:

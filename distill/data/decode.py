@@ -211,7 +211,18 @@ def resize_image(image: Image.Image, spec: InputSpec) -> Pixels:
 
 
 def to_pixels(source: Any, spec: InputSpec) -> Pixels:
-    """A path, bytes, a PIL image, or a uint8 array `(h, w, 3)` or `(h, w)`, as model input."""
+    """A picture as model input.
+
+    Args:
+        source: A path, bytes, an open file, a PIL image, or a uint8 array `(h, w, 3)` or `(h, w)`.
+
+    Raises:
+        UnreadableImageError: It is none of these, or no picture.
+    """
+    if isinstance(source, bytearray | memoryview):
+        source = bytes(source)
+    elif hasattr(source, "read"):
+        source = source.read()
     if isinstance(source, np.ndarray):
         grey_or_rgb = source.ndim == 2 or (source.ndim == 3 and source.shape[2] == 3)
         if source.dtype != np.uint8 or not grey_or_rgb:

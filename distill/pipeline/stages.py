@@ -238,7 +238,13 @@ def show_data(data: ImageData, known: Path) -> None:
         print(f"{unreadable} images could not be read and are left out", file=sys.stderr)
 
 
+def json_line(value: Any) -> str:
+    """A JSON document in one line, which is JSON in whatever encoding stdout has."""
+    encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower()
+    return json.dumps(value, ensure_ascii=not encoding.startswith("utf"))
+
+
 def emit(value: dict[str, Any], as_json: bool) -> None:
     """The JSON document that `--json` promises as the last line of stdout."""
     if as_json:
-        print(json.dumps(value, ensure_ascii=False))
+        print(json_line(value))

@@ -77,7 +77,7 @@ class Predictor:
     """
 
     def __init__(self, path: str | Path, threads: int = 0) -> None:
-        self.path = shipped_file(Path(path))
+        self.path, self._threads = shipped_file(Path(path)), threads
         self.session = open_session(self.path, threads)
         self.metadata = read_metadata(self.session, self.path)
         self.names = tuple(self.metadata["names"])
@@ -88,6 +88,10 @@ class Predictor:
             [thresholds.get(name, default) for name in self.names], np.float32
         )
 
+    def __reduce__(self) -> tuple[type[Predictor], tuple[Path, int]]:
+        """How it travels to other processes: each opens the file for itself."""
+        return type(self), (self.path, self._threads)
+
     @property
     def tuned(self) -> NDArray[np.float32] | None:
         """The thresholds, None where the file has none of its own."""
@@ -97,8 +101,8 @@ class Predictor:
         """Labels of pictures.
 
         Args:
-            images: One picture or several: paths, encoded bytes, PIL images, uint8 arrays
-                `(h, w, 3)` or `(h, w)`, or one uint8 batch `(n, h, w, 3)`.
+            images: One picture or several: paths, encoded bytes, open files, PIL images, uint8
+                arrays `(h, w, 3)` or `(h, w)`, or one uint8 batch `(n, h, w, 3)`.
 
         Raises:
             UnreadableImageError: One of them is no picture; of several it says which.
@@ -320,9 +324,14 @@ def find_images(
 def _as_list(images: Any) -> list[Any]:
     if isinstance(images, np.ndarray):
         return list(images) if images.ndim == 4 else [images]
-    if isinstance(images, str | Path | bytes | Image.Image):
+    one = str | Path | bytes | bytearray | memoryview | Image.Image
+    if isinstance(images, one) or hasattr(images, "read"):
         return [images]
-    return list(images)
+    try:
+        return list(images)
+    except TypeError:
+        what = f"images: a {type(images).__name__} is no picture, and no list of them"
+        raise UnreadableImageError(what) from None
 
 
 __all__ = ["Prediction", "Predictor", "UnreadableImageError", "find_images"]
