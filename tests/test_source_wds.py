@@ -186,6 +186,20 @@ def test_a_damaged_header_and_a_compressed_shard_are_refused(tmp_path: Path) -> 
     refused(file, "x.tar", "unpack")
 
 
+def test_keys_with_dots(tmp_path: Path) -> None:
+    """Half of the samples were lost without a word: a name's first dot was the one that counted."""
+    members: list[tuple[str, str | bytes]] = []
+    for number, label in enumerate([0, 1, 0, 1]):
+        members += [(f"cam{number}.v2.png", picture(number)), (f"cam{number}.v2.cls", str(label))]
+    members += [("plain.png", picture(9)), ("plain.cls", "1")]
+    members += [("0001.input.png", picture(7)), ("0001.cls", "0"), (".hidden.png", b"x")]
+    source = open_source(str(shard(tmp_path / "x.tar", members)))
+    named = {item.name: item.label for item in source.items}
+    expected = {f"x/cam{number}.v2": number % 2 for number in range(4)}
+    assert named == {**expected, "x/plain": 1, "x/0001.input": 0}
+    refused(shard(tmp_path / "y.tar", [("0.b.png", picture(1)), *samples([0, 1], 1)]), "'0.b'")
+
+
 def test_samples_that_are_none(tmp_path: Path) -> None:
     cases: list[tuple[list[tuple[str, str | bytes]], tuple[str, ...]]] = [
         ([("0.png", b"x"), *samples([0, 1], 1)], ("sample '0'", "no label", ".cls")),

@@ -3,7 +3,9 @@
 `wds:FOLDER`, `wds:FILE.tar` or `wds:data/train-{000..003}.tar`. A sample is a picture (`0001.jpg`,
 `.png`, `.webp`, ...) and its label: `0001.cls` (the number of its class), `0001.json` with `label`
 (number or name), or `0001.txt` (its name), the first of these that is there; other files are passed
-over. Shards whose names begin with train, val or test are of that split. The tar files are read
+over. A name's last dot is the one that counts: `cam1.v2.jpg` is labelled by `cam1.v2.cls`, or by
+`cam1.cls` if that has no picture; if it has, `cam1.v2.jpg` without a label is one of the other
+files. Shards whose names begin with train, val or test are of that split. The tar files are read
 through once, for where everything is; then pictures are read in any order, from any thread.
 """
 
@@ -161,8 +163,8 @@ def _samples(file: Path, labelled: bool) -> list[tuple[str, _Part, Any]]:
     """Key, picture and label of each sample of a shard; the label is None unless asked for."""
     by_key: dict[str, dict[str, _Part]] = {}
     for name, part in _members(file):
-        key, _, ending = PurePosixPath(name).name.partition(".")
-        if not key or key.startswith("__"):  # hidden files; facts about the shard itself
+        key, _, ending = PurePosixPath(name).name.rpartition(".")
+        if not key or key.startswith((".", "__")):  # hidden files; facts about the shard itself
             continue
         sample = by_key.setdefault(str(PurePosixPath(name).with_name(key)), {})
         is_picture = f".{ending.lower()}" in EXTENSIONS | HEIF_EXTENSIONS
@@ -171,17 +173,36 @@ def _samples(file: Path, labelled: bool) -> list[tuple[str, _Part, Any]]:
             raise UserError(f"{name!r} is the second {kind} of its sample", str(file), "remove one")
         if kind in ("picture", *LABELS):
             sample[kind] = part
+    _share_labels(by_key)
     samples = []
     with file.open("rb") as opened:
         for key, parts in by_key.items():
             if not parts:
                 continue
             if "picture" not in parts:
+                alike = sum(bool(other) and "picture" not in other for other in by_key.values())
                 what = f"sample {key!r} has no picture, only .{', .'.join(parts)}"
+                what += f" ({alike:,} such samples)" if alike > 1 else ""
                 raise UserError(what, str(file), f"known endings: {' '.join(sorted(EXTENSIONS))}")
             label = _label(opened, key, parts, file) if labelled else None
             samples.append((key, parts["picture"], label))
     return samples
+
+
+def _share_labels(by_key: dict[str, dict[str, _Part]]) -> None:
+    """Gives pictures like `0001.input.jpg` the label of `0001.cls`, where that has no picture.
+
+    Where it has, one like `0001.seg.png` is not what the label is of.
+    """
+    for key, parts in list(by_key.items()):
+        place = PurePosixPath(key)
+        first = str(place.with_name(place.name.partition(".")[0] or place.name))
+        if first == key or "picture" not in parts or not {*LABELS}.isdisjoint(parts):
+            continue
+        if first in by_key:
+            parts.update(by_key.pop(first) if "picture" not in by_key[first] else {})
+            if {*LABELS}.isdisjoint(parts):
+                del by_key[key]
 
 
 def _members(file: Path) -> Iterator[tuple[str, _Part]]:
