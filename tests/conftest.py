@@ -384,6 +384,30 @@ def distill(
 
 
 @pytest.fixture
+def fit_until(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Trains as `fit` does, on the CPU, and is stopped at the beginning of an epoch."""
+    import torch
+
+    from distill.errors import RunStopped
+    from distill.training import fit as loop
+
+    def run(classifier: Classifier, job: Any, epoch: int) -> None:
+        begin = loop.Trainer.begin_epoch
+
+        def stops(self: Any, number: int) -> None:
+            if number == epoch:
+                raise RunStopped("stopped", "here")
+            begin(self, number)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(loop.Trainer, "begin_epoch", stops)
+            with pytest.raises(RunStopped):
+                loop.fit(classifier, job, torch.device("cpu"), Progress(quiet=True))
+
+    return run
+
+
+@pytest.fixture
 def tiny_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A preset of networks that train in no time takes the place of the shipped ones."""
     folder = tmp_path / "presets"

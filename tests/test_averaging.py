@@ -7,10 +7,8 @@ import torch
 from safetensors.torch import load_file
 
 from distill.config import ModelConfig, RunConfig, TrainConfig, TransferConfig, ViewsConfig
-from distill.errors import RunStopped
 from distill.models.classifier import build_classifier
 from distill.progress import Progress
-from distill.training import fit as loop
 from distill.training.fit import fit
 from distill.training.job import Job
 
@@ -59,19 +57,11 @@ def test_what_is_kept_lies_between_start_and_end(data, tmp_path, ema):
     assert not torch.equal(runs[0.0][head], runs[1.0][head])
 
 
-def test_a_stopped_run_remembers_its_start(data, tmp_path, monkeypatch):
+def test_a_stopped_run_remembers_its_start(data, tmp_path, fit_until):
     whole, job = (make_job(data, tmp_path / name, 0.5, epochs=3) for name in ("whole", "stopped"))
     fit(tiny(data), whole, CPU, QUIET)
 
-    def harmful(self, epoch, begin=loop.Trainer.begin_epoch):
-        if epoch == 2:
-            raise RunStopped("stopped", "here")
-        begin(self, epoch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop.Trainer, "begin_epoch", harmful)
-        with pytest.raises(RunStopped):
-            fit(tiny(data), job, CPU, QUIET)
+    fit_until(tiny(data), job, 2)
     fit(tiny(data, seed=7), job, CPU, QUIET)
     expected, found = kept(whole), kept(job)
     assert all(torch.equal(expected[name], found[name]) for name in expected)

@@ -14,14 +14,12 @@ from distill.config import CacheConfig, ModelConfig, RunConfig, StrategyConfig, 
 from distill.config import ViewsConfig as Views
 from distill.data.store import subset
 from distill.data.views.images import Batch
-from distill.errors import RunStopped
 from distill.models.classifier import build_classifier
 from distill.models.pooling import FeatureTap, feature_width
 from distill.progress import Progress
 from distill.strategies.losses import unexplained
 from distill.teaching.cache_build import verify_cache
 from distill.teaching.teachers import CachedTeachers, LiveTeachers
-from distill.training import fit as loop
 from distill.training.fit import fit
 from distill.training.job import Job
 from distill.training.teachers import build_caches, open_caches
@@ -141,19 +139,11 @@ def test_features_are_learned(request, tmp_path, use, task):
     assert not [name for name in weights if "maps" in name]  # what is projected with is not kept
 
 
-def test_a_stopped_run_goes_on_as_if_it_had_not_been(data, tmp_path, monkeypatch):
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(data, tmp_path, fit_until):
     whole, job = make_job(data, tmp_path / "whole"), make_job(data, tmp_path / "stopped")
     fit(network(data, 8), whole, CPU, QUIET)
 
-    def harmful(self, epoch, begin=loop.Trainer.begin_epoch):
-        if epoch == 2:
-            raise RunStopped("stopped", "here")
-        begin(self, epoch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop.Trainer, "begin_epoch", harmful)
-        with pytest.raises(RunStopped):
-            fit(network(data, 8), job, CPU, QUIET)
+    fit_until(network(data, 8), job, 2)
     fit(network(data, 8, seed=7), job, CPU, QUIET)
     expected, found = (load_file(one.folder / "best.safetensors") for one in (whole, job))
     assert all(torch.equal(expected[name], found[name]) for name in expected)

@@ -18,7 +18,6 @@ from distill.data.sources import open_source
 from distill.errors import RunStopped
 from distill.models.classifier import build_classifier
 from distill.progress import Progress
-from distill.training import fit as loop
 from distill.training.fit import fit
 from distill.training.job import Job
 from distill.training.teachers import build_caches
@@ -41,19 +40,11 @@ def make_job(data, folder: Path, **changes) -> Job:
 
 
 @pytest.fixture
-def stopped(data, tmp_path, monkeypatch) -> Job:
+def stopped(data, tmp_path, fit_until) -> Job:
     """A run that was stopped after two of three epochs."""
     job = make_job(data, tmp_path / "run")
 
-    def harmful(self, epoch, begin=loop.Trainer.begin_epoch):
-        if epoch == 2:
-            raise RunStopped("stopped", "here")
-        begin(self, epoch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop.Trainer, "begin_epoch", harmful)
-        with pytest.raises(RunStopped):
-            fit(tiny(data), job, CPU, QUIET)
+    fit_until(tiny(data), job, 2)
     return job
 
 
