@@ -495,3 +495,28 @@ def test_the_librarys_weights_are_used(
 
     monkeypatch.setattr("distill.teachers.torchvision._pretrained", cached)
     assert_loaded(build("torchvision/squeezenet1_1", pretrained=True), published)
+
+
+@pytest.mark.parametrize("name", ["timm/mobileone_s0", "timm/repvgg_a0"])
+def test_networks_of_branches_ship_fused(name):
+    """MobileOne shipped with 192 convolutions, four times the parameters."""
+    torch.manual_seed(0)
+    spec = InputSpec(height=64, width=64)
+    classifier = build_classifier(ModelConfig(name=name), ("a", "b"), spec).train()
+    with torch.no_grad():
+        for _ in range(5):  # averages of BatchNorm that are some
+            classifier(torch.rand(8, 3, 64, 64))
+    classifier.eval()
+    fused, images = deployed(classifier), torch.rand(3, 3, 64, 64)
+    parts = [list(model.network.modules()) for model in (classifier, fused)]
+    before, after = (
+        [sum(isinstance(p, kind) for p in some) for some in parts]
+        for kind in (nn.Conv2d, nn.BatchNorm2d)
+    )
+    assert before[1] < before[0]
+    assert after[1] == 0
+    assert fused.num_parameters < classifier.num_parameters
+    with torch.no_grad():
+        torch.testing.assert_close(
+            fused(images).logits, classifier(images).logits, rtol=1e-3, atol=1e-3
+        )

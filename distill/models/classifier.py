@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, NamedTuple, Protocol, cast
 
 import torch
@@ -19,6 +20,7 @@ from distill.registry import check_options, find_module
 Channels = tuple[float, float, float]
 IMAGENET_MEAN: Channels = (0.485, 0.456, 0.406)
 IMAGENET_STD: Channels = (0.229, 0.224, 0.225)
+FUSING = ("fuse", "reparameterize", "switch_to_deploy")  # methods of parts that can be fused
 LOUD, QUIET = 0.5, 0.1  # standard deviation of logits, of a head that knows nothing
 
 
@@ -205,13 +207,25 @@ def settle_head(classifier: Classifier) -> None:
 
 
 def deployed(classifier: Classifier) -> Classifier:
-    """An evaluation-mode copy, structurally re-parameterised where the network can be."""
-    import copy
+    """An evaluation-mode copy, structurally re-parameterised where the network can be.
 
+    Either as a whole, by its own `fuse`, or by parts, which timm knows how to ask (MobileOne,
+    RepVGG, FastViT); by parts only if it then answers as before.
+    """
     copied = copy.deepcopy(classifier).cpu().eval()
     fuse: Any = getattr(copied.network, "fuse", None)
     if fuse is not None:
         copied.network = fuse()
+    elif any(hasattr(part, way) for part in copied.network.modules() for way in FUSING):
+        from timm.utils import reparameterize_model
+
+        size = copied.contract.input_size
+        noise = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            before, whole = copied(noise).logits, copied.network
+            copied.network = reparameterize_model(whole)
+            if not torch.allclose(copied(noise).logits, before, rtol=1e-3, atol=1e-3):
+                copied.network = whole
     return copied
 
 
