@@ -24,6 +24,7 @@ from distill.export.int8.quantiser import Quantiser, widen_constants
 from distill.export.int8.steps import Step, escalate, summary
 from distill.export.onnx_file import describe, probs_of_file
 from distill.export.onnx_graph import inner_nodes, order_layers
+from distill.models.classifier import Classifier
 from distill.runtime import latency
 from distill.runtime.predict import Predictor
 from distill.scoring.metrics import score
@@ -582,3 +583,16 @@ def test_description_is_replaced_not_added_to(single):
     model = onnx.load(single.file)
     describe(model, {"names": ["x"]})
     assert [(entry.key, entry.value) for entry in model.metadata_props] == [("names", '["x"]')]
+
+
+def test_a_network_that_resizes_for_itself_is_quantised(data, ship_briefly, tmp_path):
+    """An unknown width of 0 emptied what normalisation multiplies by, and no int8 was made."""
+
+    def resize(classifier: Classifier) -> None:
+        classifier.contract = classifier.contract.model_copy(update={"input_size": 24})
+
+    file, pixels, classifier = ship_briefly(data, tmp_path, change=resize)
+    quantiser = Quantiser(file, pixels, tmp_path)
+    before, after = (probs_of_file(path, pixels) for path in (file, quantiser.quantise("minmax")))
+    assert (before.argmax(axis=1) == after.argmax(axis=1)).mean() > 0.9
+    assert classifier.contract.input_size == 24

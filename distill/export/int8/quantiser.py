@@ -189,6 +189,8 @@ def widen_constants(graph: onnx.GraphProto) -> None:
         shape = shapes.get(node.output[0], [])
         if node.op_type not in ("Mul", "Add") or node.name in inner or len(shape) != 4:
             continue
+        if shape[3] == 0:  # not known, as behind a resize: no row is as long as it
+            continue
         for name in node.input:
             if name in constants and list(constants[name].dims)[-3:] == [shape[1], 1, 1]:
                 values = numpy_helper.to_array(constants[name]).repeat(shape[3], axis=-1)
