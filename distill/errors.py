@@ -37,6 +37,10 @@ class RunStopped(DistillError):
     """A run that cannot finish as it is (non-finite loss, no space left) and may be resumed."""
 
 
+class NoSpace(RunStopped):
+    """A full disk."""
+
+
 HARMLESS = "\u200c\u200d"  # joiners, of Indic scripts and of emoji
 
 

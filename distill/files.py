@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from distill.errors import RunStopped, UserError
+from distill.errors import NoSpace, UserError
 
 MANIFEST = "manifest.json"
 
@@ -35,10 +36,26 @@ class JsonModel(BaseModel):
 NO_SPACE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
-def no_space(path: object) -> RunStopped:
+LEAST_SPACE = 2**20  # bytes below which a disk counts as full
+
+
+def no_space(path: object) -> NoSpace:
     """What a full disk means; None for a path that is not known."""
     where = None if path is None else str(path)
-    return RunStopped("no space left", where, "make room and repeat the command")
+    return NoSpace("no space left", where, "make room and repeat the command")
+
+
+def blame_system(error: Exception) -> None:
+    """Raises what says nothing about the thing that was tried: no disk, no room, no memory.
+
+    Libraries in C++ tell of a full disk by errors of their own; so the disk of temporary files is
+    asked.
+    """
+    if isinstance(error, OSError | MemoryError | NoSpace):
+        raise error
+    place = tempfile.gettempdir()
+    if shutil.disk_usage(place).free < LEAST_SPACE:
+        raise no_space(place) from error
 
 
 @contextlib.contextmanager

@@ -1,7 +1,10 @@
 """The int8 file: that it is one, what it says of itself, and what it takes to be published."""
 
+import errno
 import itertools
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +17,7 @@ from PIL import Image
 
 from distill.config import ExportConfig
 from distill.data.prepare import ImageData
-from distill.errors import UserError
+from distill.errors import NoSpace, UserError
 from distill.export.int8 import gate as gate_module
 from distill.export.int8 import steps as int8_steps
 from distill.export.int8.calibration import METHODS, share_ranges
@@ -596,3 +599,30 @@ def test_a_network_that_resizes_for_itself_is_quantised(data, ship_briefly, tmp_
     before, after = (probs_of_file(path, pixels) for path in (file, quantiser.quantise("minmax")))
     assert (before.argmax(axis=1) == after.argmax(axis=1)).mean() > 0.9
     assert classifier.contract.input_size == 24
+
+
+@pytest.mark.parametrize("how", ["error", "by a library's own error"])
+def test_a_full_temporary_disk_is_no_verdict(single, tmp_path, monkeypatch, how):
+    """It read `cannot be quantised`, with status 0, and the repeat `done before, kept`."""
+
+    def full(*arguments: object, **options: object) -> None:
+        if how == "error":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/tmp/x")
+        raise RuntimeError("write failed")
+
+    monkeypatch.setattr(Quantiser, "quantise", full)
+    if how != "error":
+        usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises((OSError, NoSpace), match=r"[Nn]o space left"):
+        single.export(tmp_path / "int8.onnx")
+
+
+def test_an_error_of_the_quantisers_is_a_verdict(single, tmp_path, monkeypatch):
+    def fails(*arguments: object, **options: object) -> None:
+        raise RuntimeError("unsupported")
+
+    monkeypatch.setattr(Quantiser, "quantise", fails)
+    monkeypatch.setattr(Quantiser, "by_sensitivity", lambda self, method: [])
+    record = single.export(tmp_path / "int8.onnx")
+    assert all("cannot be quantised: unsupported" in step["refused"] for step in record["steps"])

@@ -19,6 +19,7 @@ from distill.export import Target as Base
 from distill.export.onnx_file import clean, describe, name_nodes, probs_of_file
 from distill.export.onnx_graph import inner_nodes, leading_to
 from distill.export.parity import Limits, in_words
+from distill.files import blame_system
 
 if TYPE_CHECKING:
     from distill.export.shipment import Shipment
@@ -52,6 +53,7 @@ class Target(Base):
         try:
             model = to_float16(onnx.load(source))
         except Exception as error:  # the converter raises anything from TypeError to its own
+            blame_system(error)
             reason = (str(error) or repr(error)).splitlines()[0][:200]
             return {"error": reason}, [f"cannot be converted: {reason}"]
         describe(model, {**shipment.metadata, "precision": "fp16"})

@@ -25,7 +25,7 @@ from distill.export.golden import write_golden
 from distill.export.onnx_file import clean, describe, probs_of_file, write_labels
 from distill.export.parity import FLOAT32, Parity, answer_rule, compare_probs
 from distill.export.shipped_graph import ShippedGraph
-from distill.files import atomic
+from distill.files import atomic, blame_system
 from distill.models.classifier import Classifier
 
 if TYPE_CHECKING:
@@ -85,6 +85,7 @@ def export_onnx(
         try:
             model = _convert(graph, pixels.shape[1:], name)
         except Exception as error:  # exporters raise anything from TypeError to their own classes
+            blame_system(error)
             tried.append({"path": name, "error": str(error).splitlines()[0][:200]})
             continue
         describe(model, metadata)

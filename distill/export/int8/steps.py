@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from distill.export.int8.calibration import METHODS, Method
-from distill.files import JsonModel
+from distill.files import JsonModel, blame_system
 
 MIN_GAIN = 0.05  # of the time or of the size, as a share: less is not worth a second file
 SENSITIVE = (1, 2, 4)  # how many of the most sensitive layers are left in float, one step each
@@ -84,6 +84,7 @@ def escalate(quantiser: Quantises, judge: Judge) -> tuple[list[Step], Path | Non
             trains = step.step == DISTILLATION
             file = quantiser.distilled(method) if trains else quantiser.quantise(method, floats)
         except Exception as error:  # the quantiser raises anything from TypeError to RuntimeError
+            blame_system(error)
             reason = f"cannot be quantised: {(str(error) or repr(error)).splitlines()[0]}"
             steps.append(step.model_copy(update={"refused": reason}))
             continue
