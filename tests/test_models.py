@@ -22,6 +22,7 @@ from distill.models.classifier import Classifier, Contract, build_classifier, de
 from distill.models.layers import head_prefixes, layer_group_of, layer_groups
 from distill.models.weights import read_weights, transfer_weights
 from distill.registry import names_in
+from distill.training.optim import set_trainable
 
 NAMES = ("cat", "dog", "eel")
 STUDENTS = names_in("students")
@@ -520,3 +521,44 @@ def test_networks_of_branches_ship_fused(name):
         torch.testing.assert_close(
             fused(images).logits, classifier(images).logits, rtol=1e-3, atol=1e-3
         )
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["deit_tiny_distilled_patch16_224", "levit_128s", "efficientformer_l1", "swiftformer_xs"],
+)
+def test_networks_with_two_heads(name, tmp_path):
+    """ImageNet weights were refused, and a frozen phase left one head random and frozen."""
+    whole = timm.create_model(name, num_classes=10)
+    save_file(
+        {k: t.contiguous() for k, t in whole.state_dict().items()}, tmp_path / "w.safetensors"
+    )
+    model = ModelConfig(name=f"timm/{name}", pretrained=str(tmp_path / "w.safetensors"))
+    spec = InputSpec(height=224, width=224)
+    classifier = build_classifier(model, ("a", "b", "c"), spec)
+    assert head_prefixes(classifier.network) == ["head", "head_dist"]
+    set_trainable(classifier, len(layer_groups(classifier.network)) - 1)
+    learns = {n for n, p in classifier.network.named_parameters() if p.requires_grad}
+    assert {n.partition(".")[0] for n in learns} == {"head", "head_dist"}
+    stored = whole.state_dict()
+    for key, tensor in classifier.network.state_dict().items():
+        if not key.startswith("head"):
+            assert torch.equal(tensor, stored[key])
+
+
+@pytest.mark.parametrize("prefix", ["module.", "model.", "_orig_mod.module.", "model.backbone."])
+def test_names_as_training_frameworks_write_them(tmp_path, prefix):
+    network = timm.create_model("resnet10t", num_classes=10)
+    state = {f"{prefix}{k}": t for k, t in network.state_dict().items()}
+    save_file(state, tmp_path / "w.safetensors")
+    model = ModelConfig(name="timm/resnet10t", pretrained=str(tmp_path / "w.safetensors"))
+    built = build_classifier(model, ("a", "b"), InputSpec(height=64, width=64)).network
+    assert torch.equal(built.conv1[0].weight, network.conv1[0].weight)
+
+
+def test_weights_of_another_network_say_how_both_begin(tmp_path):
+    state = {f"tower.{k}": t for k, t in timm.create_model("resnet10t").state_dict().items()}
+    save_file(state, tmp_path / "w.safetensors")
+    model = ModelConfig(name="timm/resnet10t", pretrained=str(tmp_path / "w.safetensors"))
+    with pytest.raises(UserError, match=r"begin with 'tower\.bn1.*network with 'conv1"):
+        build_classifier(model, ("a", "b"), InputSpec(height=64, width=64))

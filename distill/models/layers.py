@@ -13,8 +13,9 @@ CONTAINERS = ("features", "blocks", "stages", "layers")
 def layer_groups(network: nn.Module) -> list[list[str]]:
     """Parameter-name prefixes from input to output; the last group is the head.
 
-    Containers that the field calls features, blocks, stages or layers are opened; auxiliary heads
-    belong to the head.
+    Containers that the field calls features, blocks, stages or layers are opened. The head is what
+    the library says it is (timm's distilled networks have two), else what comes last; auxiliary
+    heads belong to it.
     """
     prefixes: list[str] = []
     for name, child in network.named_children():
@@ -29,13 +30,26 @@ def layer_groups(network: nn.Module) -> list[list[str]]:
         else:
             prefixes.append(name)
     auxiliary = [name for name in prefixes if name.lower().startswith("aux")]
+    heads = [name for name in prefixes if _is_named_head(network, name)]
     groups: list[list[str]] = []
     for name in prefixes:
+        if name in heads:
+            continue
         if groups and isinstance(network.get_submodule(name), NORMS):
             groups[-1].append(name)  # a norm belongs to what it normalises
         elif name not in auxiliary:
             groups.append([name])
-    return [*groups[:-1], [*groups[-1], *auxiliary]]
+    if not heads:
+        heads = groups.pop()
+    return [*groups, [*heads, *auxiliary]]
+
+
+def _is_named_head(network: nn.Module, prefix: str) -> bool:
+    """Whether timm's configuration of a network names a classifier that is here, or below."""
+    config = getattr(network, "pretrained_cfg", None) or {}
+    known = config.get("classifier") or () if hasattr(config, "get") else ()
+    names = (known,) if isinstance(known, str) else known
+    return any(name == prefix or name.startswith(f"{prefix}.") for name in names)
 
 
 def head_prefixes(network: nn.Module) -> list[str]:

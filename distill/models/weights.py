@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from distill.errors import UserError
 
+WRAPPERS = ("module.", "model.", "backbone.", "network.", "net.", "_orig_mod.", "encoder.")
 ADVICE = (
     "fetch them where there is a network and name the file with model.pretrained=FILE, or start "
     "random with model.pretrained=false"
@@ -41,7 +42,17 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             state = state[key]
     if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
         raise UserError("not a mapping of names to tensors", str(path), "save a state_dict")
-    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    return state
+
+
+def without_wrapper(state: dict[str, Tensor], own: Iterable[str]) -> dict[str, Tensor]:
+    """Weights without what training frameworks put before all names, if none is a network's own."""
+    while state and state.keys().isdisjoint(own):
+        first = next(iter(state)).partition(".")[0] + "."
+        if first not in WRAPPERS or not all(name.startswith(first) for name in state):
+            break
+        state = {name.removeprefix(first): tensor for name, tensor in state.items()}
+    return state
 
 
 def check_weights_file(path: str | Path) -> None:
@@ -65,13 +76,16 @@ def transfer_weights(network: nn.Module, state: dict[str, Tensor], head: list[st
             weights this network has no place for.
     """
     own = network.state_dict()
+    state = without_wrapper(state, own)
     fits = {n: t for n, t in state.items() if n in own and t.shape == own[n].shape}
     in_head = tuple(f"{prefix}." for prefix in head)
     missing = [n for n in own if n not in fits and not n.endswith("num_batches_tracked")]
     wrong = [n for n in (*missing, *state) if n not in fits and not n.startswith(in_head)]
     if wrong:
         what = f"the weights are of another network: {wrong[0]!r} does not fit"
-        raise UserError(f"{what} ({len(wrong)} in all)", "model.pretrained")
+        theirs, ours = next(iter(state), "nothing"), next(iter(own), "nothing")
+        hint = f"they begin with {theirs!r}, the network with {ours!r}"
+        raise UserError(f"{what} ({len(wrong)} in all)", "model.pretrained", hint)
     network.load_state_dict({n: t.to(own[n].dtype) for n, t in fits.items()}, strict=False)
     return missing
 
