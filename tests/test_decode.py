@@ -90,16 +90,42 @@ def test_palette_becomes_its_colours() -> None:
 def test_transparent_palette_is_read_without_a_warning(recwarn: pytest.WarningsRecorder) -> None:
     image = Image.new("P", (2, 1))
     image.putpalette([*RED, *BLUE])
-    decoded = read_image(encode(image, transparency=b"\x00\x80"))
-    assert np.asarray(decoded).tolist() == [[list(RED), list(RED)]]
+    image.putpixel((1, 0), 1)
+    decoded = read_image(encode(image, transparency=b"\x00\xff"))
+    assert np.asarray(decoded).tolist() == [[[255, 255, 255], list(BLUE)]]
     assert not recwarn.list
 
 
-def test_transparency_is_dropped() -> None:
-    rgba = Image.new("RGBA", (1, 1), (10, 200, 30, 0))
-    assert read_image(encode(rgba)).getpixel((0, 0)) == (10, 200, 30)
+def test_what_is_transparent_lies_on_white() -> None:
+    """Black drawings on nothing were all black: their transparent pixels are black below."""
+    pixels = {0: (255, 255, 255), 255: (10, 200, 30)}
+    for alpha, expected in pixels.items():
+        rgba = Image.new("RGBA", (1, 1), (10, 200, 30, alpha))
+        assert read_image(encode(rgba)).getpixel((0, 0)) == expected
+    half = read_image(encode(Image.new("RGBA", (1, 1), (0, 0, 0, 128)))).getpixel((0, 0))
+    assert half == (127, 127, 127)
     grey_alpha = Image.new("LA", (1, 1), (77, 0))
-    assert read_image(encode(grey_alpha)).getpixel((0, 0)) == (77, 77, 77)
+    assert read_image(encode(grey_alpha)).getpixel((0, 0)) == (255, 255, 255)
+    named = encode(Image.new("RGB", (1, 1), (1, 2, 3)), transparency=(1, 2, 3))
+    assert read_image(named).getpixel((0, 0)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize(
+    ("values", "greys"),
+    [
+        ([0.0, 0.5, 1.0], [0, 128, 255]),
+        ([0.0, 100.0, 255.0], [0, 100, 255]),
+        ([-10.0, 0.0, 10.0], [0, 128, 255]),
+        ([0.0, 2000.0, 4000.0], [0, 128, 255]),
+        ([float("nan"), 0.0, 1.0], [0, 0, 255]),
+        ([0.3, 0.3, 0.3], [77, 77, 77]),
+        ([300.0, 300.0, 300.0], [0, 0, 0]),
+    ],
+)
+def test_floats_are_scaled_by_their_range(values: list[float], greys: list[int]) -> None:
+    """They turned black: 0 to 1 was cut off at 0 and 255."""
+    image = Image.fromarray(np.array([values], np.float32))
+    assert rows(read_image(encode(image, "TIFF"))) == [greys]
 
 
 def test_cmyk_becomes_rgb() -> None:

@@ -36,7 +36,7 @@ MAX_BYTES = 2**30  # of a file: a third more than the largest picture has uncomp
 MAX_PIXELS = 178_956_970  # where Pillow, too, speaks of a decompression bomb
 MAX_ASPECT = 1000  # of one side to the other: nothing is to be seen on a longer strip
 STRIP = 16  # from this aspect on, only what is left after the crop is scaled
-DECODING_VERSION = 1  # of what pixels come out; a change of it makes decoded stores and caches anew
+DECODING_VERSION = 2  # of what pixels come out; a change of it makes decoded stores and caches anew
 
 
 class InputSpec(BaseModel):
@@ -108,7 +108,7 @@ def read_image(source: str | Path | bytes | Image.Image) -> Image.Image:
     """Decodes a picture to upright RGB.
 
     EXIF orientation is applied; of an animation the first frame is taken; 16-bit grey is scaled to
-    8; transparency is dropped, as Pillow's own `convert("RGB")` does.
+    8, of floats 0 to 1, 0 to 255 or, beyond, all that there are; what is transparent lies on white.
 
     Raises:
         UnreadableImageError: As `open_image` does, or cut short.
@@ -183,9 +183,27 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         if image.mode == "I":
             wide = wide.clip(0, 65535)
         return Image.fromarray((wide // 257).astype(np.uint8)).convert("RGB")
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # straight to RGB, Pillow warns of what is wanted here
+    if image.mode == "F":
+        return Image.fromarray(_scaled(np.asarray(image))).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
     return image.convert("RGB")
+
+
+def _scaled(values: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Grey values of floats, which Pillow would cut off at 0 and 255; no number is black."""
+    values = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
+    low, high = float(values.min()), float(values.max())
+    if low >= 0.0 and high <= 1.0:
+        low, high = 0.0, 1.0
+    elif low >= 0.0 and high <= 255.0:
+        low, high = 0.0, 255.0
+    elif low == high:
+        high = low + 1.0
+    grey: NDArray[np.uint8] = ((values - low) * (255.0 / (high - low))).round().astype(np.uint8)
+    return grey
 
 
 def resize_image(image: Image.Image, spec: InputSpec) -> Pixels:
