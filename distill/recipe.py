@@ -204,7 +204,12 @@ def write_toml(recipe: Recipe, whole: bool = True) -> str:
 
 
 def _pair(key: str, value: Any) -> str:
-    return f"{key if BARE.fullmatch(key) else json.dumps(key)} = {_toml(value)}"
+    return f"{key if BARE.fullmatch(key) else _string(key)} = {_toml(value)}"
+
+
+def _string(text: str) -> str:
+    """A JSON string, which is one of TOML's too if nothing beyond it is an escape but DEL."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _toml(value: Any) -> str:
@@ -213,7 +218,7 @@ def _toml(value: Any) -> str:
         return "{ " + ", ".join(_pair(*item) for item in value.items()) + " }" if value else "{}"
     if isinstance(value, list):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
-    return json.dumps(value, ensure_ascii=False)
+    return _string(value) if isinstance(value, str) else json.dumps(value)
 
 
 def _read(file: Path) -> Table:

@@ -655,3 +655,18 @@ def test_the_help_imports_no_torch():
     program += "main()\nassert not {'torch', 'timm', 'onnx', 'onnxruntime'} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_an_experiment_finds_its_data_from_another_folder(photos, distill, tmp_path, monkeypatch):
+    """`export runs/mine` from elsewhere looked for the relative folder there."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "pictures").symlink_to(photos)
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "here" / "mine.toml").write_text(RECIPE)
+    status, _, err = distill("run", "mine.toml", "--data", "pictures", "--out", "out", "--no-bench")
+    assert status == 0, err
+    known = json.loads((tmp_path / "here" / "out" / "data.json").read_text())
+    assert known["location"] == "pictures"
+    monkeypatch.chdir(tmp_path)
+    status, _, err = distill("report", "here/out", "--dry-run")
+    assert status == 0, err

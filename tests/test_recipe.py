@@ -9,7 +9,7 @@ import pytest
 
 from distill.config import Recipe, RunConfig, StrategyConfig
 from distill.errors import RunStopped, UserError, alike, did_you_mean
-from distill.recipe import find_recipe, load_recipe, merge, write_toml
+from distill.recipe import check_table, find_recipe, load_recipe, merge, write_toml
 from distill.registry import check_options, find_module, names_in
 from distill.strategies import make_strategy
 from distill.strategies.vanilla import Strategy as Vanilla
@@ -411,3 +411,17 @@ def test_options_of_a_plug_in_are_strict() -> None:
         assert "kd_weight" in str(caught.value)
     with pytest.raises(UserError, match="did you mean temperature"):
         check_options(Vanilla, {"temprature": 2.0}, "here")
+
+
+def test_names_of_any_letters_come_back(tmp_path: Path) -> None:
+    """An emoji in a class's weight made a file that no reader of TOML takes."""
+    weights = {"🙂 mask": 2.0, "a\\b": 1.0, 'x"y': 3.0, "é\x7f": 4.0, "plain": 1.5}
+    run = {"name": "s", "model": {"name": "compact"}, "train": {"class_weights": weights}}
+    recipe = check_table(Recipe, {"students": [run]}, "test")
+    (tmp_path / "recipe.toml").write_text(write_toml(recipe), "utf-8")
+    assert load_recipe(tmp_path / "recipe.toml").students[0].train.class_weights == weights
+
+
+def test_a_mark_at_the_beginning_is_no_key(tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_bytes(b"\xef\xbb\xbfseed = 3\n")
+    assert load_recipe(tmp_path / "recipe.toml").seed == 3

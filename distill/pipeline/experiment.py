@@ -117,6 +117,8 @@ def write_description(experiment: Experiment) -> None:
     with atomic(experiment.out / RECIPE) as temporary:
         temporary.write_text(write_toml(experiment.recipe), "utf-8")
     described = {**experiment.data.describe(), "smoke": experiment.smoke}
+    if (place := Path(experiment.location)).exists():
+        described["absolute"] = str(place.resolve())
     if folders := module_folders():
         described["modules"] = folders  # where plug-ins of the user's are, to open it again
     if experiment.extra:

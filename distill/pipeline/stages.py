@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from distill.config import Recipe
     from distill.data.prepare import ImageData
     from distill.pipeline.experiment import Experiment
+    from distill.pipeline.stored import DataFile
     from distill.report.results import Results
 
 ALL_STAGES = ("check", "teacher", "student", "export", "report", "bench")
@@ -96,9 +97,17 @@ def reopen_experiment(folder: Path, overrides: list[str] | None, settings: Setti
     for place in known.get("modules", ()):
         look_in(Path(place))
     settings = replace(settings, out=folder, unlabelled=known.get("unlabelled", {}).get("location"))
-    opened = open_experiment(str(recipe), overrides, known["location"], settings)
+    opened = open_experiment(str(recipe), overrides, _data_of(known), settings)
     plan = read_json(folder / PLAN, PlanFile) if (folder / PLAN).is_file() else None
     return replace(opened, smoke=known["smoke"], plan=plan)
+
+
+def _data_of(known: DataFile) -> str:
+    """Where an experiment's data are, from whatever folder a command is started in."""
+    location, absolute = known["location"], known.get("absolute")
+    if absolute and not Path(location).exists() and Path(absolute).exists():
+        return absolute
+    return location
 
 
 def with_targets(experiment: Experiment, names: list[str]) -> Experiment:

@@ -13,6 +13,7 @@ class DataFile(TypedDict):
     """`data.json` of an experiment."""
 
     location: str
+    absolute: NotRequired[str]
     smoke: bool
     modules: NotRequired[list[str]]
     unlabelled: NotRequired[dict[str, Any]]
