@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from typing import Any, Protocol, TextIO
@@ -22,6 +23,7 @@ WIDTH = 120  # columns where there is no terminal to ask
 # Columns that a narrow terminal does without, the least important first.
 LESSER = ("strategy", "F1 %", "images/s", "params", "agree %", "kind")
 MOST_CLASSES = 12  # that recall is shown of
+MOST_WRONG = 2  # other classes that a class is shown to be taken for
 
 
 def console_of(stream: TextIO | None = None) -> Console:
@@ -173,8 +175,10 @@ def finding_lines(findings: Sequence[Finding], most: int = 10) -> list[str]:
 
 
 def confusion_table(scores: dict[str, Any]) -> Table:
-    """Confusion matrix with the recall of each class."""
+    """Confusion matrix with the recall of each class; of many classes the worst."""
     names = scores["confusion"]["names"]
+    if len(names) > MOST_CLASSES:
+        return worst_classes(scores)
     table = Table(title="rows: true class, columns: predicted", box=box.SIMPLE)
     table.add_column("")
     for name in (*names, "recall %"):
@@ -186,14 +190,38 @@ def confusion_table(scores: dict[str, Any]) -> Table:
     return table
 
 
+def worst_classes(scores: dict[str, Any]) -> Table:
+    """The classes of lowest recall, and what most of their missed images are taken for."""
+    names, recall = scores["confusion"]["names"], scores["per_class_recall"]
+    rows = dict(zip(names, scores["confusion"]["rows_true_columns_predicted"], strict=True))
+    known = sorted((name for name in names if name in recall), key=lambda name: recall[name])
+    title = f"worst {min(MOST_CLASSES, len(known))} of {len(names)} classes (all: --json)"
+    table = Table(title=title, box=box.SIMPLE)
+    for name in ("class", "images", "recall %", "taken for"):
+        table.add_column(name, justify="left" if name in ("class", "taken for") else "right")
+    for name in known[:MOST_CLASSES]:
+        counts = rows[name]
+        wrong = {other: count for other, count in zip(names, counts, strict=True) if other != name}
+        most = sorted(wrong, key=lambda other: -wrong[other])[:MOST_WRONG]
+        taken = ", ".join(f"{other} {wrong[other]:,}" for other in most if wrong[other])
+        table.add_row(escape(name), f"{sum(counts):,}", f"{recall[name]:.2f}", escape(taken))
+    return table
+
+
 def label_table(scores: dict[str, Any]) -> Table:
-    """Scores of each label where labels are many; a share of nothing is blank."""
-    table = Table(title="each label", box=box.SIMPLE)
+    """Scores of each label where labels are many, or the worst; a share of nothing is blank."""
+    labels, title = list(scores["positives"]), "each label"
+    if len(labels) > MOST_CLASSES:
+        precision = scores["per_label_ap"]
+        labels = sorted(labels, key=lambda label: precision.get(label, math.inf))[:MOST_CLASSES]
+        title = f"worst {MOST_CLASSES} of {len(scores['positives'])} labels (all: --json)"
+    table = Table(title=title, box=box.SIMPLE)
     for name in ("label", "images", "AP %", "precision %", "recall %", "threshold"):
         table.add_column(name, justify="left" if name == "label" else "right")
     shares = ("per_label_ap", "per_class_precision", "per_class_recall")
     thresholds = scores.get("thresholds", {})
-    for name, count in scores["positives"].items():
+    for name in labels:
+        count = scores["positives"][name]
         cells = [_number(scores[share].get(name), "{:.2f}") for share in shares]
         threshold = f"{thresholds.get(name, THRESHOLD):.3f}"
         table.add_row(escape(name), f"{count:,}", *cells, threshold)
