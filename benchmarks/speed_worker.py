@@ -27,6 +27,7 @@ from distill.benchmarks.scenarios import (
 from distill.benchmarks.subjects import ClockName, decode_query, model_query
 from distill.config import BenchConfig, Options, Positive, Scenario
 from distill.data.decode import InputSpec
+from distill.errors import first_line
 from distill.files import JsonModel
 
 NS_PER_MS = 1_000_000
@@ -181,8 +182,7 @@ def main() -> int:
         reason = reason_against(task.engine, task.config.device)
         reply = Unavailable(unavailable=reason) if reason else measure(task, WallClock())
     except Exception as error:  # engines raise whatever they like; the others go on without it
-        first = (str(error).splitlines() or [""])[0][:200]
-        reply = Failed(failed=f"{type(error).__name__}: {first}")
+        reply = Failed(failed=f"{type(error).__name__}: {first_line(error)}")
     print(json.dumps(reply.to_json()))
     return 0
 

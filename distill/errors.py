@@ -66,6 +66,12 @@ def unprintable(text: str) -> bool:
     return printable(text) != text or any("\ud800" <= c <= "\udfff" for c in text)
 
 
+def first_line(error: BaseException, most: int = 160) -> str:
+    """What an error of somebody else's says first; its type where it says nothing."""
+    said = (str(error).strip().splitlines() or [""])[0]
+    return said[:most] if said else type(error).__name__
+
+
 def alike(word: str, known: Iterable[str]) -> list[str]:
     """Up to four of the known names that somebody may have meant by a word.
 

@@ -562,3 +562,17 @@ def test_weights_of_another_network_say_how_both_begin(tmp_path):
     model = ModelConfig(name="timm/resnet10t", pretrained=str(tmp_path / "w.safetensors"))
     with pytest.raises(UserError, match=r"begin with 'tower\.bn1.*network with 'conv1"):
         build_classifier(model, ("a", "b"), InputSpec(height=64, width=64))
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "words"),
+    [
+        ("timm/halonet26t", 50, "does not run at 50 x 50: AssertionError"),
+        ("timm/vit_tiny_patch16_224", 50, "does not run at 50 x 50: "),
+        ("timm/resnet18.a9_in9k", 64, "cannot be built: Invalid pretrained tag"),
+    ],
+)
+def test_what_a_constructor_says_is_one_line(name, size, words):
+    """An assertion without a word ended in an IndexError."""
+    with pytest.raises(UserError, match=words):
+        build_classifier(ModelConfig(name=name), ("a", "b"), InputSpec(height=size, width=size))

@@ -285,3 +285,11 @@ def test_an_unknown_engine_is_found_before_training():
 def test_fp16_needs_a_gpu():
     with pytest.raises(UserError, match=r"train\.precision"):
         resolve_precision("fp16", torch.device("cpu"))
+
+
+def test_one_image_a_step_is_refused_before_anything_is_decoded(tmp_path, distill):
+    command = ("run", "students/compact_demo.toml", "--data", "demo:60", "--out", tmp_path / "out")
+    status, _, err = distill(*command, "data.size=16", "student.train.batch_size=1")
+    assert status == 2
+    assert "student.train.batch_size" in err
+    assert not (tmp_path / "out").exists()

@@ -36,7 +36,7 @@ from distill.cli.search import search_command
 from distill.cli.shipped import evaluate_command, inspect_command, predict_command
 from distill.cli.teachers import teachers_command
 from distill.environment import num_processes
-from distill.errors import DistillError, RunStopped, UserError
+from distill.errors import DistillError, RunStopped, UserError, first_line
 from distill.files import NO_SPACE, no_space
 from distill.pipeline import stages
 from distill.pipeline.stages import Settings
@@ -222,7 +222,7 @@ def of_system(error: ImportError | MemoryError | OSError) -> DistillError:
             raise error
         if isinstance(error, ModuleNotFoundError):
             return UserError(f"this command needs {package}", hint="pip install 'distillate[all]'")
-        reason = (str(error).splitlines() or ["no reason given"])[0]
+        reason = first_line(error)
         return RunStopped(f"{package} cannot be loaded ({reason})", hint="give it more memory")
     if error.errno in NO_SPACE:
         return no_space(error.filename)

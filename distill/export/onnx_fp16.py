@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from distill.errors import first_line
 from distill.export import Record
 from distill.export import Target as Base
 from distill.export.onnx_file import clean, describe, name_nodes, probs_of_file
@@ -54,7 +55,7 @@ class Target(Base):
             model = to_float16(onnx.load(source))
         except Exception as error:  # the converter raises anything from TypeError to its own
             blame_system(error)
-            reason = (str(error) or repr(error)).splitlines()[0][:200]
+            reason = first_line(error)
             return {"error": reason}, [f"cannot be converted: {reason}"]
         describe(model, {**shipment.metadata, "precision": "fp16"})
         file.write_bytes(model.SerializeToString())

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from distill.config import TaskName
-from distill.errors import RunStopped
+from distill.errors import RunStopped, first_line
 from distill.export import Record
 from distill.export import Target as Base
 from distill.export.golden import write_golden
@@ -86,7 +86,7 @@ def export_onnx(
             model = _convert(graph, pixels.shape[1:], name)
         except Exception as error:  # exporters raise anything from TypeError to their own classes
             blame_system(error)
-            tried.append({"path": name, "error": str(error).splitlines()[0][:200]})
+            tried.append({"path": name, "error": first_line(error)})
             continue
         describe(model, metadata)
         with atomic(file) as temporary:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from distill.config import ModelConfig, TaskName
 from distill.data.decode import InputSpec
-from distill.errors import UserError
+from distill.errors import DistillError, UserError, first_line
 from distill.models.layers import head_prefixes
 from distill.models.weights import read_weights, transfer_weights
 from distill.registry import check_options, find_module
@@ -132,7 +132,13 @@ def build_classifier(
     family, options = cast(Family, module), model_options(config)
     size = config.input_size or spec.height
     library = load and config.pretrained is True
-    network = family.build(variant, len(names), size, library, options)
+    try:
+        network = family.build(variant, len(names), size, library, options)
+    except DistillError:
+        raise
+    except Exception as error:  # constructors of libraries raise nearly every built-in type
+        what = f"{config.name} cannot be built: {first_line(error)}"
+        raise UserError(what, "model.name", "correct its name, its tag or its options") from None
     has_fresh_head = load
     if load and isinstance(config.pretrained, str):
         # A network that is part of another says what of a file it has no place for.
@@ -168,9 +174,8 @@ def _try_out(classifier: Classifier, name: str) -> None:
             images = torch.zeros(2, 3, size, size)
             shape = classifier.train()(images).logits.shape
             classifier.eval()(images)
-    except (RuntimeError, ValueError, AssertionError) as error:
-        first = str(error).splitlines()[0]
-        what = f"{name} does not run at {size} x {size}: {first}"
+    except Exception as error:  # as constructors do
+        what = f"{name} does not run at {size} x {size}: {first_line(error)}"
         raise UserError(what, "model.input_size", "try the size it was made for") from None
     for key, value in classifier.named_buffers():
         value.copy_(buffers[key])

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from distill.errors import UserError
+from distill.errors import UserError, first_line
 
 WRAPPERS = ("module.", "model.", "backbone.", "network.", "net.", "_orig_mod.", "encoder.")
 ADVICE = (
@@ -35,7 +35,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             return load_file(file)
         state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # bad bytes make unpicklers raise nearly every built-in type
-        first = (str(error).splitlines() or [type(error).__name__])[0]
+        first = first_line(error)
         raise UserError(f"not a weights file: {first}", str(path), "use .safetensors") from None
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
@@ -123,7 +123,7 @@ def download(name: str, create: Callable[[], nn.Module], advice: str = ADVICE) -
     try:
         return create()
     except (OSError, RuntimeError, ValueError) as error:
-        reason = (str(error).splitlines() or [""])[0][:160]
+        reason = first_line(error)
         raise UserError(
             f"no pretrained weights for {name} ({type(error).__name__}: {reason})",
             "model.pretrained",

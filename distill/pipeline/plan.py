@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import torch
+
 from distill.benchmarks.engines import find_engines
 from distill.config import ModelConfig, Recipe, RunConfig
 from distill.data.prepare import input_spec
-from distill.errors import UserError
+from distill.errors import UserError, first_line
 from distill.export import make_targets
 from distill.files import is_complete
-from distill.models.classifier import build_classifier
+from distill.models.classifier import Classifier, build_classifier
 from distill.models.origin import can_load
 from distill.models.weights import check_weights_file
 from distill.pipeline.experiment import Experiment
@@ -46,15 +48,28 @@ def _check_run(config: RunConfig, recipe: Recipe) -> None:
         from distill.training.kd_lib import check_kd_lib
 
         check_kd_lib(config, recipe.data.task)
-    build_classifier(config.model, NAMES, input_spec(recipe.data), load=False)
+    classifier = build_classifier(config.model, NAMES, input_spec(recipe.data), load=False)
+    if config.train.batch_size == 1:
+        check_single_images(classifier)
     if isinstance(config.model.pretrained, str):
         check_weights_file(config.model.pretrained)
+
+
+def check_single_images(classifier: Classifier) -> None:
+    """Raises `UserError` where a network cannot be trained on one image at a time."""
+    size = classifier.contract.input_size
+    try:
+        with torch.no_grad():
+            classifier.train()(torch.zeros(1, 3, size, size))
+    except ValueError as error:
+        what = f"one image at a time is too few to train on: {first_line(error)}"
+        raise UserError(what, "train.batch_size", "take two at least") from None
 
 
 def of_run(error: UserError, key: str) -> UserError:
     """An error about a model or a strategy, as one about that of a run: keys as they are typed."""
     where, hint = error.where, error.hint
-    if where and where.startswith(("model.", "strategy.")):
+    if where and where.startswith(("model.", "strategy.", "train.")):
         where = f"{key}.{where}"
     if hint:
         hint = hint.replace("model.pretrained", f"{key}.model.pretrained")

@@ -24,7 +24,7 @@ from distill.data.decode import (
     warn_of_heif,
 )
 from distill.data.walk import files_below
-from distill.errors import UserError, printable, unprintable
+from distill.errors import UserError, first_line, printable, unprintable
 from distill.runtime.shipped import shipped_file
 from distill.scoring.tasks import task_of
 
@@ -167,7 +167,7 @@ def open_session(path: Path, threads: int = 0) -> Any:
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own exceptions share no public base class
-        reason = str(error).splitlines()[0][:160]
+        reason = first_line(error)
         hint = "it may be cut short: export it again"
         raise UserError(f"not a usable ONNX file ({reason})", str(path), hint) from None
 
@@ -261,7 +261,7 @@ def session_probs(session: Any, pixels: NDArray[np.uint8], path: Path) -> Any:
     try:
         return session.run(["prob"], {"image": pixels})[0]
     except Exception as error:  # onnxruntime's own exceptions share no public base class
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        reason = first_line(error)
         raise UserError(f"it does not run ({reason})", str(path), "export it again") from None
 
 

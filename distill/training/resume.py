@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+from distill.errors import first_line
 from distill.training.run_directory import BEST, ROWS
 
 STATE = "last/state.pt"
@@ -41,7 +42,7 @@ def stored_state(
     except FileNotFoundError as error:
         reason = f"{Path(str(error.filename)).name} is missing"
     except Exception as error:  # bad bytes make unpicklers raise nearly every built-in type
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
+        reason = first_line(error)
     else:
         return dict(state)
     say(f"warning: what was trained in {folder} is damaged ({reason}): the run begins again")

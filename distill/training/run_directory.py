@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from distill.config import ModelConfig
-from distill.errors import UserError
+from distill.errors import UserError, first_line
 from distill.files import (
     atomic,
     is_complete,
@@ -103,7 +103,7 @@ class FinishedRun:
         try:
             return load_weights(built, self.folder / BEST).eval()
         except (SafetensorError, RuntimeError) as error:
-            what = f"weights that do not fit ({(str(error).splitlines() or [''])[0][:100]})"
+            what = f"weights that do not fit ({first_line(error)})"
             raise UserError(what, str(self.folder / BEST), "train it again") from None
 
 
@@ -127,7 +127,7 @@ def open_run(folder: Path) -> FinishedRun:
         facts = run.contract, run.rows, run.strategy, run.logit_adjustment
         assert all(fact is not None for fact in facts)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
+        reason = first_line(error)
         raise UserError(f"not what a run writes ({reason})", str(folder), hint) from None
     return run
 

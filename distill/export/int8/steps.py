@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from distill.errors import first_line
 from distill.export.int8.calibration import METHODS, Method
 from distill.files import JsonModel, blame_system
 
@@ -85,7 +86,7 @@ def escalate(quantiser: Quantises, judge: Judge) -> tuple[list[Step], Path | Non
             file = quantiser.distilled(method) if trains else quantiser.quantise(method, floats)
         except Exception as error:  # the quantiser raises anything from TypeError to RuntimeError
             blame_system(error)
-            reason = f"cannot be quantised: {(str(error) or repr(error)).splitlines()[0]}"
+            reason = f"cannot be quantised: {first_line(error)}"
             steps.append(step.model_copy(update={"refused": reason}))
             continue
         steps.append(judge(step, file, [name for name in quantiser.layers if name not in floats]))
