@@ -322,6 +322,26 @@ def set_option(table: Table, override: str) -> None:
             if not isinstance(target, dict):
                 raise UserError(f"{part!r} is a value, not a table", key)
         target[parts[-1]] = value
+    if parts == ["model", "name"] and len(targets) == 1 and targets[0] is not table:
+        _name_anew(table, targets[0])
+
+
+def _name_anew(table: Table, run: Table) -> None:
+    """Calls a run by its new model, also where others name it; not by a name that is taken."""
+    role = next(role for role, plural in ROLES.items() if any(run is r for r in table[plural]))
+    old, new = run.get("name"), default_name(run, role)
+    runs = [other for plural in ROLES.values() for other in table[plural]]
+    if any(other.get("name") == new for other in runs):
+        return
+    run["name"] = new
+    for other in runs:
+        if other.get("start") == old:
+            other["start"] = new
+        if old in other.get("teachers", ()):
+            other["teachers"] = [new if name == old else name for name in other["teachers"]]
+    export = table.get("export", {})
+    if isinstance(export, dict) and export.get("student") == old:
+        export["student"] = new
 
 
 def _parse(text: str) -> Any:

@@ -425,3 +425,29 @@ def test_names_of_any_letters_come_back(tmp_path: Path) -> None:
 def test_a_mark_at_the_beginning_is_no_key(tmp_path: Path) -> None:
     (tmp_path / "recipe.toml").write_bytes(b"\xef\xbb\xbfseed = 3\n")
     assert load_recipe(tmp_path / "recipe.toml").seed == 3
+
+
+def test_a_run_is_called_by_the_model_that_it_is_given(tmp_path: Path) -> None:
+    """It was still called `lite0`, whatever `teacher.model.name` made of it."""
+    (tmp_path / "recipe.toml").write_text(
+        """
+        [[teachers]]
+        name = "lite0"
+        model.name = "timm/tf_efficientnet_lite0"
+        [[students]]
+        name = "one"
+        model.name = "compact"
+        strategy.name = "vanilla"
+        teachers = ["best", "lite0"]
+        [[students]]
+        name = "two"
+        model.name = "compact"
+        """
+    )
+    recipe = load_recipe(tmp_path / "recipe.toml", ["teacher.model.name=timm/resnet10t.c3_in1k"])
+    assert recipe.teachers[0].name == "resnet10t"
+    assert recipe.students[0].teachers == ("best", "resnet10t")
+    both = load_recipe(tmp_path / "recipe.toml", ["student.model.name=baseline_cnn"])
+    assert [run.name for run in both.students] == ["one", "two"]
+    one = load_recipe(tmp_path / "recipe.toml", ["students.one.model.name=baseline_cnn"])
+    assert [run.name for run in one.students] == ["baseline_cnn-vanilla", "two"]

@@ -12,7 +12,7 @@ from __future__ import annotations
 import io
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from distill.scoring.metrics import score
 from distill.scoring.tasks import task_of
 from distill.training.job import Job
 from distill.training.optim import set_lr
-from distill.training.resume import STATE, stored_state, waiting_weights
+from distill.training.resume import STATE, checksum_of, stored_state, waiting_weights
 from distill.training.run_directory import BEST, ROWS, begin_run, finish_run, save_weights
 from distill.training.selection import Worth, chosen_score, validation_row, worth
 from distill.training.teachers import open_teachers
@@ -49,20 +49,22 @@ class Standing:
         best_epoch: The one whose weights are kept; -1 before the first validation.
         best: What it is worth, see `selection.worth`.
         waited: Validations since then.
+        best_crc32: Checksum of the file of those weights; 0 for one that is not known.
     """
 
     epoch: int = -1
     best_epoch: int = -1
     best: Worth = (-math.inf, -math.inf)
     waited: int = 0
+    best_crc32: int = 0
 
     def after(self, epoch: int, value: Worth | None) -> Standing:
         """The standing after an epoch, which is worth `value`; None where it was not validated."""
         if value is None:
-            return Standing(epoch, self.best_epoch, self.best, self.waited)
+            return replace(self, epoch=epoch)
         if self.best_epoch < 0 or value > self.best:
             return Standing(epoch, epoch, value, 0)
-        return Standing(epoch, self.best_epoch, self.best, self.waited + 1)
+        return replace(self, epoch=epoch, waited=self.waited + 1)
 
 
 def fit(
@@ -104,23 +106,27 @@ def fit(
             value = worth(row, config.select, job.data.task) if "val/loss" in row else None
             standing = standing.after(epoch, value)
             if world.is_main:
-                _keep(trainer, row, standing)
+                standing = _keep(trainer, row, standing)
             bar.note(_summary(row, f"val/{task_of(job.data.task).main_score}", config.epochs))
     if world.is_main:
         finish_run(job.folder)
     world.wait()
 
 
-def _keep(trainer: Trainer, row: dict[str, Any], standing: Standing) -> None:
+def _keep(trainer: Trainer, row: dict[str, Any], standing: Standing) -> Standing:
     """Puts an epoch on disk: its row, the state after it, and its weights if they are the best.
 
     Weights wait beside the state until that is written: so whenever the process dies, the kept
     weights are of an epoch that `metrics.jsonl` has, and that a resume does not train again.
+
+    Returns:
+        The standing with the checksum of the best weights.
     """
     folder, is_best = trainer.job.folder, standing.best_epoch == standing.epoch
     waiting = waiting_weights(folder, standing.epoch)
     if is_best:
         save_weights(trainer.evaluated, waiting)
+        standing = replace(standing, best_crc32=checksum_of(waiting))
     append_line(folder / ROWS, row)
     content = io.BytesIO()
     torch.save({**asdict(standing), **trainer.state()}, content)
@@ -128,13 +134,14 @@ def _keep(trainer: Trainer, row: dict[str, Any], standing: Standing) -> None:
         temporary.write_bytes(content.getbuffer())
     if is_best:
         waiting.replace(folder / BEST)
+    return standing
 
 
 def _resume(trainer: Trainer, folder: Path, progress: Progress) -> Standing:
     """Where training goes on, from `last/` if there is one; main puts the directory in order."""
     log = folder / ROWS
     is_main = trainer.world.is_main
-    state = stored_state(folder, trainer.device, progress.say)
+    state = stored_state(folder, progress.say)
     if not trainer.world.from_main(state is not None):
         if is_main:
             log.unlink(missing_ok=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,9 +26,7 @@ def waiting_weights(folder: Path, epoch: int) -> Path:
 
 
 def stored_state(
-    folder: Path,
-    device: torch.device | None = None,
-    say: Callable[[str], None] = lambda line: None,
+    folder: Path, say: Callable[[str], None] = lambda line: None
 ) -> dict[str, Any] | None:
     """What the last whole epoch left; None where there is none, or what is there is not whole.
 
@@ -35,18 +35,30 @@ def stored_state(
     """
     if not (folder / STATE).is_file():
         return None
-    content = io.BytesIO((folder / STATE).read_bytes())
+    content = (folder / STATE).read_bytes()
     try:
-        state = torch.load(content, map_location=device or "cpu", weights_only=True)
+        with zipfile.ZipFile(io.BytesIO(content)) as parts:  # torch itself compares no checksum
+            if changed := parts.testzip():
+                raise ValueError(f"{changed} was changed since it was written")
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         _check(folder, state)
     except FileNotFoundError as error:
         reason = f"{Path(str(error.filename)).name} is missing"
+    except (OSError, MemoryError):
+        raise  # which may pass: what is there stays as it is
     except Exception as error:  # bad bytes make unpicklers raise nearly every built-in type
+        if "out of memory" in str(error):
+            raise
         reason = first_line(error)
     else:
         return dict(state)
     say(f"warning: what was trained in {folder} is damaged ({reason}): the run begins again")
     return None
+
+
+def checksum_of(file: Path) -> int:
+    """CRC-32 of a file's content."""
+    return zlib.crc32(file.read_bytes())
 
 
 def _check(folder: Path, state: Any) -> None:
@@ -62,5 +74,8 @@ def _check(folder: Path, state: Any) -> None:
     best_epoch: int = state["best_epoch"] if "best_epoch" in state else state["epoch"]
     if best_epoch >= 0:
         waiting = waiting_weights(folder, best_epoch)
-        with safe_open(waiting if waiting.is_file() else folder / BEST, "pt"):
+        file = waiting if waiting.is_file() else folder / BEST
+        with safe_open(file, "pt"):
             pass  # which compares the header with the file's length
+        if state.get("best_crc32") not in (None, 0, checksum_of(file)):
+            raise ValueError(f"{BEST} was changed since it was written")

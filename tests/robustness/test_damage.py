@@ -78,6 +78,32 @@ def test_a_run_with_a_damaged_file_begins_again(data, stopped, tmp_path, capsys,
     assert [json.loads(row)["epoch"] for row in rows] == [0, 1, 2]
 
 
+@pytest.mark.parametrize("name", ["last/state.pt", "best.safetensors"])
+def test_a_flipped_bit_begins_again(data, stopped, capsys, name):
+    """torch and safetensors took it as it was."""
+    file = stopped.folder / name
+    flip(file, len(file.read_bytes()) // 2)
+    fit(tiny(data), stopped, CPU, Progress())
+    assert "the run begins again" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.EIO, "Input/output error"), MemoryError(), RuntimeError("out of memory")],
+)
+def test_what_may_pass_throws_no_run_away(data, stopped, monkeypatch, error):
+    before = (stopped.folder / "metrics.jsonl").read_text()
+
+    def fails(*arguments: object, **options: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "load", fails)
+        with pytest.raises(type(error)):
+            fit(tiny(data), stopped, CPU, QUIET)
+    assert (stopped.folder / "metrics.jsonl").read_text() == before
+
+
 def test_an_untouched_run_goes_on(data, stopped, capsys):
     fit(tiny(data, seed=3), stopped, CPU, Progress())
     assert "begins again" not in capsys.readouterr().err
