@@ -41,6 +41,7 @@ class NoSpace(RunStopped):
     """A full disk."""
 
 
+MOVING = ("Cc", "Cf", "Zl", "Zp")  # categories of characters that are obeyed, not shown
 HARMLESS = "\u200c\u200d"  # joiners, of Indic scripts and of emoji
 
 
@@ -50,12 +51,8 @@ def printable(text: object) -> str:
 
 
 def _is_plain(character: str) -> bool:
-    return (
-        character.isprintable()
-        or character in HARMLESS
-        or unicodedata.category(character) == "Zs"
-        or "\udc80" <= character <= "\udcff"  # bytes of a name that is no Unicode
-    )
+    # Letters that this Python does not know yet, and those of private use, are letters.
+    return character in HARMLESS or unicodedata.category(character) not in MOVING
 
 
 def unprintable(text: str) -> bool:

@@ -89,6 +89,9 @@ def sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError:
+        if not path.is_dir():  # of folders, not every file system can
+            raise
     finally:
         os.close(descriptor)
 

@@ -197,6 +197,11 @@ def test_keys_with_dots(tmp_path: Path) -> None:
     named = {item.name: item.label for item in source.items}
     expected = {f"x/cam{number}.v2": number % 2 for number in range(4)}
     assert named == {**expected, "x/plain": 1, "x/0001.input": 0}
+    others = [("0.png", picture(0)), ("0.cls", "0"), ("0.meta.json", "{}"), ("0.cap.txt", "x")]
+    two = [("1.left.png", picture(1)), ("1.right.png", picture(2)), ("1.cls", "1")]
+    source = open_source(str(shard(tmp_path / "z.tar", [*others, *two])))
+    named = {item.name: item.label for item in source.items}
+    assert named == {"z/0": 0, "z/1.left": 1, "z/1.right": 1}
     refused(shard(tmp_path / "y.tar", [("0.b.png", picture(1)), *samples([0, 1], 1)]), "'0.b'")
 
 

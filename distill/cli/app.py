@@ -10,7 +10,9 @@ import errno
 import io
 import signal
 import sys
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -216,20 +218,36 @@ def of_system(error: ImportError | MemoryError | OSError) -> DistillError:
     """
     if isinstance(error, MemoryError):
         return RunStopped("out of memory", hint="lower train.batch_size, data.size or --workers")
-    if isinstance(error, ImportError):
-        package = (error.name or "").partition(".")[0]
-        if package not in TRAINING_PACKAGES:
+    if isinstance(error, ModuleNotFoundError):
+        if error.name not in TRAINING_PACKAGES:
             raise error
-        if isinstance(error, ModuleNotFoundError):
-            return UserError(f"this command needs {package}", hint="pip install 'distillate[all]'")
-        reason = first_line(error)
-        return RunStopped(f"{package} cannot be loaded ({reason})", hint="give it more memory")
+        return UserError(f"this command needs {error.name}", hint="pip install 'distillate[all]'")
+    if isinstance(error, ImportError):
+        if not (package := _package_of(error)):
+            raise error
+        what = f"{package} cannot be loaded ({first_line(error)})"
+        return RunStopped(what, hint="give it more memory, or install it anew")
     if error.errno in NO_SPACE:
         return no_space(error.filename)
     what, where = str(error.strerror or error), str(error.filename) if error.filename else None
     if hint := PATH_ERRORS.get(error.errno or 0):
         return UserError(what, where, hint)
     return RunStopped(what, where, SYSTEM_ERRORS.get(error.errno or 0, "repeat the command"))
+
+
+def _package_of(error: BaseException) -> str:
+    """The package in whose files an error was raised first, of those that are installed."""
+    for frame in traceback.extract_tb(error.__traceback__)[::-1]:
+        _, installed, inside = frame.filename.partition("site-packages/")
+        if installed:
+            return Path(inside).parts[0]
+    return ""
+
+
+def is_short_of_memory(error: RuntimeError) -> bool:
+    """Whether torch, or Python of its threads, says in its own words that there is no room."""
+    said = str(error)
+    return any(words in said for words in ("out of memory", "allocate memory", "start new thread"))
 
 
 def end_alike() -> None:
@@ -265,6 +283,10 @@ def main() -> None:
         fail(error)
     except (ImportError, MemoryError, OSError) as error:
         fail(of_system(error))
+    except RuntimeError as error:
+        if not is_short_of_memory(error):
+            raise
+        fail(of_system(MemoryError()))
     if interrupted:
         print("interrupted: repeat the command to continue", file=sys.stderr)
         sys.exit(INTERRUPTED)

@@ -6,6 +6,7 @@ written down in a shipped file's `input_spec` is exactly what `resize_image` doe
 
 from __future__ import annotations
 
+import errno
 import io
 import stat
 from collections import Counter
@@ -93,8 +94,8 @@ def read_file(path: Path) -> bytes:
     """
     try:
         found = path.stat()
-    except FileNotFoundError:
-        if path.is_symlink():
+    except OSError as error:
+        if path.is_symlink() and error.errno in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR):
             raise UnreadableImageError("a link that leads nowhere") from None
         raise
     if not stat.S_ISREG(found.st_mode):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import stat
 from pathlib import Path
 
 from distill.errors import UserError
@@ -28,36 +28,48 @@ def folders_in(folder: Path) -> list[Path]:
     Raises:
         UserError: It may not be listed.
     """
-    return sorted(Path(entry.path) for entry in _entries(folder) if entry.is_dir())
+    return sorted(path for path in _listed(folder) if _kind(path) == "folder")
 
 
 def files_below(folder: Path) -> list[Path]:
     """Regular files below a folder, and links that lead nowhere, sorted.
 
-    Links to folders are followed, but not in circles.
+    Links to folders are followed; a folder that can be reached in several ways is listed once.
 
     Raises:
         UserError: A folder may not be listed; what is in it would be missed without a word.
     """
-    return sorted(_walk(folder, ()))
+    found, left, seen = list[Path](), [folder], set[tuple[int, int]]()
+    while left:
+        place = left.pop(0)
+        status = place.stat()
+        if (status.st_dev, status.st_ino) in seen:
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        for path in _listed(place):
+            kind = _kind(path)
+            if kind == "folder":
+                left.append(path)
+            elif kind == "file":
+                found.append(path)
+    return sorted(found)
 
 
-def _walk(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
-    found = folder.stat()
-    own = (found.st_dev, found.st_ino)
-    if own in above:
-        return
-    for entry in _entries(folder):
-        if entry.is_dir():
-            yield from _walk(Path(entry.path), (*above, own))
-        elif entry.is_file() or (entry.is_symlink() and not Path(entry.path).exists()):
-            yield Path(entry.path)
-
-
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
+def _listed(folder: Path) -> list[Path]:
+    """What a folder lists, but for litter; folders proper come before links to folders."""
     try:
         with os.scandir(folder) as entries:
-            return [entry for entry in entries if not is_litter(entry.name)]
+            kept = [Path(entry.path) for entry in entries if not is_litter(entry.name)]
     except OSError as error:
         hint = "correct its permissions, or take it out"
         raise UserError(f"cannot be listed: {error.strerror}", str(folder), hint) from None
+    return sorted(kept, key=lambda path: (path.is_symlink(), path))
+
+
+def _kind(path: Path) -> str:
+    """`folder`, `file` (a link that leads nowhere is one, too) or `other`."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:  # leads nowhere, or to itself
+        return "file" if path.is_symlink() else "other"
+    return "folder" if stat.S_ISDIR(mode) else "file" if stat.S_ISREG(mode) else "other"

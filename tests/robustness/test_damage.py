@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -270,7 +272,6 @@ def test_memory_that_is_short_is_no_property_of_a_picture(image_folder, tmp_path
 def test_what_the_interpreter_lacks_is_one_line(distill, monkeypatch):
     for error, words in (
         (MemoryError(), "out of memory"),
-        (ImportError("cannot allocate memory in static TLS", name="torch._C"), "torch cannot be"),
         (ModuleNotFoundError("No module", name="timm"), "needs timm"),
     ):
 
@@ -282,6 +283,30 @@ def test_what_the_interpreter_lacks_is_one_line(distill, monkeypatch):
         assert status in (2, 3)
         assert len(err.splitlines()) == 1
         assert words in err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of address space are Linux's")
+def test_too_little_address_space_is_one_line():
+    program = "from distill.cli import main; main()"
+    limited = f"ulimit -v 2000000; exec {sys.executable} -c '{program}' teachers demo:60 --dry-run"
+    done = subprocess.run(["bash", "-c", limited], capture_output=True, text=True)
+    assert done.returncode == 3
+    assert "cannot be loaded" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words", ["CUDA out of memory", "can't allocate memory", "can't start new thread"]
+)
+def test_torch_without_memory_is_one_line(distill, monkeypatch, words):
+    def fails(*arguments: object) -> None:
+        raise RuntimeError(words)
+
+    monkeypatch.setattr("distill.pipeline.stages.run_stages", fails)
+    status, _, err = distill("run", "students/compact_demo.toml", "--data", "demo:60")
+    assert status == 3
+    assert "out of memory" in err
+    assert len(err.splitlines()) == 1
 
 
 def test_a_smoke_run_takes_pictures_that_can_be_read(write_images, tmp_path):

@@ -192,17 +192,22 @@ def _samples(file: Path, labelled: bool) -> list[tuple[str, _Part, Any]]:
 def _share_labels(by_key: dict[str, dict[str, _Part]]) -> None:
     """Gives pictures like `0001.input.jpg` the label of `0001.cls`, where that has no picture.
 
-    Where it has, one like `0001.seg.png` is not what the label is of.
+    Where it has, `0001.seg.png` and `0001.meta.json` are other files of its sample.
     """
+    served = set[str]()
     for key, parts in list(by_key.items()):
         place = PurePosixPath(key)
         first = str(place.with_name(place.name.partition(".")[0] or place.name))
-        if first == key or "picture" not in parts or not {*LABELS}.isdisjoint(parts):
+        whole = by_key.get(first, {})
+        if first == key or ("picture" in parts and not {*LABELS}.isdisjoint(parts)):
             continue
-        if first in by_key:
-            parts.update(by_key.pop(first) if "picture" not in by_key[first] else {})
-            if {*LABELS}.isdisjoint(parts):
-                del by_key[key]
+        if "picture" in whole:
+            del by_key[key]
+        elif "picture" in parts and whole:
+            parts.update(whole)
+            served.add(first)
+    for first in served:
+        del by_key[first]
 
 
 def _members(file: Path) -> Iterator[tuple[str, _Part]]:
@@ -244,7 +249,7 @@ def _label(opened: BinaryIO, key: str, parts: dict[str, _Part], file: Path) -> i
                 if not isinstance(value, dict) or "label" not in value:
                     continue
                 value = value["label"]
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             what = f"{kind} of sample {key!r} is not readable: {error}"
             raise UserError(what, str(file), "write a number into .cls, a name into .txt") from None
         if isinstance(value, str):
