@@ -114,6 +114,8 @@ def read_json(path: Path, shape: Any = Any) -> Any:
         UserError: The file is missing, damaged, or of another shape.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise UserError("no file: a folder, a pipe or a device", str(path))
         value = json.loads(path.read_text("utf-8"))
         if shape is not Any:
             TypeAdapter(shape).validate_python(value)

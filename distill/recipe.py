@@ -48,8 +48,10 @@ def load_recipe(
     table = read_table(path)
     for override in overrides or []:
         set_option(table, override)
-    if smoke:
-        shrink(table)
+    recipe = check_table(Recipe, table, str(path))
+    if not smoke:
+        return recipe
+    shrink(table)
     return check_table(Recipe, table, str(path))
 
 
@@ -57,7 +59,8 @@ def read_table(path: str | Path) -> Table:
     """A recipe as a table, complete but for the defaults; see `load_recipe`."""
     file = find_recipe(path)
     table = _expand_runs(_read(file), file.parent, (file.resolve(),))
-    if any(map(_is_module, table.get("export", {}).get("targets", ()))):
+    targets = _as(dict, table.get("export", {}), "export").get("targets", ())
+    if any(map(_is_module, targets if isinstance(targets, list) else ())):
         look_in(file.parent)
     return table
 

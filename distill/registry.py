@@ -68,7 +68,7 @@ def find_module(folder: str, name: str, where: str, offers: str) -> ModuleType:
             look_in(Path(place))
     try:
         module = importlib.import_module(target)
-    except (ImportError, TypeError, ValueError) as error:  # "." and ".." in a name
+    except (ImportError, TypeError, ValueError, RecursionError, SystemExit) as error:  # also "."
         hint = "put a module of yours beside the recipe or into the current folder"
         raise UserError(f"cannot import {target!r}: {error}", where, hint) from None
     if not hasattr(module, offers):

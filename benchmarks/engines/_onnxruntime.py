@@ -38,7 +38,7 @@ def open_on(
         ort.preload_dlls()  # CUDA and cuDNN as torch or nvidia's packages brought them
     chosen = ort.SessionOptions()
     chosen.intra_op_num_threads = settings.threads
-    chosen.log_severity_level = 3
+    chosen.log_severity_level = 4
     fallbacks = [PROVIDERS["cuda"], PROVIDERS["cpu"]]
     providers = [(provider, options or {}), *(name for name in fallbacks if name != provider)]
     session = ort.InferenceSession(str(model), chosen, providers=providers)

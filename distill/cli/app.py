@@ -11,6 +11,7 @@ import io
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -264,6 +265,7 @@ def end_alike() -> None:
 def main() -> None:
     """Entry point of `distill`: failures become one line and an exit status."""
     end_alike()
+    warnings.filterwarnings("ignore", message="Image size .* exceeds limit")  # ours is higher
     for stream in (sys.stdout, sys.stderr):  # where é cannot be written, it is an escape
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

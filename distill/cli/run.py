@@ -33,7 +33,8 @@ def run_command(
     preset: PresetOpt = None,
     teachers: TeachersOpt = None,
     minutes: Annotated[
-        float | None, typer.Option("--minutes", min=1.0, help="Of a plan: time for all of it.")
+        float | None,
+        typer.Option("--minutes", min=1.0, max=1e6, help="Of a plan: time for all of it."),
     ] = None,
     find_lr: FindLrOpt = False,
     no_bench: Annotated[bool, typer.Option("--no-bench", help="Leave the timings out.")] = False,

@@ -36,6 +36,7 @@ HEIF_REMEDY = "pip install 'distillate[heic]'"
 MAX_BYTES = 2**30  # of a file: a third more than the largest picture has uncompressed
 MAX_PIXELS = 178_956_970  # where Pillow, too, speaks of a decompression bomb
 MAX_ASPECT = 1000  # of one side to the other: nothing is to be seen on a longer strip
+ROWS = 64  # of a picture that are narrowed at a time
 STRIP = 16  # from this aspect on, only what is left after the crop is scaled
 DECODING_VERSION = 2  # of what pixels come out; a change of it makes decoded stores and caches anew
 
@@ -180,12 +181,10 @@ def _is_heif(content: bytes) -> bool:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16") or image.mode == "I":
-        wide = np.asarray(image)
-        if image.mode == "I":
-            wide = wide.clip(0, 65535)
-        return Image.fromarray((wide // 257).astype(np.uint8)).convert("RGB")
+        return Image.fromarray(_narrowed(np.asarray(image), 0.0, 65535.0)).convert("RGB")
     if image.mode == "F":
-        return Image.fromarray(_scaled(np.asarray(image))).convert("RGB")
+        values = np.asarray(image)
+        return Image.fromarray(_narrowed(values, *_range_of(values))).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
@@ -193,17 +192,28 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _scaled(values: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Grey values of floats, which Pillow would cut off at 0 and 255; no number is black."""
-    values = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
-    low, high = float(values.min()), float(values.max())
-    if low >= 0.0 and high <= 1.0:
-        low, high = 0.0, 1.0
-    elif low >= 0.0 and high <= 255.0:
-        low, high = 0.0, 255.0
-    elif low == high:
-        high = low + 1.0
-    grey: NDArray[np.uint8] = ((values - low) * (255.0 / (high - low))).round().astype(np.uint8)
+def _range_of(values: NDArray[np.float32]) -> tuple[float, float]:
+    """What black and white are in floats: 0 and 1, 0 and 255, or the least and the most."""
+    finite = values[np.isfinite(values)] if not np.isfinite(values).all() else values
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+    if low >= 0.0 and high <= 255.0:
+        return 0.0, 1.0 if high <= 1.0 else 255.0
+    return low, high if high > low else low + 1.0
+
+
+def _narrowed(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
+    """Grey values between `low` and `high` in 8 bits, a few rows at a time: wide ones are large.
+
+    What is no number is black. 16 bits are divided by 257, rounding down.
+    """
+    grey = np.empty(values.shape, np.uint8)
+    for start in range(0, len(values), ROWS):
+        rows = values[start : start + ROWS]
+        if values.dtype.kind == "f":
+            shares = (np.nan_to_num(rows, nan=low, posinf=low, neginf=low) - low) / (high - low)
+            grey[start : start + ROWS] = (255.0 * shares).round()
+        else:
+            grey[start : start + ROWS] = rows.clip(int(low), int(high)) // 257
     return grey
 
 

@@ -9,8 +9,7 @@ from typing import Any
 
 from distill.config import DataConfig, ViewsConfig
 from distill.data.audit.fingerprints import Fingerprints, joined, take_fingerprints
-from distill.data.audit.listing import Listing, kept_copies
-from distill.data.audit.splits import limit_per_class
+from distill.data.audit.listing import Listing, kept_copies, readable_few
 from distill.data.decode import warn_of_heif
 from distill.data.prepare import decode, stored_spec
 from distill.data.sources import Item, Source, open_unlabelled
@@ -48,7 +47,7 @@ def prepare_unlabelled(
     """
     source = replace(open_unlabelled(location), classes=listing.classes, task=listing.source.task)
     warn_of_heif(source.ignored, location, work.progress.say)
-    items = limit_per_class(source.items, SMOKE_IMAGES) if smoke else list(source.items)
+    items = readable_few(source, work, SMOKE_IMAGES) if smoke else list(source.items)
     known = listing.prints or _look(listing.source, listing.items, work)
     prints = _look(source, items, work)
     groups = kept_copies(joined(known, prints), None, work.cache)

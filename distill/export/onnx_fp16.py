@@ -152,7 +152,7 @@ def largest_activation(file: Path, pixels: NDArray[np.uint8]) -> float:
     ]
     model.graph.output.extend(floats)
     options = ort.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4
     session = ort.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )

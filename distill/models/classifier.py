@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Annotated, Any, NamedTuple, Protocol, cast
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from distill.config import ModelConfig, TaskName
 from distill.data.decode import InputSpec
-from distill.errors import DistillError, UserError, first_line
+from distill.errors import DistillError, UserError, first_line, printable, unprintable
 from distill.models.layers import head_prefixes
 from distill.models.weights import read_weights, transfer_weights
 from distill.registry import check_options, find_module
@@ -22,6 +22,14 @@ IMAGENET_MEAN: Channels = (0.485, 0.456, 0.406)
 IMAGENET_STD: Channels = (0.229, 0.224, 0.225)
 FUSING = ("fuse", "reparameterize", "switch_to_deploy")  # methods of parts that can be fused
 LOUD, QUIET = 0.5, 0.1  # standard deviation of logits, of a head that knows nothing
+
+
+def _shown(names: tuple[str, ...]) -> tuple[str, ...]:
+    if odd := [name for name in names if unprintable(name)]:
+        raise ValueError(f"the class {printable(odd[0])!r} does not show")
+    if len(set(names)) < len(names):
+        raise ValueError("two classes have the same name")
+    return names
 
 
 class Contract(BaseModel):
@@ -38,7 +46,7 @@ class Contract(BaseModel):
     input_size: int
     mean: Channels = IMAGENET_MEAN
     std: Channels = IMAGENET_STD
-    names: tuple[str, ...]
+    names: Annotated[tuple[str, ...], AfterValidator(_shown)]
     task: TaskName = "single"
 
 

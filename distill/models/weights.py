@@ -57,7 +57,7 @@ def without_wrapper(state: dict[str, Tensor], own: Iterable[str]) -> dict[str, T
 
 def check_weights_file(path: str | Path) -> None:
     """Raises `UserError` where there is no such file."""
-    if not Path(path).is_file():
+    if "\0" in str(path) or not Path(path).is_file():
         hint = "set model.pretrained=FILE, true (the library's own) or false (random start)"
         raise UserError("no such weights file", str(path), hint)
 

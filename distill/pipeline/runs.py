@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from distill.config import Recipe, RunConfig, StrategyConfig
+from distill.errors import UserError
 from distill.pipeline.experiment import Experiment
 from distill.strategies import make_strategy
 
@@ -53,8 +54,14 @@ def best_run(experiment: Experiment, names: list[str]) -> str:
 
 
 def chosen_student(experiment: Experiment) -> str:
-    """The student that the recipe names, or the best on validation, the last of equals."""
+    """The student that the recipe names, or the best on validation, the last of equals.
+
+    Raises:
+        UserError: There is none.
+    """
     recipe = experiment.recipe
+    if not recipe.students:
+        raise UserError("the recipe has no student", str(experiment.out), "add one")
     if recipe.export.student != "best":
         return recipe.export.student
     return best_run(experiment, [config.name for config in reversed(recipe.students)])

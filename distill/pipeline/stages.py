@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from distill.environment import is_main_process, num_processes
-from distill.errors import UserError, printable
+from distill.errors import UserError, printable, unprintable
 from distill.progress import Progress
 
 if TYPE_CHECKING:
@@ -250,7 +250,8 @@ def show_data(data: ImageData, known: Path) -> None:
 def json_line(value: Any) -> str:
     """A JSON document in one line, which is JSON in whatever encoding stdout has."""
     encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower()
-    return json.dumps(value, ensure_ascii=not encoding.startswith("utf"))
+    text = json.dumps(value, ensure_ascii=not encoding.startswith("utf"))
+    return text if not unprintable(text) else json.dumps(value)
 
 
 def emit(value: dict[str, Any], as_json: bool) -> None:

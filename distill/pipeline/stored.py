@@ -9,6 +9,12 @@ from typing_extensions import TypedDict
 DATA, EXPORT = "data.json", "export.json"
 
 
+class UnlabelledFile(TypedDict):
+    """What `data.json` has of unlabelled images."""
+
+    location: str
+
+
 class DataFile(TypedDict):
     """`data.json` of an experiment."""
 
@@ -16,7 +22,7 @@ class DataFile(TypedDict):
     absolute: NotRequired[str]
     smoke: bool
     modules: NotRequired[list[str]]
-    unlabelled: NotRequired[dict[str, Any]]
+    unlabelled: NotRequired[UnlabelledFile]
 
 
 class PlanFile(TypedDict):

@@ -30,6 +30,8 @@ from distill.scoring.tasks import task_of
 
 Probs = NDArray[np.float32]
 REQUIRED = ("names", "task", "input_spec", "thresholds")
+SUM_SLACK = 0.02  # by which the sum of probabilities may miss 1
+CHECKED = (*REQUIRED, "metrics", "precision")
 SLACK = 1e-3  # by which a probability may lie outside [0, 1]: halves round
 
 
@@ -130,7 +132,7 @@ class Predictor:
     def probs(self, pixels: NDArray[np.uint8]) -> Probs:
         """Probabilities `(batch, classes)` of pixels, uint8 `(batch, height, width, 3)`."""
         result: Probs = session_probs(self.session, pixels, self.path)
-        check_probs(result, self.metadata, self.path)
+        check_probs(result, self.metadata, self.path, len(pixels))
         return result
 
     def _decide(self, item: Any, row: Probs) -> Prediction:
@@ -163,7 +165,7 @@ def open_session(path: Path, threads: int = 0) -> Any:
         raise UserError("no such file", str(path), "name an .onnx file or an experiment")
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 3
+    options.log_severity_level = 4
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own exceptions share no public base class
@@ -181,6 +183,8 @@ class _Metadata(BaseModel):
     task: TaskName
     input_spec: InputSpec
     thresholds: dict[str, Annotated[float, Field(ge=0.0, le=1.0)]]
+    metrics: dict[str, Any] | None = None
+    precision: Annotated[str, Field(max_length=20, pattern=r"^[A-Za-z0-9._-]*$")] | None = None
 
     @model_validator(mode="after")
     def _names_are_names(self) -> Self:
@@ -204,7 +208,7 @@ def read_metadata(session: Any, path: Path) -> dict[str, Any]:
     if missing:
         raise UserError(f"no metadata {missing[0]!r} in it", str(path), hint)
     try:
-        _Metadata.model_validate_json(json.dumps({key: metadata[key] for key in REQUIRED}))
+        _Metadata.model_validate_json(json.dumps({key: metadata.get(key) for key in CHECKED}))
     except (ValidationError, ValueError) as error:
         reason = str(error)
         if isinstance(error, ValidationError):
@@ -232,7 +236,8 @@ def read_spec(session: Any, metadata: dict[str, Any], path: Path) -> InputSpec:
     if shape != [spec.height, spec.width, 3]:
         what = f"takes {shape}, but its metadata says {spec.height} x {spec.width}"
         raise UserError(what, str(path), hint)
-    check_probs(session_probs(session, np.full((1, *shape), 128, np.uint8), path), metadata, path)
+    grey = np.full((2, *shape), 128, np.uint8)
+    check_probs(session_probs(session, grey, path), metadata, path, len(grey))
     return spec
 
 
@@ -265,15 +270,22 @@ def session_probs(session: Any, pixels: NDArray[np.uint8], path: Path) -> Any:
         raise UserError(f"it does not run ({reason})", str(path), "export it again") from None
 
 
-def check_probs(probs: Any, metadata: dict[str, Any], path: Path) -> None:
-    """Raises `UserError` where answers are no probabilities of the classes that the file names."""
+def check_probs(probs: Any, metadata: dict[str, Any], path: Path, count: int) -> None:
+    """Raises `UserError` where answers are no probabilities of the classes that the file names.
+
+    Args:
+        count: Images that were asked about.
+    """
     classes = len(metadata["names"])
     hint = "use a file that `distill export` wrote"
-    if getattr(probs, "ndim", 0) != 2 or probs.shape[1] != classes or probs.dtype.kind != "f":
+    if getattr(probs, "shape", ()) != (count, classes) or probs.dtype.kind != "f":
         got = f"{getattr(probs, 'dtype', type(probs).__name__)} {getattr(probs, 'shape', '')}"
         raise UserError(f"answers {got} for {classes} classes", str(path), hint)
     if not ((probs >= -SLACK) & (probs <= 1.0 + SLACK)).all():  # which NaN is not either
         raise UserError("its answers are no probabilities", str(path), "export it again")
+    if metadata["task"] == "single" and (np.abs(probs.sum(axis=1) - 1.0) > SUM_SLACK).any():
+        what = "its answers do not add up to 1, as probabilities of one label do"
+        raise UserError(what, str(path), "export it again")
 
 
 def metadata_of(session: Any) -> dict[str, Any]:

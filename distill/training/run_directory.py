@@ -126,7 +126,7 @@ def open_run(folder: Path) -> FinishedRun:
         ModelConfig.model_validate_json(json.dumps(run.config["run"]["model"]))
         facts = run.contract, run.rows, run.strategy, run.logit_adjustment
         assert all(fact is not None for fact in facts)
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         reason = first_line(error)
         raise UserError(f"not what a run writes ({reason})", str(folder), hint) from None
     return run

@@ -27,7 +27,7 @@ from distill.data.digest import image_sha256
 from distill.data.sources import Item, Source
 from distill.files import atomic
 
-FORMAT = 2  # of the cache; prints of another format are taken again
+FORMAT = 3  # of the cache; prints of another format are taken again
 CHUNK = 256
 DRAFT = 256  # a large JPEG is decoded to no less than this on its shorter side, which is faster
 THUMB = 16  # side of the tiny picture

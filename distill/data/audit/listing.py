@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections import Counter
@@ -22,6 +23,7 @@ from distill.data.decode import InputSpec
 from distill.data.digest import data_sha256
 from distill.data.sources import SPLITS, Item, Source
 from distill.data.workspace import Workspace
+from distill.errors import UserError
 from distill.files import read_json, write_json
 
 SMOKE_IMAGES = 12
@@ -124,19 +126,17 @@ class Listing:
         return rows
 
 
-def _readable_few(source: Source, work: Workspace) -> list[Item]:
-    """A few images of each class, others in place of those that cannot be read."""
+def readable_few(source: Source, work: Workspace, count: int) -> list[Item]:
+    """So many images of each class, others in place of those that cannot be read."""
     left = list(source.items)
     while True:
-        few = limit_per_class(left, SMOKE_IMAGES)
+        few = limit_per_class(left, count)
         if source.distinct:
             return few
-        bad = take_fingerprints(
-            source, few, work.cache, work.workers, lambda count: None
-        ).unreadable
-        if not bad or len(bad) == len(left):
+        prints = take_fingerprints(source, few, None, work.workers, lambda done: None)
+        if not prints.unreadable or len(prints.unreadable) == len(left):
             return few
-        left = [item for item in left if item.name not in bad]
+        left = [item for item in left if item.name not in prints.unreadable]
 
 
 def list_data(
@@ -158,7 +158,7 @@ def list_data(
     Raises:
         UserError: It cannot be split; the message says why and what to do.
     """
-    items = _readable_few(source, work) if smoke else list(source.items)
+    items = readable_few(source, work, SMOKE_IMAGES) if smoke else list(source.items)
     prints, copies = None, [item.name for item in items]
     source_groups = [item.group for item in items]
     if always or not source.distinct:
@@ -182,7 +182,10 @@ def kept_copies(
     if features is not None:
         digest.update(features.tobytes())
     place = cache / f"copies-{digest.hexdigest()[:16]}.json"
-    if not place.is_file():
-        write_json(place, {"copies": copy_groups(prints, features)})
-    copies: list[str] = read_json(place, dict[str, list[str]])["copies"]
+    with contextlib.suppress(UserError, KeyError):  # absent, or damaged: compared anew
+        known: list[str] = read_json(place, dict[str, list[str]])["copies"]
+        if len(known) == len(prints.names) and set(known) <= set(prints.names):
+            return known
+    copies = copy_groups(prints, features)
+    write_json(place, {"copies": copies})
     return copies

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from distill.config import TaskName
+from distill.data.decode import read_file
 from distill.data.sources import Item, Source
 from distill.data.sources._manifest import FILE, Entry, Table, parse
 from distill.data.sources._tables import PARQUET, lists_paths, read_table
@@ -80,7 +81,7 @@ def _open(location: str, labelled: bool) -> Source:
         location=location,
         classes=classes,
         items=tuple(items),
-        read=lambda item: (root / item.name).read_bytes(),
+        read=lambda item: read_file(root / item.name),
         fingerprint=digest.hexdigest(),
         task=task,
         root=root,

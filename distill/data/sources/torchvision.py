@@ -74,7 +74,11 @@ class _PictureReader:
         split, _, number = item.name.partition("/")
         try:
             picture = self.splits[split][int(number)][0]
+        except MemoryError:
+            raise
         except Exception as error:  # of Pillow's on bad bytes, nearly every built-in type
+            if isinstance(error, OSError) and error.errno:  # of the disk, not of the picture
+                raise
             raise UnreadableImageError(f"{type(error).__name__}: {error}") from None
         if not isinstance(picture, Image.Image):
             raise UnreadableImageError(f"a {type(picture).__name__}, no picture")

@@ -20,7 +20,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple
 
-from distill.data.decode import EXTENSIONS, HEIF_EXTENSIONS
+from distill.data.decode import (
+    EXTENSIONS,
+    HEIF_EXTENSIONS,
+    MAX_BYTES,
+    UnreadableImageError,
+)
 from distill.data.sources import Item, Source
 from distill.data.sources._shards import (
     files_fingerprint,
@@ -39,7 +44,7 @@ def recognises(location: str) -> bool:
     """Whether a location ends in `.tar`, or is a folder of such files without sub-folders."""
     path = Path(location)
     if not path.is_dir():
-        return path.suffix == ENDING
+        return path.suffix == ENDING and (path.is_file() or not path.exists())
     inside = [file for file in path.iterdir() if not file.name.startswith(".")]
     return any(f.suffix == ENDING for f in inside) and not any(f.is_dir() for f in inside)
 
@@ -90,6 +95,8 @@ class _PartReader:
             if (now.st_size, now.st_mtime_ns) != (shard.size, shard.mtime_ns):
                 what = "changed while it was read"
                 raise UserError(what, str(shard.path), "repeat the command")
+            if part.size > MAX_BYTES:
+                raise UnreadableImageError(f"{part.size:,} bytes, more than a picture has")
             return _content(file, part)
 
 

@@ -60,7 +60,7 @@ def kernels(file: Path, folder: Path) -> Counter[str]:
 
     optimised = folder / "optimised.onnx"
     options = ort.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4
     options.optimized_model_filepath = str(optimised)
     ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     ran = Counter(node.op_type for node in onnx.load(optimised).graph.node)
