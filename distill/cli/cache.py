@@ -17,7 +17,7 @@ from distill.cli.options import (
     takes,
 )
 from distill.environment import is_main_process
-from distill.errors import UserError
+from distill.errors import UserError, printable
 from distill.pipeline import stages
 from distill.pipeline.stages import Settings
 
@@ -78,10 +78,9 @@ def verify_command(
     opened = stages.reopen_experiment(experiment, overrides, settings)
     rows = verify_experiment(opened, samples)
     for row in rows:
-        print(
-            f"{row['folder']}: {row['teacher']}, {row['samples']:,} logits of {row['views']} views "
-            f"agree, largest relative difference {row['max_difference']:.1e}"
-        )
+        line = f"{row['folder']}: {row['teacher']}, {row['samples']:,} logits of {row['views']} "
+        line += f"views agree, largest relative difference {row['max_difference']:.1e}"
+        print(printable(line))
     stages.emit({"caches": rows}, settings.as_json)
 
 
@@ -94,10 +93,8 @@ def info_command(experiment: ExperimentArg, as_json: JsonOpt = False) -> None:
         raise UserError("no such directory", str(experiment), "name the --out of a run")
     rows = list_caches(experiment)
     for row in rows:
-        print(
-            f"{row['folder']}: {row['teacher']}, {row['images']:,} images, {row['views']} views in "
-            f"{row['shards']} shards, {row['size_bytes'] / 1e6:,.1f} MB"
-        )
+        line = f"{row['folder']}: {row['teacher']}, {row['images']:,} images, {row['views']} views "
+        print(printable(f"{line}in {row['shards']} shards, {row['size_bytes'] / 1e6:,.1f} MB"))
     if not rows:
         print(f"no teacher caches in {experiment}")
     stages.emit({"caches": rows}, as_json)

@@ -111,7 +111,7 @@ class TeacherCache:
         expected = self.empty_rows(shard.stop - shard.start)
         try:
             rows: NDArray[Any] = np.load(self.folder / shard.file_name, mmap_mode="r")
-        except (OSError, ValueError, EOFError):
+        except (FileNotFoundError, ValueError, EOFError):
             return None
         fits = rows.shape == expected.shape and rows.dtype == expected.dtype
         return rows if fits else None

@@ -141,12 +141,17 @@ def verify_cache(
         `views` that are complete, `samples` compared, and `max_difference` of what is stored.
 
     Raises:
-        UserError: A stored number is not what the teacher says: off by more than `TOLERANCE`.
+        UserError: A stored number is not what the teacher says, off by more than `TOLERANCE`; or
+            a shard is not as it was written.
     """
     rng = np.random.default_rng(seed)
     views = complete_views(cache)
     asked = Teacher(teacher, device, cache.features > 0)
     worst, compared = 0.0, 0
+    for shard in cache.shards(views):
+        if not cache.is_whole(shard):
+            what = f"{shard.file_name} was changed since it was written"
+            raise UserError(what, str(cache.folder), "remove this file and build it again")
     for view in views:
         ids = np.sort(rng.choice(cache.count, min(samples, cache.count), replace=False))
         fresh = cache.unpack(cache.pack(asked(images.view(ids, view, device))))
