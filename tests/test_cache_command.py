@@ -82,7 +82,7 @@ def test_verify_refuses_what_the_teacher_did_not_say(distill_json, recipe, train
     np.save(file, np.load(file)[::-1] + np.float16(1))
     status, _, err = distill_json("cache", "verify", trained)
     assert status == 2
-    assert "view 1" in err
+    assert "view-0001" in err
 
 
 def test_other_views_get_a_cache_of_their_own(distill_json, recipe, trained, tmp_path):

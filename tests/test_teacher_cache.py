@@ -417,9 +417,13 @@ def test_verify_finds_logits_that_the_teacher_did_not_say(data, tmp_path):
     assert found["views"] == 2
     assert found["samples"] == 2 * 64
     assert found["max_difference"] < 0.01
-    file = cache.folder / Shard(1, 0, 25).file_name
-    np.save(file, np.roll(np.load(file), 1, axis=0))  # joined to the wrong images
+    shard = Shard(1, 0, 25)
+    said = np.load(cache.folder / shard.file_name)
+    cache.write_shard(shard, np.roll(said, 1, axis=0))  # joined to the wrong images
     with pytest.raises(UserError, match="view 1 of image"):
+        verify_cache(cache, model, job.images, CPU)
+    np.save(cache.folder / shard.file_name, said)
+    with pytest.raises(UserError, match="changed since it was written"):
         verify_cache(cache, model, job.images, CPU)
 
 
