@@ -287,6 +287,11 @@ def test_pictures_come_in_whatever_holds_bytes(tmp_path):
         assert [found.labels for found in predictor.predict(kinds)] == [("green",)] * 5
     assert predictor.predict(io.BytesIO(content))[0].labels == ("green",)
     assert predictor.predict(bytearray(content))[0].labels == ("green",)
+    with (
+        file.with_suffix(".txt").open("w+") as text,
+        pytest.raises(UnreadableImageError, match="text"),
+    ):
+        predictor.predict(text)
     with pytest.raises(UnreadableImageError, match="images: a int"):
         predictor.predict(7)
     with pytest.raises(UnreadableImageError, match="picture 1: "):

@@ -252,6 +252,8 @@ def to_pixels(source: Any, spec: InputSpec) -> Pixels:
         source = bytes(source)
     elif hasattr(source, "read"):
         source = source.read()
+        if isinstance(source, str):
+            raise UnreadableImageError("a file that is open as text")
     if isinstance(source, np.ndarray):
         grey_or_rgb = source.ndim == 2 or (source.ndim == 3 and source.shape[2] == 3)
         if source.dtype != np.uint8 or not grey_or_rgb:
