@@ -30,7 +30,6 @@ from distill.scoring.tasks import task_of
 
 Probs = NDArray[np.float32]
 REQUIRED = ("names", "task", "input_spec", "thresholds")
-SUM_SLACK = 0.02  # by which the sum of probabilities may miss 1
 CHECKED = (*REQUIRED, "metrics", "precision")
 SLACK = 1e-3  # by which a probability may lie outside [0, 1]: halves round
 
@@ -283,9 +282,6 @@ def check_probs(probs: Any, metadata: dict[str, Any], path: Path, count: int) ->
         raise UserError(f"answers {got} for {classes} classes", str(path), hint)
     if not ((probs >= -SLACK) & (probs <= 1.0 + SLACK)).all():  # which NaN is not either
         raise UserError("its answers are no probabilities", str(path), "export it again")
-    if metadata["task"] == "single" and (np.abs(probs.sum(axis=1) - 1.0) > SUM_SLACK).any():
-        what = "its answers do not add up to 1, as probabilities of one label do"
-        raise UserError(what, str(path), "export it again")
 
 
 def metadata_of(session: Any) -> dict[str, Any]:
