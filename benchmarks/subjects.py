@@ -73,15 +73,17 @@ def onnx_model(path: Path, name: str = "") -> Model:
     )
 
 
-def run_model(folder: Path, name: str = "") -> Model:
+def run_model(folder: Path, name: str = "", trust: bool = True) -> Model:
     """The best weights of a run directory, named after it unless a name is given.
 
     Raises:
-        UserError: Not a complete run directory.
+        UserError: Not a complete run directory; or its network is a module, without `trust`.
     """
     from distill.training.run_directory import BEST, open_run
 
     opened = open_run(folder)
+    if not trust:
+        opened.check_trusted()
     return Model(
         name or folder.resolve().name,
         folder,
@@ -105,15 +107,11 @@ def open_models(paths: Sequence[Path], trust: bool = False) -> list[Model]:
             module, without `trust`.
     """
     paths = [shipped_file(path) for path in paths]
-    for path in paths:
-        if path.is_dir() and not trust:
-            from distill.training.run_directory import check_trusted
-
-            check_trusted(path)
     names = [path.resolve().name if path.is_dir() else path.stem for path in paths]
+    shown_as = [str(path) * (names.count(n) > 1) for path, n in zip(paths, names, strict=True)]
     return [
-        (run_model if path.is_dir() else onnx_model)(path, str(path) * (names.count(name) > 1))
-        for path, name in zip(paths, names, strict=True)
+        run_model(path, shown, trust) if path.is_dir() else onnx_model(path, shown)
+        for path, shown in zip(paths, shown_as, strict=True)
     ]
 
 

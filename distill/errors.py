@@ -69,6 +69,13 @@ def first_line(error: BaseException, most: int = 160) -> str:
     return said[:most] if said else type(error).__name__
 
 
+def is_short_of_memory(error: BaseException) -> bool:
+    """Whether there was no room: Python says so, or torch and threads in words of their own."""
+    words = ("out of memory", "allocate memory", "start new thread")
+    said = str(error) if isinstance(error, RuntimeError) else ""
+    return isinstance(error, MemoryError) or any(part in said for part in words)
+
+
 def alike(word: str, known: Iterable[str]) -> list[str]:
     """Up to four of the known names that somebody may have meant by a word.
 

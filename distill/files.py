@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from distill.errors import NoSpace, UserError
+from distill.errors import NoSpace, UserError, is_short_of_memory
 
 MANIFEST = "manifest.json"
 
@@ -51,7 +51,7 @@ def blame_system(error: Exception) -> None:
     Libraries in C++ tell of a full disk by errors of their own; so the disk of temporary files is
     asked.
     """
-    if isinstance(error, OSError | MemoryError | NoSpace):
+    if isinstance(error, OSError | NoSpace) or is_short_of_memory(error):
         raise error
     place = tempfile.gettempdir()
     if shutil.disk_usage(place).free < LEAST_SPACE:
@@ -227,13 +227,15 @@ def is_complete(folder: Path) -> bool:
     return (folder / MANIFEST).is_file()
 
 
-def verify_manifest(folder: Path) -> None:
-    """Raises `UserError` for a file that is missing or differs from its hash."""
-    for name, digest in read_manifest(folder).items():
+def verify_manifest(folder: Path) -> dict[str, str]:
+    """What `read_manifest` gives; raises `UserError` for a file that is missing or differs."""
+    listed = read_manifest(folder)
+    for name, digest in listed.items():
         file = folder / name
         if not file.is_file() or sha256_of(file) != digest:
             hint = f"remove {folder} and repeat the command that made it"
             raise UserError("missing or changed since it was written", str(file), hint)
+    return listed
 
 
 def differing_keys(old: Any, new: Any, prefix: str = "") -> list[str]:

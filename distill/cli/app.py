@@ -39,7 +39,7 @@ from distill.cli.search import search_command
 from distill.cli.shipped import evaluate_command, inspect_command, predict_command
 from distill.cli.teachers import teachers_command
 from distill.environment import num_processes
-from distill.errors import DistillError, RunStopped, UserError, first_line
+from distill.errors import DistillError, RunStopped, UserError, first_line, is_short_of_memory
 from distill.files import NO_SPACE, no_space
 from distill.pipeline import stages
 from distill.pipeline.stages import Settings
@@ -243,12 +243,6 @@ def _package_of(error: BaseException) -> str:
         if installed:
             return Path(inside).parts[0]
     return ""
-
-
-def is_short_of_memory(error: RuntimeError) -> bool:
-    """Whether torch, or Python of its threads, says in its own words that there is no room."""
-    said = str(error)
-    return any(words in said for words in ("out of memory", "allocate memory", "start new thread"))
 
 
 def end_alike() -> None:

@@ -6,7 +6,9 @@ written down in a shipped file's `input_spec` is exactly what `resize_image` doe
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import importlib
 import io
 import stat
 from collections import Counter
@@ -30,6 +32,7 @@ _ENDINGS = "jpg jpeg jpe jfif png bmp gif webp tif tiff ppm pgm pbm pnm tga avif
 EXTENSIONS = frozenset(f".{ending}" for ending in _ENDINGS.split())
 # Whatever a file is called: others start programs (EPS is Ghostscript's) or are no pictures.
 FORMATS = ("BMP", "GIF", "JPEG", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP", "AVIF")
+PLUGINS = ("Bmp", "Gif", "Jpeg", "Mpo", "Png", "Ppm", "Tga", "Tiff", "WebP", "Avif")  # of Pillow
 HEIF_EXTENSIONS = frozenset((".heic", ".heif"))
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 HEIF_REMEDY = "pip install 'distillate[heic]'"
@@ -170,7 +173,9 @@ def _open(source: str | Path | bytes) -> Image.Image:
 @remember
 def _formats() -> list[str]:
     """Those of `FORMATS` that this Pillow was built with."""
-    Image.init()
+    for name in PLUGINS:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(f"PIL.{name}ImagePlugin")
     return [name for name in FORMATS if name in Image.OPEN]
 
 

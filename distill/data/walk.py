@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from pathlib import Path
 
 from distill.errors import UserError
@@ -28,7 +27,7 @@ def folders_in(folder: Path) -> list[Path]:
     Raises:
         UserError: It may not be listed.
     """
-    return sorted(path for path in _listed(folder) if _kind(path) == "folder")
+    return sorted(path for kind, path in _listed(folder) if kind == "folder")
 
 
 def files_below(folder: Path) -> list[Path]:
@@ -46,8 +45,7 @@ def files_below(folder: Path) -> list[Path]:
         if (status.st_dev, status.st_ino) in seen:
             continue
         seen.add((status.st_dev, status.st_ino))
-        for path in _listed(place):
-            kind = _kind(path)
+        for kind, path in _listed(place):
             if kind == "folder":
                 left.append(path)
             elif kind == "file":
@@ -55,21 +53,26 @@ def files_below(folder: Path) -> list[Path]:
     return sorted(found)
 
 
-def _listed(folder: Path) -> list[Path]:
-    """What a folder lists, but for litter; folders proper come before links to folders."""
+def _listed(folder: Path) -> list[tuple[str, Path]]:
+    """What a folder lists, by kind, but for litter; folders proper come before links to folders."""
     try:
         with os.scandir(folder) as entries:
-            kept = [Path(entry.path) for entry in entries if not is_litter(entry.name)]
+            kept = [entry for entry in entries if not is_litter(entry.name)]
     except OSError as error:
         hint = "correct its permissions, or take it out"
         raise UserError(f"cannot be listed: {error.strerror}", str(folder), hint) from None
-    return sorted(kept, key=lambda path: (path.is_symlink(), path))
+    kept.sort(key=lambda entry: (entry.is_symlink(), entry.name))
+    return [(_kind(entry), Path(entry.path)) for entry in kept]
 
 
-def _kind(path: Path) -> str:
+def _kind(entry: os.DirEntry[str]) -> str:
     """`folder`, `file` (a link that leads nowhere is one, too) or `other`."""
     try:
-        mode = path.stat().st_mode
-    except OSError:  # leads nowhere, or to itself
-        return "file" if path.is_symlink() else "other"
-    return "folder" if stat.S_ISDIR(mode) else "file" if stat.S_ISREG(mode) else "other"
+        if entry.is_dir():
+            return "folder"
+        if entry.is_file():
+            return "file"
+        leads_nowhere = entry.is_symlink() and not Path(entry.path).exists()
+    except OSError:  # a link to itself
+        leads_nowhere = entry.is_symlink()
+    return "file" if leads_nowhere else "other"

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from distill.config import ModelConfig, TaskName
 from distill.data.decode import InputSpec
 from distill.errors import DistillError, UserError, first_line, printable, unprintable
+from distill.files import blame_system
 from distill.models.layers import head_prefixes
 from distill.models.weights import read_weights, transfer_weights
 from distill.registry import check_options, find_module
@@ -145,6 +146,7 @@ def build_classifier(
     except DistillError:
         raise
     except Exception as error:  # constructors of libraries raise nearly every built-in type
+        blame_system(error)
         what = f"{config.name} cannot be built: {first_line(error)}"
         raise UserError(what, "model.name", "correct its name, its tag or its options") from None
     has_fresh_head = load
@@ -183,6 +185,7 @@ def _try_out(classifier: Classifier, name: str) -> None:
             shape = classifier.train()(images).logits.shape
             classifier.eval()(images)
     except Exception as error:  # as constructors do
+        blame_system(error)
         what = f"{name} does not run at {size} x {size}: {first_line(error)}"
         raise UserError(what, "model.input_size", "try the size it was made for") from None
     for key, value in classifier.named_buffers():

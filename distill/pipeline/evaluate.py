@@ -253,12 +253,13 @@ def _open_run(folder: Path, device: str, trust: bool) -> Model:
     from distill.data.views.pixels import to_unit
     from distill.device import resolve_device
     from distill.models.inference import activate
-    from distill.training.run_directory import check_trusted, open_run
+    from distill.training.run_directory import open_run
 
-    if not trust:
-        check_trusted(folder)
     chosen = resolve_device(device)
-    classifier = open_run(folder).load().to(chosen)
+    run = open_run(folder)
+    if not trust:
+        run.check_trusted()
+    classifier = run.load().to(chosen)
     contract = classifier.contract
 
     def probabilities(pixels: Pixels) -> NDArray[np.float32]:

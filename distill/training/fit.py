@@ -22,7 +22,7 @@ from torch import Tensor
 from distill.data.views.images import num_batches
 from distill.environment import environment
 from distill.errors import RunStopped
-from distill.files import append_line, atomic
+from distill.files import append_line, atomic, sha256_of
 from distill.models.classifier import Classifier
 from distill.models.inference import predict_logits
 from distill.progress import Progress, Task
@@ -30,7 +30,7 @@ from distill.scoring.metrics import score
 from distill.scoring.tasks import task_of
 from distill.training.job import Job
 from distill.training.optim import set_lr
-from distill.training.resume import STATE, checksum_of, stored_state, waiting_weights
+from distill.training.resume import STATE, stored_state, waiting_weights
 from distill.training.run_directory import BEST, ROWS, begin_run, finish_run, save_weights
 from distill.training.selection import Worth, chosen_score, validation_row, worth
 from distill.training.teachers import open_teachers
@@ -49,14 +49,14 @@ class Standing:
         best_epoch: The one whose weights are kept; -1 before the first validation.
         best: What it is worth, see `selection.worth`.
         waited: Validations since then.
-        best_crc32: Checksum of the file of those weights; 0 for one that is not known.
+        best_sha256: Of the file of those weights; empty where that is not known.
     """
 
     epoch: int = -1
     best_epoch: int = -1
     best: Worth = (-math.inf, -math.inf)
     waited: int = 0
-    best_crc32: int = 0
+    best_sha256: str = ""
 
     def after(self, epoch: int, value: Worth | None) -> Standing:
         """The standing after an epoch, which is worth `value`; None where it was not validated."""
@@ -120,13 +120,13 @@ def _keep(trainer: Trainer, row: dict[str, Any], standing: Standing) -> Standing
     weights are of an epoch that `metrics.jsonl` has, and that a resume does not train again.
 
     Returns:
-        The standing with the checksum of the best weights.
+        The standing with the hash of the best weights.
     """
     folder, is_best = trainer.job.folder, standing.best_epoch == standing.epoch
     waiting = waiting_weights(folder, standing.epoch)
     if is_best:
         save_weights(trainer.evaluated, waiting)
-        standing = replace(standing, best_crc32=checksum_of(waiting))
+        standing = replace(standing, best_sha256=sha256_of(waiting))
     append_line(folder / ROWS, row)
     content = io.BytesIO()
     torch.save({**asdict(standing), **trainer.state()}, content)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 from safetensors import safe_open
 
 from distill.errors import first_line
+from distill.files import blame_system, sha256_of
 from distill.training.run_directory import BEST, ROWS
 
 STATE = "last/state.pt"
@@ -44,21 +44,13 @@ def stored_state(
         _check(folder, state)
     except FileNotFoundError as error:
         reason = f"{Path(str(error.filename)).name} is missing"
-    except (OSError, MemoryError):
-        raise  # which may pass: what is there stays as it is
     except Exception as error:  # bad bytes make unpicklers raise nearly every built-in type
-        if "out of memory" in str(error):
-            raise
+        blame_system(error)  # which may pass: what is there stays as it is
         reason = first_line(error)
     else:
         return dict(state)
     say(f"warning: what was trained in {folder} is damaged ({reason}): the run begins again")
     return None
-
-
-def checksum_of(file: Path) -> int:
-    """CRC-32 of a file's content."""
-    return zlib.crc32(file.read_bytes())
 
 
 def _check(folder: Path, state: Any) -> None:
@@ -77,5 +69,5 @@ def _check(folder: Path, state: Any) -> None:
         file = waiting if waiting.is_file() else folder / BEST
         with safe_open(file, "pt"):
             pass  # which compares the header with the file's length
-        if state.get("best_crc32") not in (None, 0, checksum_of(file)):
+        if state.get("best_sha256") not in (None, "", sha256_of(file)):
             raise ValueError(f"{BEST} was changed since it was written")

@@ -18,7 +18,6 @@ from distill.files import (
     is_complete,
     lasting_files,
     read_json,
-    read_manifest,
     verify_manifest,
     write_json,
     write_manifest,
@@ -91,14 +90,25 @@ class FinishedRun:
         """The `train.logit_adjustment` that it was trained with; 0 of before there was one."""
         return float(self.config["run"]["train"].get("logit_adjustment", 0.0))
 
+    @property
+    def model(self) -> ModelConfig:
+        """The network that it is of."""
+        return ModelConfig.model_validate_json(json.dumps(self.config["run"]["model"]))
+
+    def check_trusted(self) -> None:
+        """Raises `UserError` where loading would import a module that it names, which runs it."""
+        _, module, _ = split_name(self.model.name)
+        if "." in module:
+            what = f"its network is the module {module}, which opening it would run"
+            raise UserError(what, str(self.folder), "add --trust if you know whose it is")
+
     def load(self) -> Classifier:
         """The model with the kept weights, in evaluation mode.
 
         Raises:
             UserError: They are of another network, or no weights.
         """
-        table = json.dumps(self.config["run"]["model"])
-        model, contract = ModelConfig.model_validate_json(table), self.contract
+        model, contract = self.model, self.contract
         built = build_classifier(model, contract.names, contract.input_spec, False, contract.task)
         try:
             return load_weights(built, self.folder / BEST).eval()
@@ -117,28 +127,17 @@ def open_run(folder: Path) -> FinishedRun:
         raise UserError(
             "not a finished run directory", str(folder), "name one with a manifest.json"
         )
-    verify_manifest(folder)
-    run = FinishedRun(folder, read_manifest(folder))
+    run = FinishedRun(folder, verify_manifest(folder))
     hint = "name a run directory that `distill` wrote"
     if missing := [name for name in PROMISED if name not in run.hashes]:
         raise UserError(f"{missing[0]} is not in its manifest", str(folder), hint)
     try:
-        ModelConfig.model_validate_json(json.dumps(run.config["run"]["model"]))
-        facts = run.contract, run.rows, run.strategy, run.logit_adjustment
+        facts = run.model, run.contract, run.rows, run.strategy, run.logit_adjustment
         assert all(fact is not None for fact in facts)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         reason = first_line(error)
         raise UserError(f"not what a run writes ({reason})", str(folder), hint) from None
     return run
-
-
-def check_trusted(folder: Path) -> None:
-    """Raises `UserError` where opening a run would import a module that it names, which runs it."""
-    run = open_run(folder)
-    _, module, _ = split_name(run.config["run"]["model"]["name"])
-    if "." in module:
-        what = f"its network is the module {module}, which opening it would run"
-        raise UserError(what, str(folder), "add --trust if you know whose it is")
 
 
 def begin_run(
