@@ -44,6 +44,6 @@ def find_backbone(options: dict[str, Any]) -> Path:
         f"{file.stem}: " + ", ".join(f"{key} = {shape[key]}" for key in SHAPE[:3])
         for file, shape in known.items()
     )
-    shape = f"the shape of one that there is ({listed}), " if listed else ""
-    hint = f"take {shape}a file, or false"
+    alike = f"the shape of one that there is ({listed}), " if listed else ""
+    hint = f"take {alike}a file, or false"
     raise UserError("no backbone of this shape of compact", "model.pretrained", hint)
