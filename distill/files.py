@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import os
+import platform
 import shutil
 import tempfile
+import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -36,6 +39,7 @@ class JsonModel(BaseModel):
 NO_SPACE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
+ABANDONED_S = 1.0  # since a temporary file was last written to, before it counts as left behind
 LEAST_SPACE = 2**20  # bytes below which a disk counts as full
 
 
@@ -63,12 +67,16 @@ def atomic(path: Path) -> Iterator[Path]:
     """Gives a temporary path to write to, and moves it to `path` if nothing was raised.
 
     The content is on the disk before the name is, so that a power cut leaves either file whole.
+    What a process of this machine that was killed left beside the path is removed.
 
     Raises:
         RunStopped: The disk is full.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    here = platform.node()
+    for left in path.parent.glob(f"{glob.escape(path.name)}.*.{glob.escape(here)}.tmp"):
+        _remove_abandoned(left, left.name.removeprefix(f"{path.name}.").partition(".")[0])
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.{here}.tmp")
     try:
         yield temporary
         sync(temporary)
@@ -80,6 +88,16 @@ def atomic(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _remove_abandoned(temporary: Path, pid: str) -> None:
+    """Removes a temporary file whose process is gone, unless it may be of a namesake elsewhere."""
+    import psutil
+
+    with contextlib.suppress(FileNotFoundError):
+        is_old = time.time() - temporary.stat().st_mtime > ABANDONED_S
+        if pid.isdecimal() and is_old and not psutil.pid_exists(int(pid)):
+            temporary.unlink()
 
 
 def sync(path: Path) -> None:

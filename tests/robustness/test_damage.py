@@ -348,3 +348,26 @@ def test_two_exports_of_an_experiment_wait_for_each_other(make_experiment, tmp_p
         thread.join()
     assert most == [1, 1]
     assert (tmp_path / "out" / "export" / "student.fp32.onnx").is_file()
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path):
+    """A kill while a file was synced left its temporary one for ever."""
+    from distill.files import ABANDONED_S, atomic
+
+    file, program = (
+        tmp_path / "a[1].json",
+        (
+            "import os, signal, sys\nfrom pathlib import Path\nfrom distill.files import atomic\n"
+            "with atomic(Path(sys.argv[1])) as temporary:\n"
+            "    temporary.write_text('half')\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+        ),
+    )
+    subprocess.run([sys.executable, "-c", program, str(file)])
+    (left,) = tmp_path.iterdir()
+    other = tmp_path / "a[1].json.1.elsewhere.tmp"  # of another machine, on a shared disk
+    other.write_text("half")
+    for place in (left, other):
+        os.utime(place, (place.stat().st_mtime - 2 * ABANDONED_S,) * 2)
+    with atomic(file) as temporary:
+        temporary.write_text("whole")
+    assert sorted(tmp_path.iterdir()) == sorted([file, other])
