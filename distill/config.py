@@ -26,6 +26,9 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0, le=1e30)]
 Positive = Annotated[float, Field(gt=0.0, le=1e30)]
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
+MAX_SIZE = 1024
+Size = Annotated[int, Field(ge=16, le=MAX_SIZE)]  # of an image's side, in pixels
+CropPct = Annotated[float, Field(gt=0.1, le=1.0)]
 Width = Annotated[int, Field(ge=1, le=8192)]
 Depth = Annotated[int, Field(ge=1, le=200)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
@@ -80,11 +83,11 @@ class Options(BaseModel):
 class DataConfig(Options):
     """What an image is to every model: size and resize rule, kind of labels, and the splits."""
 
-    size: Annotated[int, Field(ge=16, le=1024)] = 128
+    size: Size = 128
     """Height and width of what networks see, in pixels."""
     resize: Literal["shortest", "squash"] = "squash"
     """`shortest` scales the shorter side and cuts the centre, `squash` scales both sides."""
-    crop_pct: Annotated[float, Field(gt=0.1, le=1.0)] = 1.0
+    crop_pct: CropPct = 1.0
     """Of `shortest`: share of the shorter side that the cut keeps."""
     interpolation: Interpolation = "bilinear"
     """Filter by which images are scaled, by its name in Pillow."""
@@ -177,7 +180,7 @@ class ModelConfig(Options):
     """True for the library's own weights, a path to a local file (relative to the recipe), or False
     for a random start.
     """
-    input_size: Annotated[int, Field(ge=16, le=1024)] | None = None
+    input_size: Size | None = None
     """Size this network works at; None for `data.size`. It resizes for itself."""
     options: dict[str, Any] = {}
     """Options that the model's own file declares."""
@@ -461,7 +464,7 @@ class BenchConfig(Options):
 class SearchConfig(Options):
     """Shapes of the compact student that `distill search` chooses from: all combinations."""
 
-    sizes: tuple[Annotated[int, Field(ge=16, le=1024)], ...] = ()
+    sizes: tuple[Size, ...] = ()
     """Sizes of the images; none is `data.size` and three quarters of it."""
     widths: Annotated[tuple[Count, ...], Field(min_length=1)] = (8, 12, 16, 24, 32)
     """Channels of the first of four stages; each further one has twice as many."""

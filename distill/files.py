@@ -136,7 +136,7 @@ def read_json(path: Path, shape: Any = Any) -> Any:
             raise UserError("no file: a folder, a pipe or a device", str(path))
         value = json.loads(path.read_text("utf-8"))
         if shape is not Any:
-            TypeAdapter(shape).validate_python(value)
+            TypeAdapter(shape).validate_python(value, strict=True)
     except OSError as error:
         raise UserError(f"cannot read: {error.strerror}", str(path)) from None
     except ValidationError as error:

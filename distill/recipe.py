@@ -184,7 +184,15 @@ def module_folders() -> list[str]:
 def _is_module(plugin: Any) -> bool:
     """Whether a plug-in, a name or a table with one, is a module of the user's."""
     name = plugin.get("name", "") if isinstance(plugin, dict) else plugin
-    return isinstance(name, str) and "." in name and "/" not in name
+    return isinstance(name, str) and "." in name.partition("/")[0]
+
+
+def modules_of(recipe: Recipe) -> list[str]:
+    """Names of plug-ins that are modules of the user's, which using the recipe runs."""
+    runs = (*recipe.teachers, *recipe.students)
+    names = [name for config in runs for name in (config.model.name, config.strategy.name)]
+    names += [target.name for target in recipe.export.targets]
+    return [name for name in dict.fromkeys((*names, *recipe.bench.engines)) if _is_module(name)]
 
 
 def write_toml(recipe: Recipe, whole: bool = True) -> str:

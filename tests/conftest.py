@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from distill.cli import app as cli
+from distill import cli
 from distill.config import DataConfig, ModelConfig, ViewsConfig
 from distill.data.workspace import Workspace
 from distill.progress import Progress

@@ -99,6 +99,9 @@ def test_an_experiment_remembers_where_its_modules_are(own, tmp_path, distill, m
     for name in [name for name in sys.modules if name.startswith(("nets_", "methods_"))]:
         monkeypatch.delitem(sys.modules, name)
     status, _, err = distill("report", tmp_path / "out", "--device", "cpu")
+    assert status == 2
+    assert "--trust" in err
+    status, _, err = distill("report", tmp_path / "out", "--device", "cpu", "--trust")
     assert status == 0, err
 
 

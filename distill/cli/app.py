@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import io
-import signal
 import sys
 import traceback
 import warnings
@@ -19,6 +18,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from distill import __version__
+from distill.cli import INTERRUPTED
 from distill.cli.advice import say_error, usage_error
 from distill.cli.bench import bench_app
 from distill.cli.cache import cache_app
@@ -54,7 +54,6 @@ app = typer.Typer(
 
 PIPELINE, STAGES = "The pipeline", "Its stages"  # groups of commands in the help
 SHIPPED, TOOLS = "The shipped file", "Tools"
-INTERRUPTED = 130
 SHARED = ("run", "teacher", "student", "cache build")  # commands that several processes may share
 TRAINING_PACKAGES = (
     *("torch", "torchvision", "timm", "onnx", "onnxscript", "sklearn"),
@@ -145,7 +144,7 @@ app.command(
     rich_help_panel=STAGES,
     epilog=examples("report runs/mine", "report runs/mine --json"),
 )
-@takes("device", "workers", "dry_run", "as_json")
+@takes("device", "workers", "trust", "dry_run", "as_json")
 def report_command(
     experiment: ExperimentArg, settings: Settings, overrides: Overrides = None
 ) -> None:
@@ -245,20 +244,12 @@ def _package_of(error: BaseException) -> str:
     return ""
 
 
-def end_alike() -> None:
-    """Lets other requests to end be Ctrl-C, so that what has begun is put in order.
+def start() -> None:
+    """Does what the command line says; failures become one line and an exit status.
 
-    One that is ignored, as `nohup` has it, stays so.
+    Raises:
+        KeyboardInterrupt: Ctrl-C.
     """
-    for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
-            signal.signal(number, signal.default_int_handler)
-
-
-def main() -> None:
-    """Entry point of `distill`: failures become one line and an exit status."""
-    end_alike()
     warnings.filterwarnings("ignore", message="Image size .* exceeds limit")  # ours is higher
     for stream in (sys.stdout, sys.stderr):  # where é cannot be written, it is an escape
         if isinstance(stream, io.TextIOWrapper):
@@ -284,5 +275,4 @@ def main() -> None:
             raise
         fail(of_system(MemoryError()))
     if interrupted:
-        print("interrupted: repeat the command to continue", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        raise KeyboardInterrupt

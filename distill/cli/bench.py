@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from distill.cli.options import WORKERS, DeviceOpt, JsonOpt, TrustOpt, WorkersOpt, examples, takes
+from distill.cli.options import WORKERS, DeviceOpt, JsonOpt, WorkersOpt, examples, takes
 from distill.config import BenchConfig
 from distill.errors import UserError
 from distill.pipeline import stages
@@ -60,7 +60,7 @@ bench_app = typer.Typer(
         "bench student.int8.onnx bench.engines=all --out speed.json",
     ),
 )
-@takes("as_json")
+@takes("trust", "as_json")
 def bench_command(
     models: Annotated[
         list[str],
@@ -70,7 +70,6 @@ def bench_command(
         ),
     ],
     settings: Settings,
-    trust: TrustOpt = False,
     data: Annotated[
         Path | None, typer.Option("--data", help="Pictures for the clock that includes decoding.")
     ] = None,
@@ -92,7 +91,7 @@ def bench_command(
     if not paths:
         raise UserError("nothing to time", "distill bench", "name ONNX files or run directories")
     progress, pictures = Progress(), readable_pictures(data) if data else []
-    report = bench_speed(open_models(paths, trust), config, progress, pictures)
+    report = bench_speed(open_models(paths, settings.trust), config, progress, pictures)
     show_results(report)
     if out:
         write_results(report, out, progress)

@@ -55,7 +55,7 @@ UnlabelledOpt = Annotated[
     str | None, typer.Option("--unlabelled", help="Images for the teachers' term alone.")
 ]
 TrustOpt = Annotated[
-    bool, typer.Option("--trust", help="Run the module that a run directory may name.")
+    bool, typer.Option("--trust", help="Run the modules that a directory may name.")
 ]
 FindLrOpt = Annotated[bool, typer.Option("--find-lr", help="Range test instead of training.")]
 PresetOpt = Annotated[
@@ -76,6 +76,7 @@ COMMON: dict[str, tuple[Any, Any]] = {
     "overwrite": (OverwriteOpt, False),
     "smoke": (SmokeOpt, False),
     "unlabelled": (UnlabelledOpt, None),
+    "trust": (TrustOpt, False),
     "dry_run": (DryRunOpt, False),
     "as_json": (JsonOpt, False),
 }
@@ -92,9 +93,9 @@ def takes(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     typer reads a command's options off its signature, so this writes them there.
 
     Args:
-        names: Fields of `Settings`; none are all of them.
+        names: Fields of `Settings`; none are all but `trust`, of what is opened again.
     """
-    chosen = names or tuple(COMMON)
+    chosen = names or tuple(name for name in COMMON if name != "trust")
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         hints = get_type_hints(command, include_extras=True)

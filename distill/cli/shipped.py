@@ -9,27 +9,27 @@ from typing import Annotated
 import typer
 
 from distill.cli.advice import say_error
-from distill.cli.options import JsonOpt, TrustOpt, takes
+from distill.cli.options import JsonOpt, takes
 from distill.errors import UserError, printable
 from distill.pipeline import stages
 from distill.pipeline.stages import Settings
 from distill.progress import Progress
 
 
-@takes("device", "workers", "as_json")
+@takes("device", "workers", "trust", "as_json")
 def evaluate_command(
     model: Annotated[Path, typer.Argument(help="ONNX file, experiment or run directory.")],
     data: Annotated[str, typer.Argument(help="Folder of class folders, or demo.")],
     settings: Settings,
     split: Annotated[str | None, typer.Option("--split", help="train, val or test.")] = None,
-    trust: TrustOpt = False,
 ) -> None:
     """Score a model on labelled images, with the thresholds that its file has."""
     from distill.pipeline.evaluate import evaluate
     from distill.report.results import Caution
     from distill.report.table import confusion_table, label_table, scores_line, show
 
-    scores = evaluate(model, data, split, settings.device, settings.workers, Progress(), trust)
+    trust, progress = settings.trust, Progress()
+    scores = evaluate(model, data, split, settings.device, settings.workers, progress, trust)
     show(confusion_table(scores) if "confusion" in scores else label_table(scores))
     print(f"{scores['model']}: {scores_line(scores)}")
     for warning in scores["warnings"]:
@@ -54,8 +54,9 @@ def predict_command(
     for path in paths:
         try:
             prediction = predictor.predict(path)[0]
-        except UnreadableImageError as error:
-            problem = UserError(f"not readable, {error}", str(path))
+        except (UnreadableImageError, OSError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            problem = UserError(f"not readable, {reason}", str(path))
             if len(paths) == 1:
                 raise problem from None
             failed += 1

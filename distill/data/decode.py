@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field
 
-from distill.config import Interpolation
+from distill.config import MAX_SIZE, CropPct, Interpolation
 from distill.errors import UserError
 
 Pixels = NDArray[np.uint8]
@@ -39,7 +39,7 @@ HEIF_REMEDY = "pip install 'distillate[heic]'"
 MAX_BYTES = 2**30  # of a file: a third more than the largest picture has uncompressed
 MAX_PIXELS = 178_956_970  # where Pillow, too, speaks of a decompression bomb
 MAX_ASPECT = 1000  # of one side to the other: nothing is to be seen on a longer strip
-ROWS = 64  # of a picture that are narrowed at a time
+ROWS = 64  # of a picture that are narrowed, or laid on white, at a time
 STRIP = 16  # from this aspect on, only what is left after the crop is scaled
 DECODING_VERSION = 2  # of what pixels come out; a change of it makes decoded stores and caches anew
 
@@ -53,10 +53,10 @@ class InputSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    height: Annotated[int, Field(ge=1, le=8192)]
-    width: Annotated[int, Field(ge=1, le=8192)]
+    height: Annotated[int, Field(ge=1, le=MAX_SIZE)]
+    width: Annotated[int, Field(ge=1, le=MAX_SIZE)]
     resize: Literal["shortest", "squash"] = "shortest"
-    crop_pct: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    crop_pct: CropPct = 1.0
     interpolation: Interpolation = "bilinear"
     antialias: bool = True
     color: Literal["RGB"] = "RGB"
@@ -117,11 +117,15 @@ def read_image(source: str | Path | bytes | Image.Image) -> Image.Image:
 
     Raises:
         UnreadableImageError: As `open_image` does, or cut short.
+        OSError: A file cannot be read now.
     """
+    image = open_image(source)
     try:
-        image = open_image(source)
         image.load()
-        return _to_rgb(ImageOps.exif_transpose(image))
+        if image is source:
+            image = image.copy()
+        ImageOps.exif_transpose(image, in_place=True)  # which copies nothing that is upright
+        return _to_rgb(image)
     except (UnreadableImageError, MemoryError):
         raise
     except Exception as error:  # Pillow's plug-ins raise nearly every built-in type on bad bytes
@@ -132,9 +136,15 @@ def open_image(source: str | Path | bytes | Image.Image) -> Image.Image:
     """Opens a picture, of which no more than the header is decoded yet.
 
     Raises:
-        UnreadableImageError: Not an image of `FORMATS`, nor HEIC where that is decoded; of more
-            than 179 million pixels, or with one side more than 1,000 times the other.
+        UnreadableImageError: No file, not an image of `FORMATS`, nor HEIC where that is decoded;
+            of more than 179 million pixels, or one side more than 1,000 times the other.
+        OSError: A file cannot be read now.
     """
+    if isinstance(source, str | Path):
+        try:
+            source = read_file(Path(source))
+        except FileNotFoundError:
+            raise UnreadableImageError("no such file") from None
     try:
         image = source if isinstance(source, Image.Image) else _open(source)
     except (UnreadableImageError, MemoryError):
@@ -154,9 +164,8 @@ def _unreadable(error: Exception) -> UnreadableImageError:
     return UnreadableImageError(f"{type(error).__name__}: {said}".removesuffix(": "))
 
 
-def _open(source: str | Path | bytes) -> Image.Image:
+def _open(content: bytes) -> Image.Image:
     """Opens a picture; what decodes HEIC is asked for when the first one is met."""
-    content = source if isinstance(source, bytes) else read_file(Path(source))
     try:
         return Image.open(io.BytesIO(content), formats=_formats())
     except UnidentifiedImageError:
@@ -190,11 +199,15 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         values = np.asarray(image)
         return Image.fromarray(_narrowed(values, *_range_of(values))).convert("RGB")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    return image.convert("RGB")
+    if not image.has_transparency_data:
+        return image if image.mode == "RGB" else image.convert("RGB")
+    opaque = Image.new("RGB", image.size)
+    for top in range(0, image.height, ROWS):
+        bottom = min(top + ROWS, image.height)
+        rows = image.crop((0, top, image.width, bottom)).convert("RGBA")
+        white = Image.new("RGBA", rows.size, "white")
+        opaque.paste(Image.alpha_composite(white, rows).convert("RGB"), (0, top))
+    return opaque
 
 
 def _range_of(values: NDArray[np.float32]) -> tuple[float, float]:
@@ -252,6 +265,7 @@ def to_pixels(source: Any, spec: InputSpec) -> Pixels:
 
     Raises:
         UnreadableImageError: It is none of these, or no picture.
+        OSError: A file cannot be read now.
     """
     if isinstance(source, bytearray | memoryview):
         source = bytes(source)

@@ -24,7 +24,7 @@ from distill.data.sources import SPLITS, Item, Source, open_source
 from distill.errors import UserError
 from distill.pipeline.seen import KeptSplits, kept_splits
 from distill.progress import Progress
-from distill.runtime.predict import Predictor
+from distill.runtime.predict import Predictor, check_probs
 from distill.runtime.shipped import shipped_file
 from distill.scoring.metrics import confusion_matrix, score
 
@@ -266,6 +266,7 @@ def _open_run(folder: Path, device: str, trust: bool) -> Model:
         with torch.no_grad():
             logits = classifier(to_unit(pixels, chosen)).logits.float()
         result: NDArray[np.float32] = activate(logits, contract.task).cpu().numpy()
+        check_probs(result, contract.names, folder, len(pixels))
         return result
 
     return Model(contract.names, contract.task, contract.input_spec, probabilities)

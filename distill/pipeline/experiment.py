@@ -104,6 +104,9 @@ class Experiment:
         known = self.opened.get(folder)
         if known is None or known.hashes != read_manifest(folder):
             known = self.opened[folder] = open_run(folder)
+        runs = (*self.recipe.teachers, *self.recipe.students)
+        if known.model.name not in {config.model.name for config in runs}:
+            known.check_trusted()  # it may be a module that the recipe does not speak of
         return known
 
     def folder(self, name: str) -> Path:

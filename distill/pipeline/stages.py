@@ -33,6 +33,7 @@ class Settings:
         out: Experiment directory; None for `runs/` and the recipe's name.
         seed: Instead of the recipe's.
         unlabelled: Images for the teachers' term alone.
+        trust: A directory that is opened may name modules, which are run.
         dry_run: Say what would be done, and stop.
         as_json: End stdout with one JSON document.
     """
@@ -44,6 +45,7 @@ class Settings:
     overwrite: bool = False
     smoke: bool = False
     unlabelled: str | None = None
+    trust: bool = False
     dry_run: bool = False
     as_json: bool = False
 
@@ -84,18 +86,26 @@ def with_seed(overrides: list[str] | None, seed: int | None) -> list[str]:
 
 
 def reopen_experiment(folder: Path, overrides: list[str] | None, settings: Settings) -> Experiment:
-    """The experiment that `distill run` or a training stage began in a directory."""
+    """The experiment that `distill run` or a training stage began in a directory.
+
+    Raises:
+        UserError: It is none, or its recipe names a module, without `trust`.
+    """
     from distill.files import read_json
     from distill.pipeline.experiment import PLAN, RECIPE
     from distill.pipeline.stored import DATA, DataFile, PlanFile
-    from distill.recipe import look_in
+    from distill.recipe import load_recipe, look_in, modules_of
 
     recipe = folder / RECIPE
     if not recipe.is_file():
         raise UserError("not an experiment directory", str(folder), "name one with a recipe.toml")
     known = read_json(folder / DATA, DataFile)
-    for place in known.get("modules", ()):
-        look_in(Path(place))
+    if settings.trust:
+        for place in known.get("modules", ()):
+            look_in(Path(place))
+    elif names := modules_of(load_recipe(recipe)):
+        what = f"its recipe names the module {names[0]}, which opening it would run"
+        raise UserError(what, str(folder), "add --trust if you know whose it is")
     settings = replace(settings, out=folder, unlabelled=known.get("unlabelled", {}).get("location"))
     opened = open_experiment(str(recipe), overrides, _data_of(known), settings)
     plan = read_json(folder / PLAN, PlanFile) if (folder / PLAN).is_file() else None

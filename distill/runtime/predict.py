@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -107,6 +107,7 @@ class Predictor:
 
         Raises:
             UnreadableImageError: One of them is no picture; of several it says which.
+            OSError: The file of one cannot be read now.
         """
         items = _as_list(images)
         results = []
@@ -131,7 +132,7 @@ class Predictor:
     def probs(self, pixels: NDArray[np.uint8]) -> Probs:
         """Probabilities `(batch, classes)` of pixels, uint8 `(batch, height, width, 3)`."""
         result: Probs = session_probs(self.session, pixels, self.path)
-        check_probs(result, self.metadata, self.path, len(pixels))
+        check_probs(result, self.names, self.path, len(pixels))
         return result
 
     def _decide(self, item: Any, row: Probs) -> Prediction:
@@ -236,7 +237,7 @@ def read_spec(session: Any, metadata: dict[str, Any], path: Path) -> InputSpec:
         what = f"takes {shape}, but its metadata says {spec.height} x {spec.width}"
         raise UserError(what, str(path), hint)
     grey = np.full((2, *shape), 128, np.uint8)
-    check_probs(session_probs(session, grey, path), metadata, path, len(grey))
+    check_probs(session_probs(session, grey, path), metadata["names"], path, len(grey))
     return spec
 
 
@@ -269,19 +270,19 @@ def session_probs(session: Any, pixels: NDArray[np.uint8], path: Path) -> Any:
         raise UserError(f"it does not run ({reason})", str(path), "export it again") from None
 
 
-def check_probs(probs: Any, metadata: dict[str, Any], path: Path, count: int) -> None:
-    """Raises `UserError` where answers are no probabilities of the classes that the file names.
+def check_probs(probs: Any, names: Sequence[str], path: Path, count: int) -> None:
+    """Raises `UserError` where answers are no probabilities of a model's classes.
 
     Args:
         count: Images that were asked about.
     """
-    classes = len(metadata["names"])
+    classes = len(names)
     hint = "use a file that `distill export` wrote"
     if getattr(probs, "shape", ()) != (count, classes) or probs.dtype.kind != "f":
         got = f"{getattr(probs, 'dtype', type(probs).__name__)} {getattr(probs, 'shape', '')}"
         raise UserError(f"answers {got} for {classes} classes", str(path), hint)
     if not ((probs >= -SLACK) & (probs <= 1.0 + SLACK)).all():  # which NaN is not either
-        raise UserError("its answers are no probabilities", str(path), "export it again")
+        raise UserError("its answers are no probabilities", str(path), "make it anew")
 
 
 def metadata_of(session: Any) -> dict[str, Any]:

@@ -87,3 +87,21 @@ def test_requests_to_end_are_alike(tmp_path, name):
     assert process.returncode == 130, err
     assert err.splitlines()[-1] == "interrupted: repeat the command to continue"
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("name", ["typer", "numpy", "torch"])
+def test_ctrl_c_before_anything_has_begun(name, tmp_path):
+    """In the first half second, while modules are imported, it was a traceback."""
+    program = (
+        "import os, signal, sys, time\n"
+        "class Watch:\n"
+        "    def find_spec(self, name, *rest):\n"
+        f"        if name == {name!r}: os.kill(os.getpid(), signal.SIGINT); time.sleep(1)\n"
+        "sys.meta_path.insert(0, Watch())\n"
+        "from distill.cli import main\n"
+        "main()\n"
+    )
+    command = [sys.executable, "-c", program, "run", "demo:60", "--dry-run"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 130
+    assert done.stderr == "interrupted: repeat the command to continue\n"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import io
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -76,18 +79,49 @@ def test_what_is_no_file_is_none(tmp_path, distill, tiny_onnx, write_images):
         read_file(folder / "folder.jpg")
 
 
+MEASURE = """
+import contextlib, resource, sys
+from distill.data.decode import UnreadableImageError, read_image
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+with contextlib.suppress(UnreadableImageError):
+    read_image(sys.argv[1])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
 @pytest.mark.parametrize(
-    ("mode", "size"), [("I;16", (4000, 4000)), ("L", (1, 40_000)), ("1", (100_000, 1))]
+    ("mode", "size"),
+    [
+        *((mode, (5000, 5000)) for mode in ("I;16", "RGB", "RGBA", "LA", "P")),
+        *(("L", (1, 40_000)), ("1", (100_000, 1))),
+    ],
 )
 def test_memory_stays_bounded(mode, size, tmp_path):
-    """16-bit pictures were widened to 64 bits: 3.6 GB for 348 kB."""
-    resource = pytest.importorskip("resource")
-    array = np.zeros(size[::-1], np.uint16 if mode == "I;16" else np.uint8)
-    file = tmp_path / "large.png"
-    image = Image.fromarray(array)
-    (image.convert("1") if mode == "1" else image).save(file)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with contextlib.suppress(UnreadableImageError):
-        read_image(file)
-    grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-    assert grown < 10 * size[0] * size[1] + 64 * 2**20
+    """16-bit pictures were widened to 64 bits (348 kB: 3.6 GB), transparent ones copied thrice."""
+    pytest.importorskip("resource")
+    image, transparent = Image.new(mode, size), {"transparency": 0} if mode == "P" else {}
+    image.save(tmp_path / "large.png", **transparent)
+    command = [sys.executable, "-W", "ignore", "-c", MEASURE, str(tmp_path / "large.png")]
+    grown = 1024 * int(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+    assert grown < 9 * size[0] * size[1] + 16 * 2**20
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.EACCES, errno.ESTALE])
+def test_an_error_of_the_disk_is_none_of_the_picture(
+    code, monkeypatch, tmp_path, distill, tiny_onnx, write_images
+):
+    """It was said to be unreadable, as if there were no picture in it."""
+    folder, whole = write_images(tmp_path, ["a.jpg", "b.jpg"]), Path.read_bytes
+
+    def read_bytes(path):
+        if path.name == "a.jpg":
+            raise OSError(code, os.strerror(code), str(path))
+        return whole(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    with pytest.raises(OSError, match=os.strerror(code)):
+        read_image(folder / "a.jpg")
+    status, out, err = distill("predict", tiny_onnx, folder)
+    assert status == 2
+    assert len(out.splitlines()) == 1
+    assert os.strerror(code) in err

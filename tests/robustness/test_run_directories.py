@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from distill.files import files_below, write_manifest
 
@@ -84,6 +86,65 @@ def test_a_run_of_a_module_is_not_opened_unasked(run, pictures, tmp_path, distil
     status, _, err = distill("evaluate", folder, pictures, "--trust")
     assert status == 2
     assert witness.exists()
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        'model.name = "NAME"',
+        'model.name = "compact"\nstrategy.name = "NAME"',
+        'model.name = "compact"\n[export]\ntargets = ["NAME"]',
+        'model.name = "compact"\n[bench]\nengines = ["NAME"]',
+    ],
+)
+def test_an_experiment_of_modules_is_not_opened_unasked(tmp_path, distill, monkeypatch, named):
+    """Nor are the folders that it names looked in."""
+    out, witness = tmp_path / "experiment", tmp_path / "witness"
+    name = f"harmful_{abs(hash(named))}"
+    for folder in (out, tmp_path / "theirs"):
+        folder.mkdir()
+        (folder / f"{name}.py").write_text(f"open({str(witness)!r}, 'w')\n")
+    described = {"location": "demo:60", "smoke": True, "modules": [str(tmp_path / "theirs")]}
+    (out / "data.json").write_text(json.dumps(described))
+    (out / "recipe.toml").write_text(f"[[students]]\n{named.replace('NAME', f'{name}.x')}\n")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setenv("DISTILLATE_MODULES", "")
+    for command in (("report", out), ("export", out, "--dry-run"), ("cache", "verify", out)):
+        status, _, err = distill(*command)
+        assert status == 2
+        assert "--trust" in err
+        assert not witness.exists()
+        assert str(tmp_path / "theirs") not in sys.path
+    status, _, err = distill("report", out, "--trust")
+    assert status == 2
+    assert witness.exists()
+
+
+def test_answers_that_are_no_probabilities_are_an_error(run, pictures, tmp_path, distill):
+    """Weights that are no numbers were scored."""
+    folder = copied(run, tmp_path)
+    weights = load_file(folder / "best.safetensors")
+    save_file({k: t * float("nan") for k, t in weights.items()}, folder / "best.safetensors")
+    write_manifest(folder, files_below(folder))
+    status, _, err = distill("evaluate", folder, pictures)
+    assert status == 2
+    assert "no probabilities" in err
+
+
+@pytest.mark.parametrize("size", [8192, 10**9, 0])
+def test_sizes_that_nobody_trains_at_are_refused(run, pictures, tmp_path, distill, size):
+    """At 8192 pixels an evaluation had no end."""
+    folder = copied(run, tmp_path)
+    contract = json.loads((folder / "contract.json").read_text())
+    for changed in (
+        contract | {"input_size": size},
+        contract | {"input_spec": contract["input_spec"] | {"height": size}},
+    ):
+        (folder / "contract.json").write_text(json.dumps(changed))
+        write_manifest(folder, files_below(folder))
+        status, _, err = distill("evaluate", folder, pictures)
+        assert status == 2, err
+        assert "not what a run writes" in err
 
 
 @pytest.mark.parametrize("name", ["data.json", "recipe.toml", "plan.json"])

@@ -73,6 +73,15 @@ def test_a_whole_run_and_its_workers_ask_nobody(tmp_path):
     assert sent([sys.executable, "-c", program, *command], tmp_path) == []
 
 
+@needs_strace
+def test_a_bench_and_its_workers_ask_nobody(tiny_onnx, tmp_path):
+    """`distill bench` alone, for longer than usage events are gathered."""
+    program = "from distill.cli import main; main()"
+    options = ["bench.seconds=8", "bench.rounds=2", "bench.batch_sizes=[1]"]
+    command = ["bench", str(tiny_onnx), *options, "bench.scenarios=single_stream"]
+    assert sent([sys.executable, "-c", program, *command], tmp_path) == []
+
+
 def test_whoever_wants_to_tell_may(monkeypatch):
     """What the user has set stays."""
     program = "import os, distill; print(os.environ['ORT_DISABLE_TELEMETRY'])"
