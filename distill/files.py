@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from distill.errors import NoSpace, UserError, is_short_of_memory
+from distill.errors import NoSpace, UserError, first_line, is_short_of_memory
 
 MANIFEST = "manifest.json"
 
@@ -163,8 +163,20 @@ def read_manifest(folder: Path) -> dict[str, str]:
 
 
 def downloads() -> Path:
-    """Where what is downloaded is kept: `$DISTILLATE_HOME` or `~/.cache/distillate`."""
-    return Path(os.environ.get("DISTILLATE_HOME") or "~/.cache/distillate").expanduser()
+    """Where what is downloaded is kept: `$DISTILLATE_HOME` or `~/.cache/distillate`.
+
+    Raises:
+        UserError: There is no home folder, or none that can be written to.
+    """
+    place = os.environ.get("DISTILLATE_HOME") or "~/.cache/distillate"
+    try:
+        found = Path(place).expanduser()
+        found.mkdir(parents=True, exist_ok=True)
+    except (RuntimeError, OSError) as error:
+        reason = getattr(error, "strerror", None) or first_line(error)
+        hint = "set DISTILLATE_HOME to a folder that can be written to"
+        raise UserError(f"nothing can be kept here: {reason}", place, hint) from None
+    return found
 
 
 def append_line(path: Path, value: dict[str, Any]) -> None:

@@ -171,10 +171,11 @@ def test_given_groups_leak_but_are_no_copies() -> None:
 
     Copies in one split do not leak.
     """
-    data = plain().add("t", 0, group="patient 7").add("e", 0, "test", group="patient 7")
+    rest = plain().add("d", 1, "test")
+    data = rest.add("t", 0, group="patient 7").add("e", 0, "test", group="patient 7")
     assert data.kinds() == [("leak", ["e"])]
-    data = plain().add("e", 0, "test", copies="g").add("f", 0, "test", copies="g")
-    assert data.kinds() == [("near_duplicate", ["e", "f"])]
+    data = plain().add("e", 0, "test", copies="g").add("f", 1, "test", copies="g")
+    assert ("near_duplicate", ["e", "f"]) in data.kinds()
 
 
 def test_imbalance_begins_at_three_times() -> None:
@@ -212,7 +213,7 @@ def test_imbalance_of_many_classes_names_the_ends() -> None:
 
 
 def test_odd_images() -> None:
-    assert plain().add("e", 0, "val").add("f", 1, "test").audit() == []
+    assert plain().add("e", 0, "val").add("f", 1, "val").audit() == []
     cases: list[tuple[dict[str, float], list[str]]] = [
         ({"width": 24, "height": 30}, ["tiny"]),  # a quarter of 100 is 25
         ({"width": 25, "height": 25}, []),
@@ -223,7 +224,7 @@ def test_odd_images() -> None:
         ({"brightness": 50}, []),
         ({"sharpness": 0.19}, ["blurred"]),  # a fifth of 1.0
         ({"sharpness": 0.21}, []),
-        ({"sharpness": 0}, ["blurred"]),
+        ({"sharpness": 0}, ["blank"]),
         ({"width": 100, "height": 301}, ["odd_shape"]),
         ({"width": 301, "height": 100}, ["odd_shape"]),
         ({"width": 100, "height": 300}, []),
@@ -301,7 +302,7 @@ def test_a_class_without_images_needs_images_and_not_weights() -> None:
 def test_there_is_advice_on_whatever_can_be_mended() -> None:
     findings = [{"kind": k, "severity": "info", "paths": ["p", "q"], "detail": ""} for k in KINDS]
     for finding in findings:
-        assert bool(advice([finding], "x")) == (finding["kind"] != "ignored")
+        assert bool(advice([finding], "x")) == (finding["kind"] not in ("ignored", "listing"))
     assert advice([], "x") == []
 
 
@@ -320,3 +321,24 @@ def test_nobody_is_told_to_delete_one_of_two_labels() -> None:
     (line,) = advice([same], "x")
     assert line.startswith("delete")
     assert line.endswith("(1): b")
+
+
+def test_a_folder_of_blank_pictures_is_called_that() -> None:
+    """Of floats that turned black, `check` advised splits that trained on black."""
+    data = Set()
+    for number in range(9):
+        blank = {"sharpness": 0, "brightness": 0, "copies": "black"} if number else {}
+        data.add(f"{number}", number % 2, ("train", "test")[number % 3 == 0], **blank)
+    findings = data.audit()
+    (blank,) = [finding for finding in findings if finding["kind"] == "blank"]
+    assert blank["severity"] == "error"
+    assert "8 of 9 images show one colour only" in blank["detail"]
+    (line,) = advice(findings, "photos")
+    assert "hardly the pictures that you mean" in line
+
+
+def test_a_class_that_a_split_lacks_is_told_of() -> None:
+    data = plain().add("v", 0, "val").add("t", 0, "test").add("u", 1, "test")
+    (told,) = data.audit()
+    assert (told["kind"], told["severity"]) == ("listing", "warning")
+    assert told["detail"] == "val has no image of dog: nothing is measured of it there"

@@ -253,3 +253,43 @@ def test_images_that_are_no_files_have_no_manifest(check: Check, tmp_path: Path)
     status, _, err = check("demo:30", "--repair", "--out", tmp_path / "more")
     assert status == 2
     assert "data.split=grouped" in err
+
+
+def test_what_is_odd_is_told_before_splits_fail(distill, write_images, tmp_path):
+    """Nothing was said of them."""
+    names = [f"{c}/{i}.png" for c, count in (("a", 2), ("b", 8)) for i in range(count)]
+    folder = write_images(tmp_path / "images", names)
+    (folder / "a" / "0.png").write_bytes(b"no picture")
+    for command in (
+        ("check", folder),
+        ("run", folder, "--preset", "fast", "--out", tmp_path / "o"),
+    ):
+        status, _out, err = distill(*command)
+        assert status == 2
+        lines = err.splitlines()
+        assert lines[-1].startswith("error: class 'a' has")
+        assert [line for line in lines[:-1] if line.startswith("warning: unreadable a/0.png")]
+
+
+def test_a_folder_whose_pictures_are_blank(distill, tmp_path):
+    for index in range(24):
+        file = tmp_path / "images" / "ab"[index % 2] / f"{index}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 20), (index, 0, 0)).save(file)
+    _status, out, err = distill("check", tmp_path / "images")
+    assert "24 of 24 images show one colour only" in out + err
+    assert "--split grouped" not in out
+
+
+def test_notes_of_the_layout_are_findings(check, leaky, tmp_path):
+    for file in (leaky / "val" / "dog").iterdir():
+        file.unlink()
+    for file in (leaky / "test").rglob("*.png"):
+        file.rename(leaky / "test" / f"{file.parent.name}-{file.name}")
+    for folder in (leaky / "test" / "cat", leaky / "test" / "dog"):
+        folder.rmdir()
+    status, found, _ = check(leaky)
+    assert status == 0
+    flat, lacking = (finding["detail"] for finding in by_kind(found, "listing"))
+    assert "test has 8 pictures" in flat
+    assert "val has no image of dog" in lacking

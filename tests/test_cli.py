@@ -670,3 +670,51 @@ def test_an_experiment_finds_its_data_from_another_folder(photos, distill, tmp_p
     monkeypatch.chdir(tmp_path)
     status, _, err = distill("report", "here/out", "--dry-run")
     assert status == 0, err
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (RuntimeError("Could not determine home directory."), "set HOME"),
+        (KeyError("getpwuid(): uid not found: 12345"), "and USER"),
+    ],
+)
+def test_a_user_whom_the_system_does_not_know(error, words, distill, monkeypatch):
+    """In containers, started by number; it was a traceback."""
+
+    def fails(*arguments):
+        raise error
+
+    monkeypatch.setattr("distill.data.sources.hf._cached", fails)
+    status, _, err = distill("check", "hf:me/mine")
+    assert status == 2
+    assert len(err.splitlines()) == 1
+    assert words in err
+
+
+@pytest.mark.parametrize("home", [None, "/proc/nowhere"])
+def test_without_a_home_folder_torchvision_says_what_to_set(home, distill, monkeypatch):
+    monkeypatch.delenv("DISTILLATE_HOME", raising=False)
+    monkeypatch.delenv("HOME", raising=False)
+    if home:
+        monkeypatch.setenv("HOME", home)
+    else:
+        monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
+    status, _, err = distill("check", "torchvision:MNIST")
+    assert status == 2
+    assert "set DISTILLATE_HOME to a folder that can be written to" in err
+
+
+def test_a_student_is_trained_where_a_split_lacks_a_class(write_images, tmp_path, distill):
+    """It was refused twice, by advice that contradicted itself."""
+    names = [f"train/{c}/{i}.png" for c in "abc" for i in range(9)]
+    names += [f"{split}/{c}/{i}.png" for split in ("val", "test") for c in "ac" for i in range(3)]
+    photos = write_images(tmp_path / "photos", names)
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(RECIPE)
+    status, _out, err = distill("run", recipe, "--data", photos, "--out", tmp_path / "out")
+    assert status == 0, err
+    assert "warning: listing: val has no image of b" in err
+    recall = json.loads((tmp_path / "out" / "results.json").read_text())
+    (student,) = [row for row in recall["rows"] if row["kind"] == "student"]
+    assert set(student["test"]["per_class_recall"]) == {"a", "c"}

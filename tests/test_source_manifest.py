@@ -1,5 +1,6 @@
 """Reading manifests: columns, labels, splits, and every mistake with the row it is in."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from PIL import Image
 from pyarrow import parquet
 
 from distill.data.decode import read_image
@@ -253,7 +255,7 @@ def test_mistakes(folder: Path) -> None:
 def test_mistakes_in_parquet_name_the_row(folder: Path) -> None:
     columns: dict[str, Any] = {"path": ["0.jpg", "1.jpg", "2.jpg"], "label": ["a", "b", "B"]}
     refused(write_table(folder, columns), "row 2", "'B'", "row 1")
-    refused(write_table(folder, columns | {"label": [["a"], ["b"], []]}), "list", ";")
+    refused(write_table(folder, columns | {"label": [[1], [2], []]}), "list")
     refused(write_table(folder, {"path": ["0.jpg"]}), "label", "'path'")
     refused(f"manifest:{write_table(folder, {'label': ['a']})}", "path")
 
@@ -360,3 +362,143 @@ def test_real_multi_label_images(real_data: Path) -> None:
         assert min(read_image(source.read(item)).size) <= 160
         parts = {source.classes[i] for i in item.label}  # type: ignore[union-attr]
         assert parts == set(Path(item.name).stem.split("_")[:-1]) - {"none"}
+
+
+@pytest.mark.parametrize(
+    ("labels", "mark"),
+    [
+        (("hat, scarf", "hat", "scarf, bag"), ","),
+        (("hat|scarf", "scarf|bag", "bag"), "|"),
+        (("hat / scarf", "hat", "bag"), "/"),
+        (("a b", "b c", "a c", "a b c", "a", "b", "c"), " "),
+    ],
+)
+def test_labels_that_seem_several_are_warned_of_and_parted(folder, labels, mark) -> None:
+    """`hat, scarf` became one class without a word."""
+    for index in range(len(labels)):
+        Image.new("RGB", (8, 8)).save(folder / f"{index}.jpg")
+    rows = "".join(f'{i}.jpg,"{label}"\n' for i, label in enumerate(labels))
+    source = open_source(write(folder, f"path,label\n{rows}"))
+    assert source.classes == tuple(sorted(labels))
+    (note,) = source.notes
+    assert "is taken for one label" in note
+    line = note.partition("write '")[2].partition("'")[0]
+    assert line == f"# separator: {mark}".rstrip()
+    source = open_source(write(folder, f"{line}\npath,label\n{rows}"), None)
+    parts = [{part.strip() for part in label.split(mark)} for label in labels]
+    assert source.notes == ()
+    assert source.task == "multi"
+    assert [{source.classes[k] for k in item.label} for item in source.items] == parts
+    pictures = tmp_root(folder)
+    rooted = write(pictures, f"# root: ../{folder.name}\n{line}\npath,label\n{rows}")
+    assert open_source(rooted, None).classes == source.classes
+
+
+def tmp_root(folder: Path) -> Path:
+    (beside := folder.parent / "beside").mkdir(exist_ok=True)
+    return beside
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ("tench, Tinca tinca", "goldfish, Carassius auratus", "shark"),
+        ("red car", "blue car", "lorry"),
+        ("hat; scarf, wool", "scarf, wool", "hat"),
+        ("and/or", "not", "xor"),
+    ],
+)
+def test_phrases_are_labels_like_any_other(folder, labels) -> None:
+    for index in range(3):
+        Image.new("RGB", (8, 8)).save(folder / f"{index}.jpg")
+    rows = "".join(f'{i}.jpg,"{label}"\n' for i, label in enumerate(labels))
+    assert open_source(write(folder, f"path,label\n{rows}"), None).notes == ()
+
+
+@pytest.mark.parametrize("marks", [("1", "0"), ("1.0", "0.0"), ("True", "False"), ("1", "-1")])
+def test_a_column_for_each_class(folder, marks) -> None:
+    """As Kaggle, Roboflow and CelebA have them."""
+    yes, no = marks
+    rows = f"0.jpg,{yes},{no},{no}\n1.jpg,{no},{yes},{yes}\n"
+    source = open_source(write(folder, f"image_id, hat, scarf, bag\n{rows}"), None)
+    assert source.task == "multi"
+    assert source.classes == ("bag", "hat", "scarf")
+    assert [item.label for item in source.items] == [(1,), (0, 2)]
+    assert "its classes are its columns 'hat', 'scarf', 'bag'" in source.notes[0]
+    one = f"image_id,hat,scarf\n0.jpg,{yes},{no}\n1.jpg,{no},{yes}\n"
+    assert [item.label for item in open_source(write(folder, one)).items] == [0, 1]
+
+
+def test_columns_of_anything_else_are_no_classes(folder) -> None:
+    for rows in ("0.jpg,1,2\n1.jpg,0,1\n", "0.jpg,0,0\n1.jpg,0,0\n", "0.jpg,x,1\n1.jpg,1,1\n"):
+        refused(write(folder, f"path,hat,scarf\n{rows}"), "no label column", "hat", "scarf")
+
+
+@pytest.mark.parametrize("names", [("path", "hat", "bag"), ("id", "hat", "bag")])
+def test_a_parquet_column_for_each_class_or_of_lists(folder, names) -> None:
+    columns = dict(zip(names, (["0.jpg", "1.jpg"], [True, False], [0, 1]), strict=True))
+    source = open_source(f"manifest:{write_table(folder, columns)}", None)
+    assert [item.label for item in source.items] == [1, 0]
+    columns = {"path": ["0.jpg", "1.jpg"], "labels": [["hat", "bag"], []]}
+    source = open_source(write_table(folder, columns), None)
+    assert [item.label for item in source.items] == [(0, 1), ()]
+
+
+@pytest.mark.parametrize("place", ["", "images", "train"])
+def test_ids_without_endings(tmp_path, place, write_images) -> None:
+    write_images(tmp_path / place, ["17.jpg", "a.b.png", "18.JPG".lower()])
+    text = "id,label\n17,hat\na.b,bag\n18.jpg,hat\n"
+    source = open_source(write(tmp_path, text))
+    prefix = f"{place}/" if place else ""
+    expected = [f"{prefix}{name}" for name in ("17.jpg", "a.b.png", "18.jpg")]
+    assert [item.name for item in source.items] == expected
+    refused(write(tmp_path, "id,label\n17,hat\n19,bag\n"), "line 3 '19'")
+
+
+@pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl", "metadata.parquet"])
+@pytest.mark.parametrize("parts", [("",), ("train", "test"), ("train", "validation", "test")])
+def test_metadata_beside_pictures_as_on_the_hub(tmp_path, write_images, name, parts) -> None:
+    for part in parts:
+        write_images(tmp_path / part, ["0.jpg", "sub/1.jpg"])
+        rows = [{"file_name": "0.jpg", "label": "hat"}, {"file_name": "sub/1.jpg", "label": "bag"}]
+        write_rows(tmp_path / part / name, rows)
+    source = open_source(str(tmp_path))
+    assert source.classes == ("bag", "hat")
+    known = {"": None, "validation": "val"}
+    assert [(item.name, item.label, item.split) for item in source.items] == [
+        (f"{part}/{file}".lstrip("/"), label, known.get(part, part))
+        for part in parts
+        for file, label in (("0.jpg", 1), ("sub/1.jpg", 0))
+    ]
+
+
+def write_rows(file: Path, rows: list[dict[str, str]]) -> None:
+    if file.suffix == ".parquet":
+        parquet.write_table(pa.Table.from_pylist(rows), file)
+    elif file.suffix == ".jsonl":
+        file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    else:
+        lines = [",".join(rows[0]), *(",".join(row.values()) for row in rows)]
+        file.write_text("\n".join(lines))
+
+
+def test_metadata_whose_paths_begin_with_splits(tmp_path, write_images) -> None:
+    names = [f"{split}/{i}.jpg" for split in ("train", "test") for i in range(2)]
+    write_images(tmp_path, names)
+    rows = [{"file_name": n, "label": "ab"[i % 2]} for i, n in enumerate(names)]
+    write_rows(tmp_path / "metadata.jsonl", rows)
+    assert [item.split for item in open_source(str(tmp_path)).items] == ["train"] * 2 + ["test"] * 2
+
+
+def test_metadata_without_labels_leaves_class_folders_what_they_are(tmp_path, write_images) -> None:
+    write_images(tmp_path, ["a/0.jpg", "b/1.jpg"])
+    (tmp_path / "metadata.csv").write_text("file_name,camera\na/0.jpg,x\nb/1.jpg,y\n")
+    assert open_source(str(tmp_path)).classes == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    "line", ["[1]", "x", "{", '{"file_name": "0.jpg", "label": {"a": [1]}}', "{}"]
+)
+def test_json_lines_that_are_none(folder, line) -> None:
+    (folder / "list.jsonl").write_text(f'{{"file_name": "1.jpg", "label": ["a", "b"]}}\n{line}\n')
+    refused(str(folder / "list.jsonl"), "line 2" if "label" not in line else "label")

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import unicodedata
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +17,7 @@ from pyarrow import parquet
 
 from distill.data.decode import UnreadableImageError, read_image
 from distill.data.demo import CLASSES, label_of
-from distill.data.sources import Source, open_source
+from distill.data.sources import Source, open_source, open_unlabelled
 from distill.data.sources import parquet as parquet_source
 from distill.data.sources.parquet import KEPT_BYTES
 from distill.errors import UserError
@@ -172,7 +173,9 @@ def test_the_fingerprint_follows_names_sizes_and_times(
 def test_places_without_classes(tmp_path: Path, write_images: Write) -> None:
     refused(tmp_path / "nowhere", "no such folder", "nowhere")
     (tmp_path / "data.zip").write_bytes(b"PK")
-    refused(tmp_path / "data.zip", "not a folder", "data.zip")
+    refused(tmp_path / "data.zip", "an archive", "data.zip")
+    (tmp_path / "data.txt").write_bytes(b"PK")
+    refused(tmp_path / "data.txt", "not a folder", "data.txt")
     (tmp_path / "empty").mkdir()
     refused(tmp_path / "empty", "no class folders", "empty")
     for name in ("a", "b"):
@@ -187,7 +190,6 @@ def test_places_without_classes(tmp_path: Path, write_images: Write) -> None:
 def test_folders_that_make_no_splits(tmp_path: Path, write_images: Write) -> None:
     for number, (folders, words) in enumerate(
         (
-            ("train/cat train/dog val/cat val/dgo", ("'dgo'", "'dog'", "train", "val")),
             ("test/a test/b", ("train", "test")),
             ("train/a train/b cat", ("'train'", "'cat'")),
             ("train/a train/b val/a val/b valid/a valid/b", ("same split",)),
@@ -461,3 +463,73 @@ def test_cifar10(real_data: Path) -> None:
     column = parquet.read_table(real_data / "cifar10" / "test.parquet").slice(9_000, 1).to_pylist()
     assert source.read(source.items[59_000]) == column[0]["image"]["bytes"]
     assert source.items[59_000].label == column[0]["label"]
+
+
+def test_a_flat_folder_of_a_split_is_left_out_with_a_word(tmp_path, write_images) -> None:
+    """As competitions give it: `test/` of pictures that nobody has labelled."""
+    write_images(tmp_path, ["train/a/0.jpg", "train/b/1.jpg", "test/2.jpg", "test/3.jpg"])
+    source = open_source(str(tmp_path))
+    assert source.classes == ("a", "b")
+    assert {item.split for item in source.items} == {"train"}
+    (note,) = source.notes
+    assert "test has 2 pictures, such as 2.jpg, and no class folders" in note
+    assert "--unlabelled" in note
+    assert len(open_unlabelled(str(tmp_path / "test")).items) == 2
+
+
+def test_pictures_beside_class_folders_are_told_of(tmp_path, write_images) -> None:
+    write_images(tmp_path, ["a/0.jpg", "b/1.jpg", "loose.jpg"])
+    (note,) = open_source(str(tmp_path)).notes
+    assert "has 1 pictures, such as loose.jpg, beside its class folders" in note
+
+
+def test_a_class_that_one_split_lacks(tmp_path, write_images) -> None:
+    names = [
+        f"{place}/{i}.jpg"
+        for place in ("train/a", "train/b", "train/c", "test/a", "test/c")
+        for i in range(3)
+    ]
+    source = open_source(str(write_images(tmp_path, names)))
+    assert source.classes == ("a", "b", "c")
+    assert len(source.items) == 15
+
+
+def test_class_names_in_two_forms_of_unicode(tmp_path, write_images) -> None:
+    """macOS writes e and its accent as two characters."""
+    composed, apart = unicodedata.normalize("NFC", "é"), unicodedata.normalize("NFD", "é")
+    names = [f"train/{composed}/0.jpg", "train/b/1.jpg", f"train/{apart}/2.jpg"]
+    source = open_source(str(write_images(tmp_path, [*names, f"test/{apart}/3.jpg"])))
+    assert source.classes == ("b", composed)
+    assert sorted(item.label for item in source.items) == [0, 1, 1, 1]
+    table = pa.table({"image": [b"", b""], "label": [composed, apart]})
+    parquet.write_table(table, tmp_path / "two.parquet")
+    refused(tmp_path / "two.parquet", "two forms of Unicode")
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [
+        ("photos.zip", "zipfile"),
+        ("photos.tar.gz", "tar -xf"),
+        ("photos.TGZ", "tar"),
+        ("x.7z", "7z"),
+    ],
+)
+def test_archives_say_how_to_unpack_them(tmp_path, name, word) -> None:
+    (tmp_path / name).write_bytes(b"PK")
+    refused(tmp_path / name, "an archive", word)
+
+
+@pytest.mark.parametrize("address", ["https://x.org/a.zip", "s3://bucket/a", "file:///a"])
+def test_addresses_say_how_to_fetch_them(address) -> None:
+    refused(address, "not fetched from addresses", "curl -LO")
+
+
+@pytest.mark.parametrize("above", ["", "data", "default"])
+def test_a_folder_of_parquet_files_for_each_split(tmp_path, above) -> None:
+    """As the Hub converts data sets: `default/train/0000.parquet`."""
+    for split in ("train", "test"):
+        write_parquet(tmp_path / above / split / "0000.parquet", [0, 1])
+    source = open_source(str(tmp_path / above))
+    assert [item.split for item in source.items] == ["train", "train", "test", "test"]
+    assert source.items[0].name == "train/0000/000000"

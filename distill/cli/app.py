@@ -39,7 +39,14 @@ from distill.cli.search import search_command
 from distill.cli.shipped import evaluate_command, inspect_command, predict_command
 from distill.cli.teachers import teachers_command
 from distill.environment import num_processes
-from distill.errors import DistillError, RunStopped, UserError, first_line, is_short_of_memory
+from distill.errors import (
+    DistillError,
+    RunStopped,
+    UserError,
+    first_line,
+    is_short_of_memory,
+    printable,
+)
 from distill.files import NO_SPACE, no_space
 from distill.pipeline import stages
 from distill.pipeline.stages import Settings
@@ -71,6 +78,10 @@ SYSTEM_ERRORS = {
     errno.EMFILE: "allow more open files: ulimit -n 4096",
     errno.EFBIG: "allow larger files: ulimit -f unlimited, or another file system",
 }
+NOBODY = (
+    "home directory",
+    "getpwuid",
+)  # of what Python says to users whom the system does not know
 # Newer typers carry a click of their own; their exceptions' base is reached through a public one.
 UsageProblem: Any = typer.BadParameter.__mro__[2]
 
@@ -205,7 +216,12 @@ def check_processes(command: str) -> None:
 
 
 def fail(error: DistillError) -> NoReturn:
-    """Ends the program with its line and its exit status."""
+    """Ends the program with its line and its exit status, after what may explain it."""
+    if findings := getattr(error, "findings", ()):
+        from distill.report.table import finding_lines
+
+        for line in finding_lines(findings, most=3):
+            print(printable(line), file=sys.stderr)
     say_error(error)
     sys.exit(error.exit_code)
 
@@ -270,7 +286,10 @@ def start() -> None:
         fail(error)
     except (ImportError, MemoryError, OSError) as error:
         fail(of_system(error))
-    except RuntimeError as error:
+    except (RuntimeError, KeyError) as error:
+        if any(words in str(error) for words in NOBODY):
+            hint = "set HOME to a folder that can be written to, and USER to any name"
+            fail(UserError("this user has no home folder, or no name", hint=hint))
         if not is_short_of_memory(error):
             raise
         fail(of_system(MemoryError()))

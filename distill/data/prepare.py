@@ -13,9 +13,9 @@ from distill.config import DataConfig, TaskName, ViewsConfig
 from distill.data.audit.findings import Finding
 from distill.data.audit.listing import Listing, list_data
 from distill.data.audit.splits import check_no_class_is_empty
-from distill.data.decode import InputSpec, warn_of_heif
+from distill.data.decode import InputSpec
 from distill.data.digest import splits_sha256
-from distill.data.sources import SPLITS, Item, Source, open_source
+from distill.data.sources import SPLITS, Item, Source, open_source, tell
 from distill.data.store import Split, Store, open_store
 from distill.data.views.parameters import check_views
 from distill.data.workspace import Workspace
@@ -104,7 +104,7 @@ def prepare_data(
         UserError: The source cannot be used; the message says why and what to do.
     """
     source = open_source(location, data.task)
-    warn_of_heif(source.ignored, location, work.progress.say)
+    tell(source, work.progress.say)
     check_views(views, source.classes, data.task)
     listing = list_data(source, data, seed, work, smoke)
     return decode_listing(listing, data, views, work)

@@ -10,9 +10,8 @@ from typing import Any
 from distill.config import DataConfig, ViewsConfig
 from distill.data.audit.fingerprints import Fingerprints, joined, take_fingerprints
 from distill.data.audit.listing import Listing, kept_copies, readable_few
-from distill.data.decode import warn_of_heif
 from distill.data.prepare import decode, stored_spec
-from distill.data.sources import Item, Source, open_unlabelled
+from distill.data.sources import Item, Source, open_unlabelled, tell
 from distill.data.store import Split
 from distill.data.workspace import Workspace
 from distill.errors import UserError
@@ -46,7 +45,7 @@ def prepare_unlabelled(
         UserError: Nothing there, or nothing left.
     """
     source = replace(open_unlabelled(location), classes=listing.classes, task=listing.source.task)
-    warn_of_heif(source.ignored, location, work.progress.say)
+    tell(source, work.progress.say)
     items = readable_few(source, work, SMOKE_IMAGES) if smoke else list(source.items)
     known = listing.prints or _look(listing.source, listing.items, work)
     prints = _look(source, items, work)

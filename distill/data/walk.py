@@ -30,6 +30,15 @@ def folders_in(folder: Path) -> list[Path]:
     return sorted(path for kind, path in _listed(folder) if kind == "folder")
 
 
+def files_in(folder: Path) -> list[Path]:
+    """The files that a folder lists itself, sorted.
+
+    Raises:
+        UserError: It may not be listed.
+    """
+    return sorted(path for kind, path in _listed(folder) if kind == "file")
+
+
 def files_below(folder: Path) -> list[Path]:
     """Regular files below a folder, and links that lead nowhere, sorted.
 

@@ -7,10 +7,10 @@ from typing import Annotated, Any, NamedTuple, Protocol, cast
 
 import torch
 import torch.nn.functional as F
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from distill.config import ModelConfig, Size, TaskName
+from distill.config import MAX_SIZE, ModelConfig, TaskName
 from distill.data.decode import InputSpec
 from distill.errors import DistillError, UserError, first_line, printable, unprintable
 from distill.files import blame_system
@@ -44,7 +44,7 @@ class Contract(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     input_spec: InputSpec
-    input_size: Size
+    input_size: Annotated[int, Field(ge=1, le=MAX_SIZE)]
     mean: Channels = IMAGENET_MEAN
     std: Channels = IMAGENET_STD
     names: Annotated[tuple[str, ...], AfterValidator(_shown)]

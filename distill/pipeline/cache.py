@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from distill.data.decode import warn_of_heif
+from distill.data.sources import tell
 from distill.errors import UserError
 from distill.files import read_json
 from distill.pipeline.experiment import Experiment
@@ -42,7 +42,7 @@ def build_experiment(experiment: Experiment, part: int, parts: int) -> None:
     with joined(experiment.device) as world:
         with world.main_first():  # the others find the images decoded
             experiment.data, experiment.extra  # noqa: B018
-        warn_of_heif(experiment.source.ignored, experiment.location, experiment.progress.say)
+        tell(experiment.source, experiment.progress.say)
         begin(experiment)
         for job in cached_jobs(experiment):
             build_caches(job, world, experiment.progress, part, parts)

@@ -17,10 +17,9 @@ from distill.data.decode import (
     Pixels,
     UnreadableImageError,
     to_pixels,
-    warn_of_heif,
 )
 from distill.data.digest import image_sha256
-from distill.data.sources import SPLITS, Item, Source, open_source
+from distill.data.sources import SPLITS, Item, Source, open_source, tell
 from distill.errors import UserError
 from distill.pipeline.seen import KeptSplits, kept_splits
 from distill.progress import Progress
@@ -99,7 +98,7 @@ def evaluate(
         raise UserError(
             what, location, f"name classes as the model does: {', '.join(opened.names)}"
         )
-    warn_of_heif(source.ignored, location, progress.say)
+    tell(source, progress.say)
     if split not in (None, *SPLITS):
         raise UserError(f"no split {split!r}", "--split", f"choose one of {', '.join(SPLITS)}")
     given = {item.split for item in source.items if item.split}

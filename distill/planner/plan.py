@@ -167,7 +167,7 @@ class Draft:
         draft = self.with_teachers(self.table["teachers"][: self.preset.teachers])
         shrink(draft.table)
         recipe = draft.recipe(self.sizes[-1])
-        return recipe, {"notes": list(describe(recipe, self.facts))}
+        return recipe, {"notes": [*describe(recipe, self.facts), *self.source.notes]}
 
     def decide(self) -> tuple[Recipe, dict[str, Any]]:
         """The recipe, notes on it, and what it will take."""
@@ -181,7 +181,7 @@ class Draft:
             draft = draft.with_teachers(draft.table["teachers"][:1])
             recipe, expected = draft.in_time(size, paces)
         times = told(expected, 60.0 * self.preset.minutes)
-        notes = [*describe(recipe, self.facts), *left_out, *times]
+        notes = [*describe(recipe, self.facts), *self.source.notes, *left_out, *times]
         return recipe, {"notes": notes, **expected.describe()}
 
     def size_in_time(self, paces: Mapping[str, Pace], measured: int) -> int:

@@ -25,8 +25,16 @@ from distill.files import JsonModel
 Ids = list[int]
 
 KINDS = (
-    *("unreadable", "ignored", "leak", "label_conflict", "label_error", "exact_duplicate"),
-    *("near_duplicate", "imbalance", "tiny", "huge", "dark", "blurred", "odd_shape"),
+    *(
+        "listing",
+        "unreadable",
+        "ignored",
+        "leak",
+        "label_conflict",
+        "label_error",
+        "exact_duplicate",
+    ),
+    *("near_duplicate", "imbalance", "tiny", "huge", "dark", "blank", "blurred", "odd_shape"),
 )
 IMBALANCE = 3  # times as many images in the largest class as in the smallest
 MOST_COUNTS = 12  # classes whose counts are spelled out
@@ -36,6 +44,7 @@ MOST_PIXELS = 50_000_000  # 150 MB when decoded, a second each time
 HUGE_TIMES = 8  # the median shorter side: beside the others, a scan or a mistake
 DARK_LEVEL = 50  # of 255: nineteen twentieths of the image are darker than a fifth of white
 BLURRED_SHARE = 0.2  # of the median sharpness; what is sharp enough depends on the subject
+MOSTLY = 0.5  # share of blank images from which on a folder is none of photographs
 ODD_RATIO = 3.0  # of the sides: a square cut from the middle has a third of the image
 
 
@@ -92,6 +101,7 @@ def audit(
     facts = _Facts(source, labels, *([column[i] for i in kept] for column in columns))
     findings = [
         *_unusable(source, prints),
+        *_unseen(facts),
         *_copies(facts),
         *_leaks(facts),
         *_imbalance(facts),
@@ -109,6 +119,8 @@ def advice(
         files: Whether the images are files, which a manifest can list.
         task: What the commands have to say of the labels, too, where it is `multi`.
     """
+    if any(f.kind == "blank" and f.severity == "error" for f in findings):
+        return ["these are hardly the pictures that you mean: look at them before anything else"]
     lines = []
     kinds = {finding.kind for finding in findings}
     conflicts = (finding.paths for finding in findings if finding.kind == "label_conflict")
@@ -148,7 +160,8 @@ _ADVICE = {
     "tiny": "replace or delete images too small to show much",
     "huge": "shrink images far larger than is of use",
     "dark": "look at images too dark to see much",
-    "blurred": "look at images that are blurred or blank",
+    "blank": "look at images that show one colour only",
+    "blurred": "look at images that are blurred",
     "odd_shape": "cut long images to what matters",
 }
 
@@ -158,6 +171,8 @@ def _finding(kind: str, severity: Severity, paths: Iterable[str], detail: str) -
 
 
 def _unusable(source: Source, prints: Fingerprints) -> Iterator[Finding]:
+    for note in source.notes:
+        yield _finding("listing", "warning", (), note)
     for path, reason in sorted(prints.unreadable.items()):
         yield _finding("unreadable", "warning", [path], reason)
     pictures = [name for name in source.ignored if PurePath(name).suffix.lower() in HEIF_EXTENSIONS]
@@ -165,6 +180,18 @@ def _unusable(source: Source, prints: Fingerprints) -> Iterator[Finding]:
         yield _finding("ignored", "warning", pictures, str(problem))
     if others := set(source.ignored) - set(pictures):
         yield _finding("ignored", "info", others, "not an image by its ending")
+
+
+def _unseen(facts: _Facts) -> Iterator[Finding]:
+    """Classes that a split to measure by lacks; several labels are too many to expect all."""
+    if facts.source.task == "multi":
+        return
+    seen = set(zip(facts.splits, facts.labels, strict=True))
+    for split in (split for split in SPLITS[1:] if split in facts.splits):
+        lacking = [n for i, n in enumerate(facts.source.classes) if (split, i) not in seen]
+        if lacking:
+            detail = f"{split} has no image of {_some(lacking)}: nothing is measured of it there"
+            yield _finding("listing", "warning", (), detail)
 
 
 def _copies(facts: _Facts) -> Iterator[Finding]:
@@ -264,7 +291,9 @@ def _oddities(prints: Fingerprints, kept: Ids) -> Iterator[Finding]:
     shorter, longer = np.minimum(width, height), np.maximum(width, height)
     side = float(np.median(shorter))
     least, most = max(FEWEST_PIXELS, TINY_SHARE * side), HUGE_TIMES * side
-    sharp = BLURRED_SHARE * float(np.median(prints.sharpness[kept]))
+    sharpness = prints.sharpness[kept]
+    is_blank = sharpness == 0
+    sharp = BLURRED_SHARE * float(np.median(sharpness[~is_blank])) if not is_blank.all() else 0.0
     names = [prints.names[i] for i in kept]
 
     def flag(
@@ -283,9 +312,11 @@ def _oddities(prints: Fingerprints, kept: Ids) -> Iterator[Finding]:
     yield from flag("huge", "info", is_huge, detail)
     detail = f"95 % of the pixels below {DARK_LEVEL} of 255"
     yield from flag("dark", "warning", prints.brightness[kept] < DARK_LEVEL, detail)
-    detail = "sharpness below a fifth of the median, or blank"
-    is_blurred = (prints.sharpness[kept] < sharp) | (prints.sharpness[kept] == 0)
-    yield from flag("blurred", "info", is_blurred, detail)
+    detail = f"{is_blank.sum():,} of {len(kept):,} images show one colour only"
+    severity: Severity = "error" if is_blank.mean() > MOSTLY else "warning"
+    yield from flag("blank", severity, is_blank, detail)
+    detail = "sharpness below a fifth of the median"
+    yield from flag("blurred", "info", (sharpness < sharp) & ~is_blank, detail)
     detail = f"one side more than {ODD_RATIO:.0f} times the other"
     yield from flag("odd_shape", "warning", longer > ODD_RATIO * shorter, detail)
 

@@ -126,6 +126,14 @@ class Listing:
         return rows
 
 
+class UnsplitError(UserError):
+    """Images that cannot be split, and what is odd about them, which may be why."""
+
+    def __init__(self, error: UserError, findings: Sequence[Finding]) -> None:
+        super().__init__(error.what, error.where, error.hint)
+        self.findings = findings
+
+
 def readable_few(source: Source, work: Workspace, count: int) -> list[Item]:
     """So many images of each class, others in place of those that cannot be read."""
     left = list(source.items)
@@ -156,7 +164,7 @@ def list_data(
         always: Look at the images even of a source without copies.
 
     Raises:
-        UserError: It cannot be split; the message says why and what to do.
+        UnsplitError: It cannot be split; says why, what to do, and what else is wrong with it.
     """
     items = readable_few(source, work, SMOKE_IMAGES) if smoke else list(source.items)
     prints, copies = None, [item.name for item in items]
@@ -168,7 +176,12 @@ def list_data(
         copies = kept_copies(prints, vectors, work.cache)
     groups = join_groups([item.name for item in items], copies, source_groups)
     apart = data.split == "random"
-    splits = assign_splits(items, source.classes, data, seed, None if apart else groups)
+    try:
+        splits = assign_splits(items, source.classes, data, seed, None if apart else groups)
+    except UserError as error:
+        given = [item.split or "train" for item in items]
+        found = audit(source, items, given, prints, copies) if prints else ()
+        raise UnsplitError(error, found) from None
     findings = audit(source, items, splits, prints, copies) if prints else ()
     columns = (tuple(copies), tuple(groups), tuple(splits))
     return Listing(source, tuple(items), *columns, prints, findings)

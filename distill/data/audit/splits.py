@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from distill.config import DataConfig
 from distill.data.sources import SPLITS, Item, Label
-from distill.errors import UserError
+from distill.errors import UserError, alike
 
 UNLABELLED = -1
 Counts = Counter[int]
@@ -43,7 +43,7 @@ def assign_splits(
         groups: Name of the group of each item; None where each is a group of its own.
 
     Raises:
-        UserError: A class has too few groups for that, or a given split lacks a class.
+        UserError: A class has too few groups for that, or `train` lacks a class.
     """
     given = [None if config.split == "grouped" else item.split for item in items]
     fractions = {
@@ -86,6 +86,8 @@ def _take(
     taken: dict[str, str] = {}
     for label in sorted({*total, *range(len(classes))}, key=lambda k: (total[k], k)):
         if label != UNLABELLED and len(holders[label]) <= len(fractions):
+            if not total[label]:
+                raise _unlearnt(classes[label], classes)
             raise _too_few(classes[label], len(holders[label]), total[label], len(fractions))
         for split in fractions:
             free = [group for group in holders[label] if group not in taken]
@@ -161,22 +163,28 @@ def repair_splits(items: Sequence[Item], splits: Sequence[str], groups: Sequence
 def check_no_class_is_empty(
     splits: Sequence[str], labels: Sequence[Label], classes: Sequence[str]
 ) -> None:
-    """Raises `UserError` where a class has no image in a split.
+    """Raises `UserError` where nothing is in a split, or a class has no image to learn from.
 
-    Of images with several labels, `train` has to have every label: without it nothing is learned.
+    Of a class that validation or test lack nothing is measured, which a finding says.
     """
-    multi = any(isinstance(label, tuple) for label in labels)
-    counts: Counter[tuple[str, int]] = Counter()
+    if empty := [split for split in SPLITS if split not in splits]:
+        raise UserError(f"no readable image in {empty[0]}", hint="add some")
+    counts: Counter[int] = Counter()
     for split, label in zip(splits, labels, strict=True):
-        for index in label if isinstance(label, tuple) else (label,):
-            counts[split, index] += 1
-    for split in ("train",) if multi else SPLITS:
-        for number, name in enumerate(classes):
-            if not counts[split, number]:
-                raise UserError(
-                    f"class {name!r} has no readable image in {split}",
-                    hint="add images to it, or remove the class",
-                )
+        if split == "train":
+            counts.update(label if isinstance(label, tuple) else (label,))
+    for number, name in enumerate(classes):
+        if not counts[number]:
+            raise _unlearnt(name, classes)
+
+
+def _unlearnt(name: str, classes: Sequence[str]) -> UserError:
+    hint = "add images to it, remove the class, or have new splits made: data.split=grouped"
+    others = [other for other in classes if other != name]
+    same = [other for other in others if other.casefold() == name.casefold()]
+    if meant := same or alike(name, others):
+        hint = f"if it is {meant[0]!r}, name both alike; else {hint}"
+    return UserError(f"class {name!r} has no readable image in train", hint=hint)
 
 
 def limit_per_class(items: Sequence[Item], count: int) -> list[Item]:

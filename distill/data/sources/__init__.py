@@ -9,6 +9,10 @@ One whose images need no labels has `open_unlabelled(rest: str) -> Source`, too.
 from __future__ import annotations
 
 import importlib
+import re
+import shlex
+import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,6 +20,7 @@ from typing import Any, Protocol
 from PIL import Image
 
 from distill.config import TaskName
+from distill.data.decode import warn_of_heif
 from distill.errors import RunStopped, UserError, printable, unprintable
 
 SPLITS = ("train", "val", "test")
@@ -30,6 +35,12 @@ SPLIT_NAMES = {
     "testing": "test",
 }
 
+
+UNPACK = {  # what is not read as it is; plain tar files are shards, or say what they are
+    ".zip": "python -m zipfile -e {} FOLDER",
+    **dict.fromkeys((".tar.gz", ".tgz", ".tar.bz2", ".tar.xz"), "tar -xf {} -C FOLDER"),
+    **dict.fromkeys((".7z", ".rar"), "7z x {} -oFOLDER"),
+}
 
 Label = int | tuple[int, ...]
 
@@ -73,6 +84,7 @@ class Source:
         task: `multi` if the labels of its items are tuples.
         distinct: No two images can be copies, so that nobody needs to compare them.
         root: Folder that the names of its items are paths below; None where they are no files.
+        notes: What was understood of it, or left out, that one should know.
     """
 
     location: str
@@ -84,6 +96,7 @@ class Source:
     task: TaskName = "single"
     distinct: bool = False
     root: Path | None = None
+    notes: tuple[str, ...] = ()
 
 
 def open_source(location: str, task: TaskName | None = "single") -> Source:
@@ -95,15 +108,26 @@ def open_source(location: str, task: TaskName | None = "single") -> Source:
 
     Raises:
         UserError: Nothing there, or not laid out as its kind of source has to be, one class, class
-            names that differ between splits, or several labels where one is asked for.
+            names that look the same, or several labels where one is asked for.
     """
     name, rest = _kind(location)
     source = _guarded(_module(name).open_source(rest))
+    _check_names(source)
     if task in (None, source.task):
         return source
     change = _one_label if task == "single" else _as_tuple
     items = tuple(change(item, source) for item in source.items)
     return replace(source, items=items, task=task)
+
+
+def _check_names(source: Source) -> None:
+    """Raises `UserError` where two classes have one name in two forms of Unicode."""
+    seen: dict[str, str] = {}
+    for name in source.classes:
+        other = seen.setdefault(unicodedata.normalize("NFC", name), name)
+        if other != name:
+            what = f"classes {name!a} and {other!a} are {name!r} in two forms of Unicode"
+            raise UserError(what, source.location, "rename one as the other")
 
 
 def _guarded(source: Source) -> Source:
@@ -125,6 +149,13 @@ def _guarded(source: Source) -> Source:
             raise RunStopped(what, source.location, hint) from None
 
     return replace(source, read=read)
+
+
+def tell(source: Source, say: Callable[[str], None]) -> None:
+    """Says what was left out of a source, and how it was understood where that is not plain."""
+    warn_of_heif(source.ignored, source.location, say)
+    for note in source.notes:
+        say(f"warning: {note}")
 
 
 def _one_label(item: Item, source: Source) -> Item:
@@ -158,11 +189,24 @@ def open_unlabelled(location: str) -> Source:
 
 def _kind(location: str) -> tuple[str, str]:
     """The module that opens a location, and what it is given."""
+    _check_kind(location)
     known = sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
     scheme, _, rest = location.partition(":")
     if scheme in known and scheme != "folder" and not Path(location).is_dir():
         return scheme, rest
     return next((name for name in known if _recognises(name, location)), "folder"), location
+
+
+def _check_kind(location: str) -> None:
+    """Raises `UserError` for what has to be fetched or unpacked first, and says how."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", location):
+        hint = f"fetch and unpack it, then name its folder: curl -LO {shlex.quote(location)}"
+        raise UserError("data are not fetched from addresses", printable(location), hint)
+    path = Path(location)
+    endings = [ending for ending in UNPACK if path.name.lower().endswith(ending)]
+    if endings and path.is_file():
+        command = UNPACK[endings[0]].format(shlex.quote(location))
+        raise UserError("an archive", location, f"unpack it, then name its folder: {command}")
 
 
 def _recognises(name: str, location: str) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import os
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,14 +21,20 @@ from distill.files import atomic
 
 # Our name of each column, first, and those that others give it.
 COLUMNS = {
-    "path": ("path", "fname", "filename", "file", "file_name", "image"),
+    "path": (
+        *("path", "fname", "filename", "file", "file_name", "filepath", "file_path"),
+        *("image", "img", "image_path", "image_file"),
+    ),
     "label": ("label", "labels", "class", "tags"),
     "split": ("split",),
     "group": ("group",),
     "sha256": ("sha256",),
 }
+IDS = ("id", "image_id", "img_id", "image_name", "name")  # of the path, where no other column is it
 FILE = "manifest.parquet"  # the manifest of a check or an experiment, in its directory
-SEPARATOR = ";"  # between the labels of an image
+HUB_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # of manifests on the Hub
+SEPARATOR = ";"  # between the labels of an image, unless the file names another
+SEPARATOR_MARK = "# separator:"  # begins a first line of a CSV that does
 ROOT_MARK = "# root:"  # begins the first line of a CSV whose images lie in another folder
 ROOT_KEY = b"root"  # the same in the metadata of a Parquet file
 SOURCE_KEY = b"distillate.source"  # there: where images come from that are no files
@@ -42,14 +49,18 @@ class Table:
         root: Folder of the images, relative to the file's; None where the table names none.
         source: Location of the images, where these are no files and the table only keeps their
             splits; else None.
+        separator: What stands between the labels of an image.
+        notes: What whoever reads it should be told.
     """
 
     file: Path
     columns: dict[str, list[str]]
-    numbers: Sequence[int]
+    numbers: Sequence[int | str]
     unit: str
     root: str | None = None
     source: str | None = None
+    separator: str = SEPARATOR
+    notes: tuple[str, ...] = ()
 
     def cells(self, column: str) -> list[str]:
         """A column; empty cells if there is none."""
@@ -165,9 +176,10 @@ def _labels(table: Table) -> list[tuple[str, ...]]:
     for index, cell in enumerate(table.cells("label")):
         if cell in known:
             continue
-        labels = tuple(part.strip() for part in cell.split(SEPARATOR)) if cell.strip() else ()
+        parts = cell.split(None if table.separator == " " else table.separator)
+        labels = tuple(part.strip() for part in parts) if cell.strip() else ()
         if "" in labels or len(set(labels)) < len(labels):
-            what = f"label {cell!r} has an empty or repeated part between {SEPARATOR!r}"
+            what = f"label {cell!r} has an empty or repeated part between {table.separator!r}"
             raise table.wrong(index, what, "correct the cell")
         known[cell] = labels
         for label in labels:
@@ -185,6 +197,23 @@ def _check_spelling(table: Table, first: Mapping[str, int]) -> None:
         if other != label:
             what = f"label {label!r} is {other!r} of {table.at(first[other])} in another spelling"
             raise table.wrong(index, what, "spell each label in one way")
+
+
+def seems_joined(labels: Iterable[str]) -> str | None:
+    """What labels seem to be joined by: others have some of the parts between it, too.
+
+    Many phrases share words, so a space counts only where there are twice as many labels as words.
+    """
+    known = set(labels)
+    for separator in (",", "|", "+", "&", "/", " "):
+        parts = Counter(
+            part for label in known for part in {part.strip() for part in label.split(separator)}
+        )
+        joined = any(separator in label.strip() for label in known)
+        is_shared = 2 * len(parts) <= len(known) if separator == " " else max(parts.values()) > 1
+        if joined and is_shared:
+            return separator
+    return None
 
 
 def _splits(table: Table) -> list[str | None]:

@@ -14,7 +14,7 @@ from distill.errors import UserError
 
 
 def splits_of_files(files: Sequence[Path], location: str, alone: bool) -> list[str | None]:
-    """The split that the name of each file begins with: all have one, or none.
+    """The split that the name of each file, or of its folder, begins with: all have one, or none.
 
     Args:
         alone: A single file was asked for, and may be of any split.
@@ -22,14 +22,22 @@ def splits_of_files(files: Sequence[Path], location: str, alone: bool) -> list[s
     Raises:
         UserError: Files with and without a split side by side, or none of them of `train`.
     """
-    words = [re.match("[a-z]*", file.name.lower()) for file in files]
-    splits = [SPLIT_NAMES.get(word.group()) if word else None for word in words]
+    splits = [
+        _split(file.name)
+        or (None if file.parent == Path(location) else SPLIT_NAMES.get(file.parent.name.lower()))
+        for file in files
+    ]
     if any(splits) and not all(splits):
         what = f"{files[splits.index(None)].name} is of no split, other files are"
         raise UserError(what, location, "begin its name with train, val or test, or move it away")
     if any(splits) and "train" not in splits and not alone:
         raise UserError(f"no train*{files[0].suffix} beside {files[0].name}", location, "add it")
     return splits
+
+
+def _split(name: str) -> str | None:
+    word = re.match("[a-z]*", name.lower())
+    return SPLIT_NAMES.get(word.group()) if word else None
 
 
 def place_of(split: str | None) -> int:

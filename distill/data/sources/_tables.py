@@ -1,27 +1,44 @@
-"""Gets the cells of a manifest out of a CSV or Parquet file; what they mean is not decided here."""
+"""Gets the cells of a manifest out of a file (CSV, Parquet, JSON lines); what they mean is not
+decided here, but for classes that have a column each.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
+import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from distill.data.sources._manifest import COLUMNS, ROOT_KEY, ROOT_MARK, SOURCE_KEY, Table
+from distill.data.sources._manifest import (
+    COLUMNS,
+    IDS,
+    ROOT_KEY,
+    ROOT_MARK,
+    SEPARATOR,
+    SEPARATOR_MARK,
+    SOURCE_KEY,
+    Table,
+    seems_joined,
+)
 from distill.errors import UserError
 
-PARQUET = ".parquet"
+PARQUET, JSON_LINES = ".parquet", ".jsonl"
 SHOWN = 8  # column names that a message lists at most
+CLASS = "class "  # before the name of a column that may be of a class
+YES, NO = {"1", "1.0", "true"}, {"0", "0.0", "-1", "-1.0", "false"}  # what is in such columns
 
 
 def read_table(file: Path, labelled: bool) -> Table:
-    """The rows of a manifest, CSV unless its ending is `.parquet`.
+    """The rows of a manifest, CSV unless its ending is `.parquet` or `.jsonl`.
 
     A CSV is UTF-8 with or without a byte order mark; cells are separated by `,`, `;` or tabs,
     whichever gives a path and a label column, and may be quoted. Rows without any content are
-    passed over.
+    passed over. Where no column is of labels, classes may have a column each, of 0 and 1.
 
     Args:
         labelled: There has to be a column of labels; otherwise it is passed over.
@@ -29,12 +46,38 @@ def read_table(file: Path, labelled: bool) -> Table:
     Raises:
         UserError: Not such a file, no rows, columns missing or there twice, ragged rows.
     """
-    table = (_read_parquet if file.suffix.lower() == PARQUET else _read_csv)(file, labelled)
+    readers = {PARQUET: _read_parquet, JSON_LINES: _read_json_lines}
+    table = readers.get(file.suffix.lower(), _read_csv)(file, labelled)
     if not table.numbers:
         raise UserError("no rows", str(file), "list the images, one per row")
     if not labelled:
         table.columns.pop("label", None)
-    return table
+        return table
+    return _warned(table)
+
+
+def _warned(table: Table) -> Table:
+    """The table, with a note where its labels seem to be several in one."""
+    labels = set(table.cells("label"))
+    if table.separator != SEPARATOR or any(SEPARATOR in label for label in labels):
+        return table
+    mark = seems_joined(labels)
+    if mark is None:
+        return table
+    example = min(label for label in labels if mark in label.strip())
+    line = f"{SEPARATOR_MARK} {mark}".rstrip()
+    how = f"write {line!r} above the first line" if table.unit == "line" else "store lists of texts"
+    note = f"{table.file.name}: {example!r} is taken for one label; if it is several, {how}"
+    return replace(table, notes=(*table.notes, note))
+
+
+def lists_labels(file: Path) -> bool:
+    """Whether a file is a manifest with labels; False if it is unreadable."""
+    try:
+        read_table(file, labelled=True)
+    except UserError:
+        return False
+    return True
 
 
 def lists_paths(file: Path) -> bool:
@@ -65,7 +108,7 @@ def readable_parquet(path: Path) -> Iterator[None]:
 
 
 def _read_csv(file: Path, labelled: bool) -> Table:
-    text = _text(file)
+    text, separator = _marked_separator(_text(file))
     failed: UserError | None = None
     for delimiter in ",;\t":
         records = _records(text, delimiter, file)
@@ -74,13 +117,22 @@ def _read_csv(file: Path, labelled: bool) -> Table:
         except UserError as error:  # such as quotes that another delimiter makes sense of
             failed = failed or error
             continue
-        places = _find_columns(names, file)
-        lacking = _lacking(places, labelled)
-        if not lacking:
-            return _csv_table(file, places, names, records, root)
-        failed = failed or _no_column(lacking, names, file)
+        try:
+            places = _find_columns(names, file, labelled)
+            table = _csv_table(file, places, names, records, root)
+            return replace(_of_classes(table, names), separator=separator)
+        except UserError as error:
+            failed = failed or error
     assert failed is not None
     raise failed
+
+
+def _marked_separator(text: str) -> tuple[str, str]:
+    """The text without its first line, if that names what stands between labels, and what does."""
+    found = re.match(rf"(?:{ROOT_MARK}[^\n]*\n)?({SEPARATOR_MARK}([^\r\n]*))", text)
+    if found is None:
+        return text, SEPARATOR
+    return text[: found.start(1)] + text[found.end(1) :], found[2].strip() or " "
 
 
 def _text(file: Path) -> str:
@@ -144,8 +196,14 @@ def _csv_table(
     return Table(file, columns, numbers, "line", root)
 
 
-def _find_columns(names: Sequence[str], file: Path) -> dict[str, int]:
-    """Where our columns are; our own name of one comes before the names others give it."""
+def _find_columns(names: Sequence[str], file: Path, labelled: bool) -> dict[str, int]:
+    """Where our columns are; our own name of one comes before the names others give it.
+
+    Without one of labels, the columns that are not ours may be of a class each.
+
+    Raises:
+        UserError: One that has to be there is not, or two could be the same.
+    """
     places: dict[str, list[int]] = {}
     for place, name in enumerate(names):
         places.setdefault(name.strip().lower(), []).append(place)
@@ -158,19 +216,48 @@ def _find_columns(names: Sequence[str], file: Path) -> dict[str, int]:
             raise UserError(what, str(file), f"name one of them {column}, and the other otherwise")
         if own:
             columns[column] = own[0][1]
-    return columns
+    for name in IDS:
+        if name in places:
+            columns.setdefault("path", places[name][0])
+    ours = set(columns.values())
+    others = {f"{CLASS}{name.strip()}": i for i, name in enumerate(names) if i not in ours}
+    lacking = [column for column in ("path", "label") if column not in columns]
+    if "path" in lacking or (labelled and lacking and len(others) < 2):
+        raise _no_column(lacking if labelled else ["path"], names, file)
+    return {**columns, **others} if labelled and lacking else columns
 
 
-def _lacking(places: dict[str, int], labelled: bool) -> list[str]:
-    needed = ("path", "label") if labelled else ("path",)
-    return [column for column in needed if column not in places]
+def _of_classes(table: Table, names: Sequence[str]) -> Table:
+    """The table, its labels being the classes whose columns say yes, where it has such columns.
+
+    Raises:
+        UserError: They say something else, so that there are no labels.
+    """
+    classes = {name: name.removeprefix(CLASS) for name in table.columns if name.startswith(CLASS)}
+    if not classes:
+        return table
+    columns = [[cell.strip().lower() for cell in table.columns[name]] for name in classes]
+    said = {cell for column in columns for cell in column}
+    if not (said <= YES | NO and said & YES) or any(SEPARATOR in name for name in classes):
+        raise _no_column(["label"], names, table.file)
+    labels = list(classes.values())
+    cells = [
+        SEPARATOR.join(label for label, cell in zip(labels, row, strict=True) if cell in YES)
+        for row in zip(*columns, strict=True)
+    ]
+    kept = {name: column for name, column in table.columns.items() if name not in classes}
+    note = f"{table.file.name}: its classes are its columns {_some(labels)}, of 0 and 1"
+    return replace(table, columns={**kept, "label": cells}, notes=(*table.notes, note))
+
+
+def _some(names: Sequence[str]) -> str:
+    rest = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+    return ", ".join(repr(name[:40]) for name in names[:SHOWN]) + rest
 
 
 def _no_column(lacking: Sequence[str], names: Sequence[str], file: Path) -> UserError:
-    shown = ", ".join(repr(name[:40]) for name in names[:SHOWN])
-    rest = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
     hints = [f"the {name} column can be called {', '.join(COLUMNS[name])}" for name in lacking]
-    what = f"no {' and no '.join(lacking)} column among {shown}{rest}"
+    what = f"no {' and no '.join(lacking)} column among {_some(names)}"
     return UserError(what, str(file), "; ".join(hints))
 
 
@@ -185,32 +272,72 @@ def _read_parquet(file: Path, labelled: bool) -> Table:
     from pyarrow import parquet
 
     schema = _schema(file)
-    places = _find_columns(schema.names, file)
-    lacking = _lacking(places, labelled)
-    if lacking:
-        raise _no_column(lacking, schema.names, file)
+    places = _find_columns(schema.names, file, labelled)
     names = {column: schema.names[place] for column, place in places.items()}
     with readable_parquet(file), parquet.ParquetFile(file) as opened:
         content = opened.read(columns=list(names.values()))
     columns = {column: _cells(content.column(name), file) for column, name in names.items()}
     known = schema.metadata or {}
     root, source = (known[k].decode() if k in known else None for k in (ROOT_KEY, SOURCE_KEY))
-    return Table(file, columns, range(content.num_rows), "row", root, source)
+    table = Table(file, columns, range(content.num_rows), "row", root, source)
+    return _of_classes(table, schema.names)
 
 
 def _cells(column: Any, file: Path) -> list[str]:
-    """Texts and whole numbers as texts, nulls as empty ones."""
+    """Texts and numbers as texts, lists of texts as joined ones, nulls as empty ones."""
     import pyarrow
     from pyarrow import types
 
     kind = column.type
     if types.is_dictionary(kind):
         kind = kind.value_type
-    if not (_is_text(kind) or types.is_integer(kind) or types.is_null(kind)):
-        hint = "store texts in it; several labels are joined by ;"
+    if types.is_list(kind) and _is_text(kind.value_type):
+        return [_joined(cell or [], file) for cell in column.to_pylist()]
+    plain = (types.is_integer, types.is_boolean, types.is_floating, types.is_null)
+    if not (_is_text(kind) or any(is_kind(kind) for is_kind in plain)):
+        hint = "store texts in it, or lists of texts"
         raise UserError(f"a column of {kind}", str(file), hint)
     cells = column.cast(kind).cast(pyarrow.string()).to_pylist()
     return ["" if cell is None else cell for cell in cells]
+
+
+def _joined(labels: Sequence[str], file: Path) -> str:
+    """Several labels as a cell has them."""
+    for label in labels:
+        if not label.strip() or SEPARATOR in label:
+            what = f"label {label!r} is empty, or holds {SEPARATOR!r}"
+            raise UserError(what, str(file), "rename it")
+    return SEPARATOR.join(labels)
+
+
+def _read_json_lines(file: Path, labelled: bool) -> Table:
+    """A table of JSON objects, one per line, as `metadata.jsonl` of the Hub has them."""
+    numbers, records = list[int](), list[dict[str, Any]]()
+    for number, line in enumerate(_text(file).splitlines(), 1):
+        if line.strip():
+            try:
+                record = json.loads(line)
+            except (ValueError, RecursionError):
+                record = None
+            if not isinstance(record, dict):
+                what = f"line {number}: no JSON object"
+                raise UserError(what, str(file), "write one per line: file_name and label")
+            numbers.append(number)
+            records.append(record)
+    names = list(dict.fromkeys(name for record in records for name in record))
+    columns = {
+        column: [_json_cell(record.get(names[place]), file) for record in records]
+        for column, place in _find_columns(names, file, labelled).items()
+    }
+    return _of_classes(Table(file, columns, numbers, "line"), names)
+
+
+def _json_cell(value: Any, file: Path) -> str:
+    if isinstance(value, list) and all(isinstance(label, str) for label in value):
+        return _joined(value, file)
+    if isinstance(value, dict | list):
+        return json.dumps(value)
+    return "" if value is None else str(value)
 
 
 def _is_text(kind: Any) -> bool:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 from distill.data.decode import heif_left_out, image_endings, read_file
 from distill.data.sources import SPLIT_NAMES, SPLITS, Item, Source
-from distill.data.walk import files_below, folders_in
+from distill.data.walk import files_below, files_in, folders_in
 from distill.errors import UserError
 
 
@@ -24,13 +29,16 @@ def open_source(location: str) -> Source:
         _check_layout(root, folders, splits)
     else:
         groups = {None: root}
-    classes = _class_names(root, groups)
+    found = {split: _class_folders(group) for split, group in groups.items()}
+    classes = _class_names(root, found)
     places = [
-        (group / name, label, split)
-        for split, group in groups.items()
+        (folder, label, split)
+        for split, named in found.items()
         for label, name in enumerate(classes)
+        for folder in named.get(name, ())
     ]
-    return _listing(root, places, classes)
+    notes = tuple(chain.from_iterable(_left_out(root, group) for group in groups.values()))
+    return replace(_listing(root, places, classes), notes=notes)
 
 
 def open_unlabelled(location: str) -> Source:
@@ -96,15 +104,33 @@ def _check_layout(root: Path, folders: list[Path], splits: dict[str, Path]) -> N
         raise UserError(f"no train folder beside {sorted(splits)}", str(root), "add train/")
 
 
-def _class_names(root: Path, groups: dict[str | None, Path]) -> tuple[str, ...]:
-    names = {split: tuple(f.name for f in _visible_folders(path)) for split, path in groups.items()}
-    first, *others = names
-    for other in others:
-        if names[other] != names[first]:
-            odd = sorted(set(names[first]) ^ set(names[other]))
-            what = f"classes differ between {first} and {other}: {odd[:5]}"
-            raise UserError(what, str(root), "every split needs the same class folders")
-    classes = names[first]
+def _class_folders(group: Path) -> dict[str, list[Path]]:
+    """Folders by the class that they name; names in several forms of Unicode are one."""
+    named: dict[str, list[Path]] = {}
+    for folder in _visible_folders(group):
+        named.setdefault(unicodedata.normalize("NFC", folder.name), []).append(folder)
+    return named
+
+
+def _left_out(root: Path, group: Path) -> Iterator[str]:
+    """What is to be said of pictures beside the class folders: nothing tells their class."""
+    endings = image_endings()
+    loose = [file for file in files_in(group) if file.suffix.lower() in endings]
+    if not loose:
+        return
+    place = group.relative_to(root.parent).as_posix()
+    some = f"{len(loose):,} pictures, such as {loose[0].name}"
+    if _visible_folders(group):
+        yield f"{place} has {some}, beside its class folders: they are left out"
+    else:
+        use = (
+            f"label them by `distill predict`, or train with --unlabelled {shlex.quote(str(group))}"
+        )
+        yield f"{place} has {some}, and no class folders: it is left out; {use}"
+
+
+def _class_names(root: Path, found: dict[str | None, dict[str, list[Path]]]) -> tuple[str, ...]:
+    classes = tuple(sorted(set(chain.from_iterable(found.values()))))
     if not classes:
         raise UserError("no class folders", str(root), "put the images of a class in its folder")
     if len(classes) == 1:

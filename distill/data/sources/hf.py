@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from distill.data.sources import Source, parquet
+from distill.data.sources import SPLIT_NAMES, Source, parquet
 from distill.errors import UserError
 
 NAME = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(/(?P<folder>[^@]+))?(@(?P<revision>.+))?")
@@ -120,8 +120,11 @@ def _folder(files: Iterable[str], requested: str | None, where: str) -> str | No
 
 
 def _parent(file: str) -> str:
-    parent = PurePosixPath(file).parent.as_posix()
-    return "" if parent == "." else parent
+    """The folder of a data set that a file is in, be it in that of a split there."""
+    parent = PurePosixPath(file).parent
+    if parent.name.lower() in SPLIT_NAMES:
+        parent = parent.parent
+    return "" if parent.as_posix() == "." else parent.as_posix()
 
 
 def _whole(files: Iterable[str]) -> bool:

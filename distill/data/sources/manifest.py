@@ -1,9 +1,11 @@
-"""CSV and Parquet manifests: tables that list images with their labels.
+"""Manifests: tables (CSV, Parquet, JSON lines) that list images with their labels.
 
-`FILE.csv`, `FILE.parquet` if it holds paths rather than pictures, or a folder with one of
-`labels.csv`, `manifest.csv` and `manifest.parquet`. Columns are `path`, `label` and, if wanted,
-`split`, `group` and `sha256`; others are passed over. Several labels of an image are joined by
-`;`, an image without any has an empty cell, and either makes the source a multi-label one.
+`FILE.csv`, `FILE.jsonl`, `FILE.parquet` if it holds paths rather than pictures, or a folder with
+one of `labels.csv`, `manifest.csv` and `manifest.parquet`, or with `metadata.csv`, `metadata.jsonl`
+or `metadata.parquet` as on the Hugging Face Hub, in the folder or in those of its splits. Columns
+are `path`, `label` and, if wanted, `split`, `group` and `sha256`; others are passed over. Several
+labels of an image are joined by `;`, an image without any has an empty cell, and either makes the
+source a multi-label one.
 """
 
 from __future__ import annotations
@@ -13,18 +15,27 @@ import os
 import stat
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 from distill.config import TaskName
-from distill.data.decode import read_file
-from distill.data.sources import Item, Source
-from distill.data.sources._manifest import FILE, Entry, Table, parse
-from distill.data.sources._tables import PARQUET, lists_paths, read_table
+from distill.data.decode import EXTENSIONS, image_endings, read_file
+from distill.data.sources import SPLIT_NAMES, SPLITS, Item, Source
+from distill.data.sources._manifest import FILE, HUB_NAMES, Entry, Table, parse
+from distill.data.sources._tables import (
+    JSON_LINES,
+    PARQUET,
+    lists_labels,
+    lists_paths,
+    read_table,
+)
+from distill.data.walk import folders_in
 from distill.errors import UserError
 from distill.files import sha256_of
 
 NAMES = ("labels.csv", "manifest.csv", FILE)
-IMAGES = "images"
+IMAGES = ("images", "train")  # folders beside a manifest that pictures are looked for in
 SHOWN = 3  # rows that a message names where many are wrong
 
 
@@ -32,8 +43,10 @@ def recognises(location: str) -> bool:
     """Whether a location is a CSV file, a Parquet file of paths, or a folder with a manifest."""
     path = Path(location)
     if path.is_dir():
-        return bool(_manifests(path))
-    return path.suffix.lower() == ".csv" or (path.suffix == PARQUET and lists_paths(path))
+        return bool(_manifests(path) or _hub_manifests(path))
+    if path.suffix.lower() in (".csv", JSON_LINES):
+        return True
+    return path.suffix == PARQUET and lists_paths(path)
 
 
 def open_source(location: str) -> Source:
@@ -41,8 +54,9 @@ def open_source(location: str) -> Source:
 
     Paths are relative to the manifest's folder, or to the root that the manifest names, and do not
     lead out of it (links may); without such a root, a file that is not there is looked for in the
-    sub-folder `images`. If there is a column `sha256`, every file with a hash is read once at every
-    opening to compare it: about as long as copying the data takes.
+    sub-folders `images` and `train`. A name without an ending may be a picture's that has one. If
+    there is a column `sha256`, every file with a hash is read once at every opening to compare it:
+    about as long as copying the data takes.
 
     Raises:
         UserError: Names the row of what is wrong: no such file, a path listed twice or leading
@@ -57,11 +71,10 @@ def open_unlabelled(location: str) -> Source:
 
 
 def _open(location: str, labelled: bool) -> Source:
-    file = _file(location)
-    table = read_table(file, labelled)
+    table = _table(location, labelled)
     if table.source is not None:
         what = f"it keeps the splits of {table.source}, whose images are no files"
-        raise UserError(what, str(file), f"name {table.source} itself")
+        raise UserError(what, str(table.file), f"name {table.source} itself")
     root = _root(table)
     entries = parse(table, root)
     names, stats = _find_files(table, root, entries)
@@ -85,6 +98,7 @@ def _open(location: str, labelled: bool) -> Source:
         fingerprint=digest.hexdigest(),
         task=task,
         root=root,
+        notes=table.notes,
     )
 
 
@@ -93,17 +107,60 @@ def _manifests(folder: Path) -> list[Path]:
     return [file for file in files if file.suffix != PARQUET or lists_paths(file)]
 
 
-def _file(location: str) -> Path:
+def _hub_manifests(folder: Path) -> list[Path]:
+    """The files that list the images of a folder as on the Hub: its own, or one for each split.
+
+    Others of that name, such as those of cameras, have no labels.
+    """
+    splits = [place for place in folders_in(folder) if place.name.lower() in SPLIT_NAMES]
+    splits.sort(key=lambda place: SPLITS.index(SPLIT_NAMES[place.name.lower()]))
+    for places in ([folder], splits):
+        files = (place / name for place in places for name in HUB_NAMES)
+        if found := [file for file in files if file.is_file() and lists_labels(file)]:
+            return found
+    return []
+
+
+def _table(location: str, labelled: bool) -> Table:
     path = Path(location)
     if not path.is_dir():
         if not path.is_file():
             raise UserError("no such manifest", location, "name a CSV or Parquet file")
-        return path
+        return read_table(path, labelled)
     files = _manifests(path)
+    if not files and (parts := _hub_manifests(path)):
+        if len({part.parent for part in parts}) == len(parts):
+            return _of_hub(path, [read_table(part, labelled) for part in parts])
+        files = parts
     if len(files) != 1:
-        listed = " and ".join(file.name for file in files) or f"none of {', '.join(NAMES)}"
+        names = (file.relative_to(path).as_posix() for file in files)
+        listed = " and ".join(names) or f"none of {', '.join(NAMES)}"
         raise UserError(f"{listed} in the folder", location, "name the manifest itself")
-    return files[0]
+    return read_table(files[0], labelled)
+
+
+def _of_hub(folder: Path, tables: Sequence[Table]) -> Table:
+    """One table of those of a folder, or of its splits; their folders tell the splits."""
+    first = tables[0]
+    if first.file.parent == folder:
+        words = [cell.partition("/")[0] for cell in first.cells("path")]
+        if "split" in first.columns or not all(word.lower() in SPLIT_NAMES for word in words):
+            return first
+        return replace(first, columns={**first.columns, "split": words})
+    shared = [name for name in first.columns if all(name in table.columns for table in tables)]
+    columns = {name: [cell for t in tables for cell in t.cells(name)] for name in shared}
+    rows = [(table.file.parent.name, n) for table in tables for n in table.numbers]
+    columns["path"] = [f"{of}/{cell}" for (of, _), cell in zip(rows, columns["path"], strict=True)]
+    columns["split"] = [of for of, _ in rows]
+    return Table(
+        folder / "*" / first.file.name,
+        columns,
+        [f"{number} of {of}" for of, number in rows],
+        first.unit,
+        root="..",
+        separator=first.separator,
+        notes=tuple(note for table in tables for note in table.notes),
+    )
 
 
 def _root(table: Table) -> Path:
@@ -123,13 +180,17 @@ def _find_files(
     table: Table, root: Path, entries: Sequence[Entry]
 ) -> tuple[list[str], list[os.stat_result]]:
     """Paths below the root at which the files are, and what the system says of them."""
-    places = ("",) if table.root is not None else ("", f"{IMAGES}/")
+    places = ("",) if table.root is not None else ("", *(f"{place}/" for place in IMAGES))
+    endings, usual = sorted(image_endings()), ""
     names, stats, missing = [], [], []
     first: dict[str, int] = {}
     for index, entry in enumerate(entries):
-        for name in (place + entry.name for place in places):
-            status = _file_stat(root / name)
-            if status:
+        has_ending = Path(entry.name).suffix.lower() in EXTENSIONS
+        tried = [""] if has_ending else [usual, "", *endings]
+        for place, ending in product(places, tried):
+            name = f"{place}{entry.name}{ending}"
+            if status := _file_stat(root / name):
+                usual = ending
                 break
         else:
             missing.append(index)

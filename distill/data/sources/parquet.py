@@ -1,7 +1,8 @@
 """Parquet as on the Hugging Face Hub: a struct column `image {bytes, path}` and a column `label`.
 
 `FOLDER` or `FOLDER/data` holds `train*.parquet`, `val*.parquet`, `test*.parquet` (one file or
-several shards per split), or the location is one such file. Only the labels are read for the
+several shards per split), or a folder `train`, `val`, `test` with the files of each; or the
+location is one such file. Only the labels are read for the
 listing; pictures are read a row group at a time, and at least the last two row groups are kept: a
 writer that puts a whole file into one row group makes it be held whole.
 """
@@ -19,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from distill.data.decode import UnreadableImageError
-from distill.data.sources import Item, Source
+from distill.data.sources import SPLIT_NAMES, Item, Source
+from distill.data.sources._manifest import HUB_NAMES
 from distill.data.sources._shards import (
     files_fingerprint,
     index_classes,
@@ -28,6 +30,7 @@ from distill.data.sources._shards import (
     splits_of_files,
 )
 from distill.data.sources._tables import lists_paths, readable_parquet
+from distill.data.walk import files_in, folders_in
 from distill.errors import UserError
 
 ENDING = ".parquet"
@@ -38,7 +41,7 @@ KEPT_BYTES = 2**22
 
 
 def recognises(location: str) -> bool:
-    """Whether a location is a Parquet file, or a folder with some at its top or in `data`.
+    """Whether a location is a Parquet file, or a folder with some where they are looked for.
 
     A file that lists paths of pictures is a manifest.
     """
@@ -126,9 +129,12 @@ class _RowReader:
 
 
 def _files(folder: Path) -> list[Path]:
-    for place in (folder, folder / "data"):
-        files = sorted(f for f in place.glob(f"*{ENDING}") if not f.name.startswith("."))
-        if files:
+    if not folder.is_dir():
+        return []
+    splits = [place for place in folders_in(folder) if place.name.lower() in SPLIT_NAMES]
+    for places in ([folder], [folder / "data"], splits):
+        found = [file for place in places if place.is_dir() for file in files_in(place)]
+        if files := [f for f in found if f.suffix == ENDING and f.name not in HUB_NAMES]:
             return files
     return []
 
