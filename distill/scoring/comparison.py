@@ -30,6 +30,7 @@ POWER = 0.8  # with which what is said to be needed decides
 DRAWS = 10_000
 CHUNK = 2**22  # weights of images that are drawn at a time
 STEPS = (1.0, 1.7, 3.0, 5.0, 8.0)  # in which numbers of images are told: they are guessed from few
+MOST_DISCORDANT = 50.0  # percent that is reckoned with
 MOST_IMAGES, MOST_SEEDS = 10_000_000, 100  # beyond which nobody goes
 
 
@@ -206,6 +207,8 @@ class Difference:
         if of_seeds < bearable:
             share = of_images / 100.0 * spread.images + gain**2 / 100.0
             left = quantiles * math.sqrt(bearable - of_seeds)
+            if share > MOST_DISCORDANT:  # copies; the same as a smaller gain
+                share, left = MOST_DISCORDANT, left * math.sqrt(MOST_DISCORDANT / share)
             found["images"] = images_needed(share, min(left, share))
         if spread.seeds > 1 and of_groups < bearable:
             deviation = math.sqrt(spread.seeds * spread.variance(spread.of_seeds))
