@@ -25,6 +25,7 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 # Upper bounds are far beyond use; past them something runs without end, or out of memory.
 NonNegative = Annotated[float, Field(ge=0.0, le=1e30)]
 Positive = Annotated[float, Field(gt=0.0, le=1e30)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
 MAX_SIZE = 1024
 Size = Annotated[int, Field(ge=16, le=MAX_SIZE)]  # of an image's side, in pixels
@@ -270,6 +271,10 @@ class TrainConfig(Options):
     """`auto` is bf16 on a GPU that has it, else fp32."""
     compile: bool = False
     """Train through `torch.compile`: worth its minute of start-up on a GPU."""
+    views: Count | Literal["all"] = "all"
+    """Views per image that epochs go through where no teacher's logits are cached, `all` being a
+    new one each epoch.
+    """
     validate_every: Count = 1
     """Epochs between validations; the last epoch is always validated."""
     patience: Annotated[int, Field(ge=0)] = 0
@@ -354,6 +359,14 @@ class RunConfig(Options):
     """
     engine: Literal["distill", "kd_lib"] = "distill"
     """`distill`, or `kd_lib` to train through KD_Lib itself."""
+    seed: Seed | None = None
+    """Of this run alone, instead of the recipe's."""
+
+    @property
+    def cached_views(self) -> int:
+        """Views per image whose logits are stored: never more than there are epochs."""
+        views, epochs = self.cache.views, self.train.epochs
+        return epochs if views == "all" else min(views, epochs)
 
 
 class ForestConfig(Options):
@@ -490,8 +503,12 @@ class SearchConfig(Options):
 class Recipe(Options):
     """A whole experiment."""
 
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    seed: Seed = 0
     """Of splits, shuffles, views, noise and random starts."""
+    seeds: Annotated[int, Field(ge=0, le=100)] = 0
+    """Pairs of each student and the same one alone, of a seed each, for the verdict whether a
+    teacher helps; 0 trains no student alone. Splits and teachers stay.
+    """
     data: DataConfig = DataConfig()
     """The images."""
     views: ViewsConfig = ViewsConfig()
@@ -508,6 +525,10 @@ class Recipe(Options):
     """Inference speed."""
     search: SearchConfig = SearchConfig()
     """What `distill search` chooses from."""
+
+    def seed_of(self, run: RunConfig) -> int:
+        """The seed of a run."""
+        return self.seed if run.seed is None else run.seed
 
     def key(self, run: RunConfig) -> str:
         """What a run's options begin with, as they are typed."""

@@ -194,7 +194,7 @@ def test_an_image_that_is_drawn_again_takes_the_next_of_the_stored_views(skewed,
 
 @pytest.mark.parametrize(("views", "epochs", "expected"), [(8, 3, 3), ("all", 5, 5), (2, 5, 2)])
 def test_there_are_never_more_views_than_epochs(data, tmp_path, views, epochs, expected):
-    assert make_job(data, tmp_path, epochs=epochs, views=views).cached_views == expected
+    assert make_job(data, tmp_path, epochs=epochs, views=views).config.cached_views == expected
 
 
 def test_no_views_is_an_error_before_anything_is_done():

@@ -36,6 +36,12 @@ def run_command(
         float | None,
         typer.Option("--minutes", min=1.0, max=1e6, help="Of a plan: time for all of it."),
     ] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            "--seeds", min=1, max=100, help="Does a teacher help? Pairs of seeds to tell."
+        ),
+    ] = None,
     find_lr: FindLrOpt = False,
     no_bench: Annotated[bool, typer.Option("--no-bench", help="Leave the timings out.")] = False,
 ) -> None:
@@ -43,6 +49,8 @@ def run_command(
 
     With DATA alone the recipe is planned for it and for this machine; --dry-run prints the plan.
     """
+    if seeds:
+        overrides = [*(overrides or []), f"seeds={seeds}"]
     chosen = tuple(stage for stage in stages.ALL_STAGES if stage != "bench" or not no_bench)
     if is_recipe(what):
         if data is None:

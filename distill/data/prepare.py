@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -27,6 +27,8 @@ class ImageData:
 
     Attributes:
         spec: Size and resize rule of validation and test images, the ones a shipped file states.
+        groups: The group of an image by its name: of copies, and as the source says. An image that
+            is not there is one by itself.
     """
 
     location: str
@@ -36,6 +38,7 @@ class ImageData:
     findings: tuple[Finding, ...]
     sha256: str
     task: TaskName = "single"
+    groups: dict[str, str] = field(default_factory=dict)
 
     @property
     def train(self) -> Split:
@@ -132,9 +135,15 @@ def decode_listing(
         for path, detail in sorted(store.unreadable.items())
         if path not in known
     )
-    findings = (*listing.findings, *late)
     return ImageData(
-        source.location, source.classes, spec, store.splits, findings, store.sha256, data.task
+        source.location,
+        source.classes,
+        spec,
+        store.splits,
+        (*listing.findings, *late),
+        store.sha256,
+        data.task,
+        dict(zip((item.name for item in items), listing.groups, strict=True)),
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distill.report.results import Results, Scores
+from distill.report.table import question_lines
 from distill.scoring.tasks import task_of
 
 Record = dict[str, Any]
@@ -23,6 +24,10 @@ const classify = await pipeline("image-classification", "FOLDER");
 console.log(await classify("photo.jpg"));
 ```
 """
+VERDICT = """\
+Differences are of accuracy on the test split, with 95 % intervals over groups of test images
+(copies are one group) and, where there are several, over seeds. `no effect` and `as good` mean that
+the interval lies within half a point of zero."""
 PREDICTOR = """\
 With `pip install distillate` (no torch), thresholds and resizing as they were verified:
 
@@ -93,9 +98,11 @@ def experiment_card(results: Results, metadata: Record) -> str:
     warnings = [
         f"- {plain(caution.what)}. Fix: {plain(caution.fix)}." for caution in results.warnings
     ]
+    questions = [f"- {plain(line)}." for line in question_lines(results.verdict)]
     lines = [
         *_head(shipped, metadata, scored[shipped], "test", "onnx"),
         *(["## Warnings", "", *warnings, ""] if warnings else []),
+        *(["## Verdict", "", *questions, "", VERDICT, ""] if questions else []),
         "## Scores",
         "",
         f"Of the **test** split, {scored[shipped]['n']:,} images, which nothing was chosen on. "

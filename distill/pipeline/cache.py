@@ -47,7 +47,7 @@ def build_experiment(experiment: Experiment, part: int, parts: int) -> None:
         for job in cached_jobs(experiment):
             build_caches(job, world, experiment.progress, part, parts)
             world.wait()
-            missing = sum(len(c.missing(range(job.cached_views))) for c in open_caches(job))
+            missing = sum(len(c.missing(range(job.config.cached_views))) for c in open_caches(job))
             state = "complete" if not missing else f"{missing} shards are left to other parts"
             experiment.progress.say(f"{job.config.name}: teacher logits: {state}")
 

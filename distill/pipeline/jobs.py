@@ -50,7 +50,7 @@ def make_job(experiment: Experiment, config: RunConfig, with_inputs: bool = True
         config,
         experiment.data,
         recipe.views,
-        recipe.seed,
+        recipe.seed_of(config),
         experiment.folder(config.name),
         inputs=inputs,
         cache=experiment.out / "cache",
@@ -61,7 +61,7 @@ def make_job(experiment: Experiment, config: RunConfig, with_inputs: bool = True
 def prepare_run(experiment: Experiment, config: RunConfig) -> tuple[Classifier, Job]:
     """The model where its training starts, and the job with its teachers loaded and checked."""
     job = load_job(experiment, config)
-    torch.manual_seed(experiment.recipe.seed)
+    torch.manual_seed(experiment.recipe.seed_of(config))
     loads = config.start is None and stored_state(job.folder) is None
     data = job.data
     classifier = build_classifier(config.model, data.classes, data.spec, loads, data.task)

@@ -34,6 +34,9 @@ def check_plugins(recipe: Recipe) -> None:
             _check_run(config, recipe)
         except UserError as error:
             raise of_run(error, recipe.key(config)) from None
+    names = [run.name for run in all_runs(recipe)]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"two runs are called {twice[0]!r}", "students", "rename that student")
     make_targets(recipe.export)
     find_engines(recipe.bench.engines)
 

@@ -5,9 +5,9 @@ This is where the test split is read, once, after everything was chosen.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,15 +19,16 @@ from distill.files import atomic, read_json, seal, write_json
 from distill.models.inference import predict_logits
 from distill.pipeline.clock import record
 from distill.pipeline.experiment import Experiment
-from distill.pipeline.runs import all_runs, best_run
+from distill.pipeline.runs import all_runs, best_run, pairs
 from distill.pipeline.stored import EXPORT, BenchFile, FinishedExport
+from distill.pipeline.verdicts import keep_correct, verdicts
 from distill.report.results import Caution, ResultRow, Results
 from distill.report.warnings import cautions
 from distill.runtime.predict import Predictor
 from distill.runtime.shipped import preferred
 from distill.scoring.baselines import random_forest_probs
 from distill.scoring.metrics import score
-from distill.scoring.tasks import Task, task_of
+from distill.scoring.tasks import SINGLE, Task, task_of
 from distill.training.run_directory import BEST
 
 Speed = dict[str, Any]  # figures of one image after the other, as `ResultRow` names them
@@ -43,6 +44,7 @@ def score_experiment(experiment: Experiment) -> Results:
     probs: dict[str, NDArray[Any]] = {}
     tuned: dict[str, NDArray[np.float32]] = {}
     rows: list[ResultRow] = []
+    alone = {control for runs in pairs(recipe).values() for _, control in runs}
     for config in all_runs(recipe):
         run = experiment.finished(config.name)
         classifier = run.load().to(experiment.device)
@@ -51,9 +53,9 @@ def score_experiment(experiment: Experiment) -> Results:
         rows.append(
             ResultRow(
                 name=config.name,
-                kind="teacher" if config.name in teachers else "student",
+                kind=_kind(config.name, teachers, alone),
                 strategy=config.strategy.name,
-                seed=recipe.seed,
+                seed=recipe.seed_of(config),
                 params=classifier.num_parameters,
                 test=score(probs[config.name], data.test.labels, data.classes),
                 size_bytes=(run.folder / BEST).stat().st_size,
@@ -64,12 +66,31 @@ def score_experiment(experiment: Experiment) -> Results:
     rows += _onnx_rows(experiment, probs, tuned)
     if reference is not None:
         rows = [_with_agreement(row, probs, reference, task) for row in rows]
-    verdict = build_verdict(rows, reference, task.main_score)
+    truth = _truth(data)
+    right = {name: _right(task, truth["test"], probs[name], tuned.get(name)) for name in probs}
+    for config in all_runs(recipe):
+        keep_correct(experiment.folder(config.name), right[config.name])
+    found = verdicts(experiment, right, reference)
+    verdict = build_verdict(rows, reference, task.main_score, [v.to_json() for v in found])
     # Where labels are many, an answer is what reaches its threshold, and only files have these.
     judged = tuned if data.task == "multi" else probs
     answers = {name: task.answers(probs[name], tuned.get(name)) for name in judged}
-    warnings = cautions(rows, task, answers, _truth(data), data.classes)
+    warnings = cautions(rows, task, answers, truth, data.classes)
     return Results(rows=tuple(rows), warnings=warnings, verdict=verdict, env=environment())
+
+
+def _kind(
+    name: str, teachers: Sequence[str], alone: Container[str]
+) -> Literal["teacher", "student", "control"]:
+    return "teacher" if name in teachers else "control" if name in alone else "student"
+
+
+def _right(
+    task: Task, truth: NDArray[np.bool_], probs: NDArray[Any], tuned: NDArray[Any] | None
+) -> NDArray[np.bool_]:
+    """Which answers are right: `(images,)`, or of each label `(images, labels)`."""
+    same: NDArray[np.bool_] = task.answers(probs, tuned) == truth
+    return np.asarray(same.all(axis=1) if task is SINGLE else same)
 
 
 def _truth(data: ImageData) -> dict[str, NDArray[np.bool_]]:
@@ -95,7 +116,9 @@ def with_speeds(results: Results, file: Path, main: str) -> Results:
     ]
     update = {
         "rows": tuple(rows),
-        "verdict": build_verdict(rows, results.verdict.get("teacher"), main),
+        "verdict": build_verdict(
+            rows, results.verdict.get("teacher"), main, results.verdict.get("questions", [])
+        ),
         "warnings": (*results.warnings, *_busy(file)),
     }
     return results.model_copy(update=update)
@@ -178,19 +201,24 @@ def _speeds(file: Path) -> dict[tuple[str, str], Speed]:
     }
 
 
-def build_verdict(rows: Sequence[ResultRow], teacher: str | None, main: str) -> dict[str, Any]:
-    """The shipped file against the best teacher, and against every file timed beside it.
+def build_verdict(
+    rows: Sequence[ResultRow], teacher: str | None, main: str, questions: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """What was asked first, all that was asked as `questions`, and the shipped file's figures.
+
+    These are against the best teacher, and against every file timed beside it.
 
     Args:
-        main: The score that they are compared by, `top1` or `map`.
+        main: The score that figures are of, `top1` or `map`.
     """
+    asked = {**questions[0], "questions": list(questions)} if questions else {}
     tests = {row.name: row.test for row in rows if row.test is not None}
     exported = {row.name: row for row in rows if row.kind == "onnx" and row.name in tests}
     name = preferred(exported)
     if name is None:
-        return {}
+        return asked
     shipped = exported[name]
-    verdict: dict[str, Any] = {"shipped": shipped.name, main: tests[shipped.name][main]}
+    verdict: dict[str, Any] = {**asked, "shipped": name, main: tests[name][main]}
     if teacher is not None:
         params = next(row.params for row in rows if row.name == teacher)
         verdict["teacher"] = teacher
@@ -216,7 +244,7 @@ def report_experiment(experiment: Experiment, scored: Results) -> Results:
     results = with_speeds(scored, experiment.out / "bench.json", main)
     results = results.model_copy(update={"plan": record(experiment)})
     write_json(experiment.out / "results.json", results.to_json())
-    if results.verdict:
+    if "shipped" in results.verdict:
         predictor = Predictor(experiment.out / "export" / results.verdict["shipped"])
         card = experiment_card(results, predictor.metadata)
         with atomic(experiment.out / "README.md") as temporary:

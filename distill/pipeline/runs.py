@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from distill.config import Recipe, RunConfig, StrategyConfig
+from collections.abc import Sequence
+
+from distill.config import CacheConfig, Recipe, RunConfig, StrategyConfig
 from distill.errors import UserError
 from distill.pipeline.experiment import Experiment
 from distill.strategies import make_strategy
@@ -20,13 +22,73 @@ def has_self_teacher(config: RunConfig) -> bool:
     return kind == "self" and config.teachers == ("best",) and config.engine == "distill"
 
 
+def students_by_seed(recipe: Recipe) -> list[tuple[RunConfig, ...]]:
+    """The recipe's students, and the same of each further seed of `recipe.seeds`."""
+    names = {student.name for student in recipe.students}
+
+    def of_seed(config: RunConfig, seed: int) -> RunConfig:
+        def renamed(name: str | None) -> str | None:
+            return f"{name}-seed{seed}" if name in names else name
+
+        teachers = tuple(map(renamed, config.teachers))
+        update = {"name": renamed(config.name), "start": renamed(config.start)}
+        return config.model_copy(update={**update, "teachers": teachers, "seed": seed})
+
+    further = range(recipe.seed + 1, recipe.seed + recipe.seeds)
+    return [recipe.students, *(tuple(of_seed(s, n) for s in recipe.students) for n in further)]
+
+
+def controls(students: Sequence[RunConfig]) -> dict[str, RunConfig]:
+    """The same student alone, by the name of each that is taught: all is alike but the teacher.
+
+    Students that differ in their teaching only share one. Those of KD_Lib have none: its loops are
+    others.
+    """
+    made: dict[str, RunConfig] = {}
+    for student in students:
+        taught = make_strategy(student.strategy).taught_by != "nobody"
+        if not taught or student.engine == "kd_lib":
+            continue
+        views = student.cached_views if student.cache.use else "all"
+        update = {
+            "name": f"{student.name}-alone",
+            "strategy": StrategyConfig(),
+            "train": student.train.model_copy(update={"views": views}),
+            "cache": CacheConfig(),
+            "teachers": ("best",),
+            "start": made[student.start].name if student.start in made else student.start,
+        }
+        alone = student.model_copy(update=update)
+        same = (m for m in made.values() if m.model_copy(update={"name": alone.name}) == alone)
+        made[student.name] = next(same, alone)
+    return made
+
+
 def student_runs(recipe: Recipe) -> list[RunConfig]:
-    """Every student in order, each self-teacher before the one it teaches."""
-    return [
-        config
-        for student in recipe.students
-        for config in ((self_teacher(student),) if has_self_teacher(student) else ()) + (student,)
-    ]
+    """Every student of every seed in order, before it its control and its self-teacher."""
+    runs: list[RunConfig] = []
+    for students in students_by_seed(recipe):
+        alone = controls(students) if recipe.seeds else {}
+        for student in students:
+            if (control := alone.get(student.name)) and control not in runs:
+                runs.append(control)
+            if has_self_teacher(student):
+                runs.append(self_teacher(student))
+            runs.append(student)
+    return runs
+
+
+def pairs(recipe: Recipe) -> dict[str, list[tuple[str, str]]]:
+    """By the name of each student that is taught: its run and its control's, seed by seed."""
+    if not recipe.seeds:
+        return {}
+    found: dict[str, list[tuple[str, str]]] = {}
+    for students in students_by_seed(recipe):
+        alone = controls(students)
+        for first, student in zip(recipe.students, students, strict=True):
+            if student.name in alone:
+                found.setdefault(first.name, []).append((student.name, alone[student.name].name))
+    return found
 
 
 def all_runs(recipe: Recipe) -> list[RunConfig]:

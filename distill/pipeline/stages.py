@@ -197,12 +197,14 @@ def ship(experiment: Experiment, stages: tuple[str, ...], as_json: bool) -> None
 
 def show_results(results: Results, out: Path) -> None:
     """The table, each class's recall, the verdict, what is wrong with it, and what comes next."""
-    from distill.report.table import recall_table, show, show_rows, verdict_line
+    from distill.report.table import question_lines, recall_table, show, show_rows, verdict_line
 
     show_rows(results)
     if recalls := recall_table(results):
         show(recalls)
     print(verdict_line(results.verdict))
+    for line in question_lines(results.verdict):
+        print(line)
     for caution in results.warnings:
         print(caution)
     if shipped := results.verdict.get("shipped"):

@@ -6,11 +6,11 @@ import contextlib
 from collections.abc import Iterator
 
 from distill.config import RunConfig
-from distill.files import amend_manifest
+from distill.files import amend_manifest, is_complete
 from distill.lock import lock
 from distill.pipeline.experiment import Experiment, write_description
 from distill.pipeline.jobs import changed_options, is_done, make_job, prepare_run, stale_error
-from distill.pipeline.runs import all_runs, student_runs
+from distill.pipeline.runs import all_runs, pairs, student_runs, taught_by
 from distill.training.fit import fit
 from distill.training.world import join
 
@@ -46,8 +46,26 @@ def train_teachers(experiment: Experiment) -> None:
 
 def train_students(experiment: Experiment) -> None:
     """Trains every student in the recipe's order, self-teachers before those they teach."""
+    learners = {
+        control: name for runs in pairs(experiment.recipe).values() for name, control in runs
+    }
     for config in student_runs(experiment.recipe):
         train_run(experiment, config)
+        if (student := learners.get(config.name)) and config.seed is None:
+            warn_of_teachers(experiment, config, student)
+
+
+def warn_of_teachers(experiment: Experiment, alone: RunConfig, student: str) -> None:
+    """Says that a student's teachers are no better than it is by itself, before they teach it."""
+    config = next(run for run in student_runs(experiment.recipe) if run.name == student)
+    score = experiment.finished(alone.name).best_score
+    known = [name for name in taught_by(experiment, config) if is_complete(experiment.folder(name))]
+    scores = {name: experiment.finished(name).best_score for name in known}
+    if scores and max(scores.values()) <= score:
+        listed = ", ".join(f"{name} {value:.2f}" for name, value in scores.items())
+        what = f"{alone.name} has {score:.2f} % on validation, those who teach {student}: {listed}"
+        hint = "a teacher that is no better has little to teach: train a larger one"
+        experiment.progress.say(f"WARNING: {what}. Fix: {hint}.")
 
 
 def train_run(experiment: Experiment, config: RunConfig) -> None:

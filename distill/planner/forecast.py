@@ -53,12 +53,15 @@ def forecast(recipe: Recipe, facts: Facts, paces: Mapping[str, Pace]) -> Forecas
     """
     train, val, test = (facts.counts[split] for split in ("train", "val", "test"))
     asked = [paces[teacher.name].answer for teacher in recipe.teachers]
-    views = max((cached_views(student) for student in recipe.students), default=0)
+    views = max((student.cached_views for student in recipe.students), default=0)
     cache = views * train * sum(asked) / max(1, len(asked))
+    students = sum(run_s(s, paces[s.name], train, val) for s in recipe.students)
+    if recipe.seeds:  # each with its teachers' answers to other views, and once more alone
+        students, cache = 2 * recipe.seeds * students, recipe.seeds * cache
     seconds = {
         "check": facts.images * facts.look_s,
         "teacher": sum(run_s(t, paces[t.name], train, val) for t in recipe.teachers),
-        "student": cache + sum(run_s(s, paces[s.name], train, val) for s in recipe.students),
+        "student": cache + students,
         "export": EXPORT_S + EXPORT_VAL * val * paces[recipe.students[0].name].validate,
         "report": REPORT_S + test * sum(pace.validate for pace in paces.values()),
     }
@@ -77,12 +80,6 @@ def bench_s(recipe: Recipe, training_s: float) -> float:
     round_s = onnx * (ONNX_S + each) + torch * (TORCH_S + each)
     rounds = int(config.max_share * training_s / round_s)
     return round_s * min(config.rounds, max(1, rounds))
-
-
-def cached_views(config: RunConfig) -> int:
-    """Views per image that a teacher of a student answers."""
-    views, epochs = config.cache.views, config.train.epochs
-    return epochs if views == "all" else min(views, epochs)
 
 
 def run_s(config: RunConfig, pace: Pace, train: int, val: int) -> float:

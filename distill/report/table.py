@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 import sys
 from collections.abc import Sequence
 from typing import Any, Protocol, TextIO
@@ -15,7 +16,7 @@ from rich.table import Table
 
 from distill.data.audit.findings import Finding
 from distill.data.sources import SPLITS
-from distill.report.results import Results
+from distill.report.results import ResultRow, Results
 from distill.scoring.metrics_multi import THRESHOLD
 
 BLANK = ""
@@ -62,19 +63,21 @@ def results_table(results: Results, without: Sequence[str] = ()) -> Table:
     if multi:
         title += "; F1 of files with their thresholds, else at 0.5"
     table = Table(title=title, box=box.SIMPLE)
-    rows = [(row, row.test or {}) for row in results.rows]
-    agreed = [row.agreement_labels if multi else row.agreement_top1 for row in results.rows]
+    first = min((row.seed for row in results.rows if row.seed is not None), default=None)
+    rows = [(row, row.test or {}) for row in results.rows if row.seed in (None, first)]
+    agreed = [row.agreement_labels if multi else row.agreement_top1 for row, _ in rows]
     columns: dict[str, list[str]] = {
-        "name": [escape(row.name) for row in results.rows],
-        "kind": [row.kind for row in results.rows],
-        "strategy": [row.strategy or BLANK for row in results.rows],
-        "params": [_number(row.params, "{:,}") for row in results.rows],
-        "MB": [_number(row.size_bytes, "{:.2f}", 1e-6) for row in results.rows],
+        "name": [escape(row.name) for row, _ in rows],
+        "kind": [row.kind for row, _ in rows],
+        "strategy": [row.strategy or BLANK for row, _ in rows],
+        "params": [_number(row.params, "{:,}") for row, _ in rows],
+        "MB": [_number(row.size_bytes, "{:.2f}", 1e-6) for row, _ in rows],
         shown: [_number(test.get(main), "{:.2f}") for _, test in rows],
+        "± of seeds": [_number(_over_seeds(row, results.rows, main), "{:.2f}") for row, _ in rows],
         "F1 %": [_number(test.get("macro_f1"), "{:.2f}") for _, test in rows],
         "agree %": [_number(share, "{:.2f}") for share in agreed],
-        "p50 ms": [_number(row.latency_p50_ms, "{:.3f}") for row in results.rows],
-        "images/s": [_number(row.images_per_s, "{:,.0f}") for row in results.rows],
+        "p50 ms": [_number(row.latency_p50_ms, "{:.3f}") for row, _ in rows],
+        "images/s": [_number(row.images_per_s, "{:,.0f}") for row, _ in rows],
     }
     kept = {key: cells for key, cells in columns.items() if any(cells) and key not in without}
     for header in kept:
@@ -83,6 +86,13 @@ def results_table(results: Results, without: Sequence[str] = ()) -> Table:
     for cells in zip(*kept.values(), strict=True):
         table.add_row(*cells)
     return table
+
+
+def _over_seeds(first: ResultRow, rows: Sequence[ResultRow], main: str) -> float | None:
+    """Standard deviation of a score over the seeds of a run; None of one seed."""
+    same = [row for row in rows if row.name in (first.name, f"{first.name}-seed{row.seed}")]
+    scores = [row.test[main] for row in same if row.test]
+    return statistics.stdev(scores) if len(scores) > 1 else None
 
 
 def recall_table(results: Results) -> Table | None:
@@ -95,7 +105,7 @@ def recall_table(results: Results) -> Table | None:
         for row in results.rows
         if row.test
         and (
-            row.kind == "control"
+            (row.kind == "control" and row.params is None)
             or row.name in (results.verdict.get("teacher"), results.verdict.get("shipped"))
         )
     }
@@ -116,7 +126,7 @@ def recall_table(results: Results) -> Table | None:
 
 def verdict_line(verdict: dict[str, Any]) -> str:
     """What is shipped and how it compares, in one line."""
-    if not verdict:
+    if "shipped" not in verdict:
         return "nothing was exported"
     main, unit = ("map", "% mAP") if "map" in verdict else ("top1", "%")
     parts = [f"{verdict['shipped']}: {verdict[main]:.2f} {unit} on test"]
@@ -126,6 +136,38 @@ def verdict_line(verdict: dict[str, Any]) -> str:
     speeds = verdict.get("times_as_fast_as", {})
     parts += [f"{ratio:.1f} times as fast as {name}" for name, ratio in speeds.items()]
     return ", ".join(parts)
+
+
+WORDS = {  # of a verdict on files, which nobody asks whether they help
+    "helps": "better",
+    "hurts": "worse",
+    "no effect": "as good",
+    "inconclusive": "not decided",
+}
+
+
+def question_lines(verdict: dict[str, Any]) -> list[str]:
+    """Every question with its word, its figures and, where it is open, what would decide it."""
+    lines = []
+    for asked in verdict.get("questions", ()):
+        low, high = asked["interval_points"]
+        word = WORDS[asked["word"]] if ".onnx over " in asked["question"] else asked["word"]
+        line = f"{asked['question']}: {word}, {asked['difference_points']:+.2f} points "
+        line += f"({low:+.2f} to {high:+.2f}) on {asked['test_images']:,} images"
+        if asked["groups"] < asked["test_images"]:
+            line += f" in {asked['groups']:,} groups"
+        if asked["seeds"] > 1:
+            line += f", {asked['seeds']} pairs of seeds"
+        if asked["word"] == "inconclusive":
+            line += f"; {_needed(asked.get('needs', {}))}"
+        lines.append(line)
+    return lines
+
+
+def _needed(needs: dict[str, int]) -> str:
+    known = (("images", "test images"), ("seeds", "pairs of seeds"))
+    parts = [f"{needs[key]:,} {words}" for key, words in known if key in needs]
+    return f"about {' or '.join(parts)} would decide" if parts else "nothing at hand would decide"
 
 
 class Counted(Protocol):

@@ -52,7 +52,7 @@ def _below_controls(rows: Sequence[ResultRow], main: str) -> Iterator[Caution]:
             for row in rows
             if row.kind in DISTILLED and scores[row.name] < bar
         ]
-        if control.kind == "control" and below:
+        if control.kind == "control" and control.params is None and below:
             yield Caution(
                 kind="below_control",
                 what=f"{', '.join(below)} % {main}, {control.name} {bar:.2f}",
@@ -62,10 +62,11 @@ def _below_controls(rows: Sequence[ResultRow], main: str) -> Iterator[Caution]:
 
 
 def _below_teachers(rows: Sequence[ResultRow], main: str) -> Iterator[Caution]:
-    """Students and files far below the best teacher, unless they are below a control already."""
+    """Students and files far below the best teacher, unless a forest is already above them."""
     scores = {row.name: row.test[main] for row in rows if row.test}
     teachers = [row.name for row in rows if row.kind == "teacher"]
-    floor = max((scores[row.name] for row in rows if row.kind == "control"), default=0.0)
+    forests = (row for row in rows if row.kind == "control" and row.params is None)
+    floor = max((scores[row.name] for row in forests), default=0.0)
     if not teachers:
         return
     best = max(teachers, key=scores.__getitem__)

@@ -281,7 +281,7 @@ def images_needed(discordant: float, gain: float) -> int | None:
     """
     for power in range(1, int(math.log10(MOST_IMAGES))):
         for step in STEPS:
-            count = round(step * 10**power)
+            count: int = round(step * 10**power)
             if mcnemar_power(count, discordant, gain) >= POWER:
                 return count
     return None

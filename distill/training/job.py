@@ -67,15 +67,12 @@ class Job:
         return bool(self.teachers) and self.config.cache.use and self.cache is not None
 
     @property
-    def cached_views(self) -> int:
-        """Views per image whose logits are stored: never more than there are epochs."""
-        views, epochs = self.config.cache.views, self.config.train.epochs
-        return epochs if views == "all" else min(views, epochs)
-
-    @property
     def num_views(self) -> int:
         """Views per image that the epochs cycle over."""
-        return self.cached_views if self.is_cached else self.config.train.epochs
+        if self.is_cached:
+            return self.config.cached_views
+        views, epochs = self.config.train.views, self.config.train.epochs
+        return epochs if views == "all" else min(views, epochs)
 
     @property
     def teacher_offsets(self) -> NDArray[np.float32] | None:

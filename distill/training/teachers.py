@@ -44,7 +44,7 @@ def build_caches(
     caches = world.from_main(open_caches(job))
     first, step = part * world.size + world.rank, parts * world.size
     for cache, teacher in zip(caches, job.teachers, strict=True):
-        own_shards = list(cache.shards(range(job.cached_views)))[first::step]
+        own_shards = list(cache.shards(range(job.config.cached_views)))[first::step]
         todo = [shard for shard in own_shards if not cache.is_whole(shard)]
         if todo:
             build_missing(cache, todo, teacher, job.images, world.device, progress)

@@ -1,0 +1,74 @@
+"""The verdicts of an experiment: does a teacher help, is what ships as good as its teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distill.files import amend_manifest, atomic
+from distill.pipeline.experiment import Experiment
+from distill.pipeline.runs import pairs
+from distill.runtime.shipped import preferred
+from distill.scoring.comparison import Difference, Verdict, judge
+
+CORRECT = "test_correct.npy"
+Flags = NDArray[np.bool_]
+
+
+def verdicts(
+    experiment: Experiment, right: Mapping[str, Flags], teacher: str | None
+) -> tuple[Verdict, ...]:
+    """What the answers on the test split decide; the first is the most asked for.
+
+    Args:
+        right: Which answers are, `(images,)`, or `(images, labels)` where those are many, by the
+            name of a row.
+        teacher: The best one.
+    """
+    groups = groups_of_test(experiment)
+    if len(set(groups)) < 2:
+        return ()
+
+    def between(first: list[str], second: list[str]) -> Difference:
+        one, other = (np.stack([shares(right[n]) for n in names]) for names in (first, second))
+        return Difference(one, other, groups)
+
+    taught = [
+        (f"{name} over {runs[0][1]}", between([a for a, _ in runs], [b for _, b in runs]))
+        for name, runs in pairs(experiment.recipe).items()
+    ]
+    files = [name for name in right if name.endswith(".onnx")]
+    shipped, found = preferred(files), list(judge(taught))
+    others = [(shipped, teacher)] if shipped and teacher else []
+    exact = "student.fp32.onnx"
+    others += [(name, exact) for name in files if name != exact and exact in right]
+    for first, second in others:
+        assert first is not None
+        assert second is not None
+        found += judge([(f"{first} over {second}", between([first], [second]))])
+    return tuple(found)
+
+
+def shares(right: Flags) -> NDArray[Any]:
+    """Of each image whether its answer is right, or the share of its labels that are."""
+    return right if right.ndim == 1 else right.mean(axis=1)
+
+
+def groups_of_test(experiment: Experiment) -> NDArray[np.str_]:
+    """The group of each test image: of copies, and as the source says."""
+    data = experiment.data
+    return np.array([data.groups.get(name, name) for name in data.test.names])
+
+
+def keep_correct(folder: Path, right: Flags) -> None:
+    """Keeps with a run which of its answers on the test split are right."""
+    place = folder / CORRECT
+    if place.is_file() and np.array_equal(np.load(place), right):
+        return
+    with atomic(place) as temporary, temporary.open("wb") as file:
+        np.save(file, right)
+    amend_manifest(folder, place)

@@ -1,0 +1,238 @@
+"""Seeds and controls of a run, and what its results say of them."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from distill.config import Recipe
+from distill.files import verify_manifest
+from distill.pipeline.runs import controls, pairs, student_runs, students_by_seed
+from distill.recipe import load_recipe
+from distill.report.table import question_lines
+
+TEACHER = {"name": "teacher", "model": {"name": "baseline_cnn"}}
+WORDS = ("helps", "hurts", "no effect", "inconclusive")
+
+
+def recipe(*students, **options) -> Recipe:
+    runs = [{"model": {"name": "compact"}, **student} for student in students]
+    table = {"teachers": [TEACHER], "students": runs, **options}
+    return Recipe.model_validate_json(json.dumps(table))
+
+
+def taught(name, strategy="vanilla", **options):
+    return {"name": name, "strategy": {"name": strategy}, **options}
+
+
+def names(of: Recipe) -> list[str]:
+    return [run.name for run in student_runs(of)]
+
+
+def test_without_seeds_there_is_no_control():
+    plain = recipe(taught("a"))
+    assert names(plain) == ["a"]
+    assert pairs(plain) == {}
+
+
+def test_each_seed_has_the_student_and_its_control():
+    of = recipe(taught("a"), seeds=3, seed=5)
+    expected = ["a-alone", "a", "a-seed6-alone", "a-seed6", "a-seed7-alone", "a-seed7"]
+    assert names(of) == expected
+    assert [of.seed_of(run) for run in student_runs(of)] == [5, 5, 6, 6, 7, 7]
+    assert pairs(of) == {
+        "a": [("a", "a-alone"), ("a-seed6", "a-seed6-alone"), ("a-seed7", "a-seed7-alone")]
+    }
+
+
+def test_a_control_differs_in_the_teacher_alone():
+    of = recipe(taught("a", train={"epochs": 9, "lr": 0.01}, cache={"views": 4}), seeds=1)
+    alone, student = student_runs(of)
+    assert alone.strategy.name == "supervised"
+    assert alone.model == student.model
+    assert alone.transfer == student.transfer
+    assert alone.train.model_copy(update={"views": "all"}) == student.train
+    assert alone.train.views == 4  # it sees the views that the teacher's answers are kept of
+    live = recipe(taught("a", cache={"use": False}), seeds=1)
+    assert student_runs(live)[0].train.views == "all"
+
+
+def test_strategies_share_a_control_and_other_students_have_their_own():
+    of = recipe(
+        taught("a"),
+        taught("b", "noisy_teacher"),
+        taught("c", train={"epochs": 3}),
+        {"name": "d"},
+        seeds=1,
+    )
+    assert names(of) == ["a-alone", "a", "b", "c-alone", "c", "d"]
+    assert {name: runs[0][1] for name, runs in pairs(of).items()} == {
+        "a": "a-alone",
+        "b": "a-alone",
+        "c": "c-alone",
+    }
+
+
+def test_a_chain_has_a_chain_of_controls_and_of_seeds():
+    of = recipe(
+        taught("a"), taught("b", "self_training"), taught("c", start="a", teachers=["a"]), seeds=2
+    )
+    runs = {run.name: run for run in student_runs(of)}
+    assert list(runs)[:5] == ["a-alone", "a", "b-self", "b", "c-alone"]
+    assert runs["c-alone"].start == "a-alone"
+    assert (runs["c-seed1"].start, runs["c-seed1"].teachers) == ("a-seed1", ("a-seed1",))
+    assert runs["c-seed1-alone"].start == "a-seed1-alone"
+    assert "b-seed1-self" in runs
+    assert all(run.seed == 1 for name, run in runs.items() if "seed1" in name)
+
+
+def test_kd_lib_has_no_control():
+    assert controls(recipe(taught("a", engine="kd_lib")).students) == {}
+
+
+def test_seeds_are_of_the_recipe_and_names_stay_apart(distill, tmp_path):
+    (tmp_path / "two.toml").write_text(
+        '[teacher]\nname = "t"\nmodel.name = "baseline_cnn"\n'
+        '[[students]]\nname = "a"\nstrategy.name = "vanilla"\nmodel.name = "compact"\n'
+        '[[students]]\nname = "a-alone"\nmodel.name = "compact"\n'
+    )
+    command = (
+        "run",
+        tmp_path / "two.toml",
+        "--data",
+        "demo:60",
+        "--out",
+        tmp_path / "o",
+        "--dry-run",
+    )
+    assert distill(*command)[0] == 0
+    status, _, err = distill(*command, "--seeds", 2)
+    assert status == 2
+    assert "two runs are called 'a-alone'" in err
+    status, out, _ = distill(*command, "students.a.name=b", "--seeds", 2)
+    assert status == 0, err
+    assert "student b-seed1-alone" in out
+    assert len(students_by_seed(load_recipe(tmp_path / "two.toml", ["seeds=4"]))) == 4
+
+
+@pytest.fixture(scope="module")
+def seeded(tmp_path_factory):
+    """A finished run of two seeds, and the command that made it."""
+    from distill import cli
+
+    folder = tmp_path_factory.mktemp("seeded")
+    (folder / "recipe.toml").write_text(
+        "random_forest.trees = 2\n[data]\nsize = 16\n"
+        '[teacher]\nname = "teacher"\nmodel = {name = "baseline_cnn", options = {width = [8, 8], '
+        "hidden = 8}}\ntrain = {epochs = 1, batch_size = 16}\n"
+        '[student]\nname = "student"\nstrategy.name = "vanilla"\ncache.views = 1\n'
+        'model = {name = "compact", options = {width = [16, 64], depth = [1, 1], head_width = 0}}\n'
+        "train = {epochs = 2, batch_size = 16}\n"
+    )
+    command = ["run", str(folder / "recipe.toml"), "--data", "demo:120", "--out", str(folder / "o")]
+    command += ["--seeds", "2", "--no-bench", "--device", "cpu", "export.int8_max_drop=100"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["distill", *command])
+        cli.main()
+    return folder / "o", command
+
+
+def test_results_have_a_verdict_for_each_question(seeded):
+    out, _ = seeded
+    results = json.loads((out / "results.json").read_text())
+    kinds = {row["name"]: row["kind"] for row in results["rows"]}
+    assert kinds["student-alone"] == kinds["student-seed1-alone"] == "control"
+    assert kinds["student"] == kinds["student-seed1"] == "student"
+    assert {row["name"]: row.get("seed") for row in results["rows"]}["student-seed1"] == 1
+    verdict = results["verdict"]
+    asked = [question["question"] for question in verdict["questions"]]
+    assert asked[:2] == ["student over student-alone", "student.int8.onnx over teacher"]
+    assert "student.int8.onnx over student.fp32.onnx" in asked
+    first = verdict["questions"][0]
+    assert first == {key: verdict[key] for key in first}  # the first stands at the top, too
+    assert first["word"] in WORDS
+    assert first["seeds"] == 2
+    assert first["margin_points"] == 0.5
+    low, high = first["interval_points"]
+    assert low <= first["difference_points"] <= high
+    tests = {row["name"]: row["test"] for row in results["rows"]}
+    found = np.mean(
+        [tests[n]["top1"] - tests[f"{n}-alone"]["top1"] for n in ("student", "student-seed1")]
+    )
+    assert first["difference_points"] == pytest.approx(found)
+    assert first["test_images"] == tests["student"]["n"]
+    assert verdict["shipped"]
+
+
+def test_runs_keep_which_answers_are_right(seeded):
+    out, _ = seeded
+    rows = json.loads((out / "results.json").read_text())["rows"]
+    for row in rows:
+        folder = out / ("teachers" if row["kind"] == "teacher" else "students") / row["name"]
+        if folder.is_dir():
+            right = np.load(folder / "test_correct.npy")
+            assert right.dtype == bool
+            assert 100 * right.mean() == pytest.approx(row["test"]["top1"])
+            assert "test_correct.npy" in verify_manifest(folder)
+
+
+def test_the_verdict_is_told_and_on_the_card(seeded, distill):
+    out, command = seeded
+    status, told, err = distill(*command)
+    assert status == 0, err
+    assert err.count("done before, kept") == 6  # the export, too
+    (line,) = [line for line in told.splitlines() if line.startswith("student over student-alone")]
+    assert "2 pairs of seeds" in line
+    assert "± of seeds" in told
+    assert "student-seed1" not in told.partition("recall")[0]
+    card = (out / "README.md").read_text()
+    assert "## Verdict" in card
+    assert line in card.replace("\\", "")
+
+
+def test_control_and_student_begin_alike(seeded):
+    """The same random start, order and views: the teacher is what is left."""
+    out, _ = seeded
+    known = {}
+    for name in ("student", "student-alone", "student-seed1"):
+        config = json.loads((out / "students" / name / "config.json").read_text())
+        known[name] = config["seed"]
+    assert known == {"student": 0, "student-alone": 0, "student-seed1": 1}
+
+
+@pytest.mark.parametrize(("word", "said"), [("helps", "better"), ("no effect", "as good")])
+def test_lines_of_files_say_how_good_they_are(word, said):
+    asked = {
+        "question": "student.int8.onnx over teacher",
+        "word": word,
+        "difference_points": -0.123,
+        "interval_points": [-0.3, 0.1],
+        "seeds": 1,
+        "test_images": 2000,
+        "groups": 1990,
+    }
+    (line,) = question_lines({"questions": [asked]})
+    assert line == (
+        f"student.int8.onnx over teacher: {said}, -0.12 points (-0.30 to +0.10) on 2,000 images "
+        "in 1,990 groups"
+    )
+    open_one = {**asked, "word": "inconclusive", "needs": {"images": 8000, "seeds": 7}}
+    (line,) = question_lines({"questions": [open_one]})
+    assert line.endswith("; about 8,000 test images or 7 pairs of seeds would decide")
+
+
+def test_a_teacher_that_is_no_better_is_told_of_before_it_teaches(seeded, distill, tmp_path):
+    _, command = seeded
+    again = [*command, "teacher.train.lr=1e-9", "student.train.epochs=3"]
+    again[again.index("--out") + 1] = str(tmp_path / "o")
+    status, _, err = distill(*again)
+    assert status == 0
+    lines = err.splitlines()
+    warned = [i for i, line in enumerate(lines) if "has little to teach" in line]
+    assert len(warned) == 1
+    assert "student-alone has" in lines[warned[0]]
+    assert warned[0] < next(
+        i for i, line in enumerate(lines) if line.startswith("student: epoch 1")
+    )
