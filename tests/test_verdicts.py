@@ -39,11 +39,11 @@ def test_without_seeds_there_is_no_control():
 
 def test_each_seed_has_the_student_and_its_control():
     of = recipe(taught("a"), seeds=3, seed=5)
-    expected = ["a-alone", "a", "a-seed6-alone", "a-seed6", "a-seed7-alone", "a-seed7"]
+    expected = ["a-alone", "a", "a-alone-seed6", "a-seed6", "a-alone-seed7", "a-seed7"]
     assert names(of) == expected
     assert [of.seed_of(run) for run in student_runs(of)] == [5, 5, 6, 6, 7, 7]
     assert pairs(of) == {
-        "a": [("a", "a-alone"), ("a-seed6", "a-seed6-alone"), ("a-seed7", "a-seed7-alone")]
+        "a": [("a", "a-alone"), ("a-seed6", "a-alone-seed6"), ("a-seed7", "a-alone-seed7")]
     }
 
 
@@ -83,7 +83,7 @@ def test_a_chain_has_a_chain_of_controls_and_of_seeds():
     assert list(runs)[:5] == ["a-alone", "a", "b-self", "b", "c-alone"]
     assert runs["c-alone"].start == "a-alone"
     assert (runs["c-seed1"].start, runs["c-seed1"].teachers) == ("a-seed1", ("a-seed1",))
-    assert runs["c-seed1-alone"].start == "a-seed1-alone"
+    assert runs["c-alone-seed1"].start == "a-alone-seed1"
     assert "b-seed1-self" in runs
     assert all(run.seed == 1 for name, run in runs.items() if "seed1" in name)
 
@@ -113,7 +113,7 @@ def test_seeds_are_of_the_recipe_and_names_stay_apart(distill, tmp_path):
     assert "two runs are called 'a-alone'" in err
     status, out, _ = distill(*command, "students.a.name=b", "--seeds", 2)
     assert status == 0, err
-    assert "student b-seed1-alone" in out
+    assert "student b-alone-seed1" in out
     assert len(students_by_seed(load_recipe(tmp_path / "two.toml", ["seeds=4"]))) == 4
 
 
@@ -143,7 +143,7 @@ def test_results_have_a_verdict_for_each_question(seeded):
     out, _ = seeded
     results = json.loads((out / "results.json").read_text())
     kinds = {row["name"]: row["kind"] for row in results["rows"]}
-    assert kinds["student-alone"] == kinds["student-seed1-alone"] == "control"
+    assert kinds["student-alone"] == kinds["student-alone-seed1"] == "control"
     assert kinds["student"] == kinds["student-seed1"] == "student"
     assert {row["name"]: row.get("seed") for row in results["rows"]}["student-seed1"] == 1
     verdict = results["verdict"]
@@ -158,10 +158,9 @@ def test_results_have_a_verdict_for_each_question(seeded):
     low, high = first["interval_points"]
     assert low <= first["difference_points"] <= high
     tests = {row["name"]: row["test"] for row in results["rows"]}
-    found = np.mean(
-        [tests[n]["top1"] - tests[f"{n}-alone"]["top1"] for n in ("student", "student-seed1")]
-    )
-    assert first["difference_points"] == pytest.approx(found)
+    ends = ("", "-seed1")
+    gaps = [tests[f"student{n}"]["top1"] - tests[f"student-alone{n}"]["top1"] for n in ends]
+    assert first["difference_points"] == pytest.approx(np.mean(gaps))
     assert first["test_images"] == tests["student"]["n"]
     assert verdict["shipped"]
 
@@ -236,3 +235,38 @@ def test_a_teacher_that_is_no_better_is_told_of_before_it_teaches(seeded, distil
     assert warned[0] < next(
         i for i, line in enumerate(lines) if line.startswith("student: epoch 1")
     )
+
+
+def test_runs_are_compared_by_their_seeds(seeded, distill):
+    out, _ = seeded
+    students = out / "students"
+    status, told, err = distill(
+        "compare", students / "student-alone", students / "student", "--json"
+    )
+    assert status == 0, err
+    (found,) = json.loads(told.splitlines()[-1])["questions"]
+    verdict = json.loads((out / "results.json").read_text())["verdict"]["questions"][0]
+    ours = ("word", "difference_points", "interval_points", "seeds", "test_images", "groups")
+    assert {key: found[key] for key in ours} == {key: verdict[key] for key in ours}
+    status, told, _ = distill("compare", out / "teachers/teacher", students / "student", "--json")
+    (found,) = json.loads(told.splitlines()[-1])["questions"]
+    assert found["question"].endswith("students/student over " + str(out / "teachers/teacher"))
+    status, told, _ = distill("compare", students / "student", students / "student", "--json")
+    (found,) = json.loads(told.splitlines()[-1])["questions"]
+    assert (found["seeds"], found["difference_points"]) == (2, 0.0)
+
+
+def test_what_cannot_be_compared_says_why(seeded, distill, tmp_path):
+    out, command = seeded
+    run = out / "students" / "student"
+    status, _, err = distill("compare", run)
+    assert (status, "name two" in err) == (2, True)
+    status, _, err = distill("compare", run, out)
+    assert (status, "not a finished run" in err) == (2, True)
+    other = list(command)
+    other[other.index("--out") + 1] = str(tmp_path / "o")
+    other[other.index("--data") + 1] = "demo:132"
+    assert distill(*other)[0] == 0
+    status, _, err = distill("compare", run, tmp_path / "o" / "students" / "student")
+    assert status == 2
+    assert "tested on other images" in err

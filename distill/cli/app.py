@@ -23,6 +23,7 @@ from distill.cli.advice import say_error, usage_error
 from distill.cli.bench import bench_app
 from distill.cli.cache import cache_app
 from distill.cli.check import check_command
+from distill.cli.compare import compare_command
 from distill.cli.export import ExportHelp, export_command
 from distill.cli.options import (
     DataOpt,
@@ -188,6 +189,14 @@ app.command(
         "teachers photos/ --teacher timm/resnet50 --teacher timm/resnet18",
     ),
 )(teachers_command)
+app.command(
+    "compare",
+    rich_help_panel=TOOLS,
+    epilog=examples(
+        "compare runs/mine/students/plain runs/mine/students/distilled",
+        "compare runs/a/students/small runs/b/students/small --margin 1",
+    ),
+)(compare_command)
 app.command(
     "search",
     rich_help_panel=TOOLS,

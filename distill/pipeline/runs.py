@@ -50,8 +50,9 @@ def controls(students: Sequence[RunConfig]) -> dict[str, RunConfig]:
         if not taught or student.engine == "kd_lib":
             continue
         views = student.cached_views if student.cache.use else "all"
+        ending = "" if student.seed is None else f"-seed{student.seed}"
         update = {
-            "name": f"{student.name}-alone",
+            "name": f"{student.name.removesuffix(ending)}-alone{ending}",
             "strategy": StrategyConfig(),
             "train": student.train.model_copy(update={"views": views}),
             "cache": CacheConfig(),
