@@ -223,3 +223,7 @@ def test_the_page_is_whole_or_absent(listing: Listing, tmp_path: Path) -> None:
     with pytest.raises(KeyError):
         write_page(tmp_path / "data.html", broken)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_every_kind_of_finding_has_a_title():
+    assert list(data_page.TITLES) == list(KINDS)

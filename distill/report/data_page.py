@@ -27,6 +27,7 @@ SIDE = 112  # of a picture, in pixels
 QUALITY = 75
 
 TITLES = {
+    "listing": ("Layout", "How the data were understood, and what was left out."),
     "unreadable": ("Unreadable", "Left out everywhere."),
     "ignored": ("Not images", "Ignored, by the ending of their names."),
     "leak": ("Leaks", "Images that have a copy in another split: scores on them flatter."),
@@ -38,10 +39,11 @@ TITLES = {
     "tiny": ("Tiny", "Enlarged, they show little but blur."),
     "huge": ("Huge", "They cost time and show no more than a smaller one would."),
     "dark": ("Dark", "Little can be seen in them."),
-    "blurred": ("Blurred or blank", "Far less sharp than the other images."),
+    "blank": ("Blank", "They show one colour only."),
+    "blurred": ("Blurred", "Far less sharp than the other images."),
     "odd_shape": ("Odd shapes", "Much is cut off or squeezed when they are made square."),
 }
-TEXT_ONLY = ("unreadable", "ignored", "imbalance")
+TEXT_ONLY = ("listing", "unreadable", "ignored", "imbalance")
 GROUPS = ("label_conflict", "exact_duplicate", "near_duplicate")
 
 HEAD = """<!DOCTYPE html>
