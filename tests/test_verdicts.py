@@ -212,13 +212,13 @@ def test_lines_of_files_say_how_good_they_are(word, said):
         "test_images": 2000,
         "groups": 1990,
     }
-    (line,) = question_lines({"questions": [asked]})
+    (line,) = question_lines([asked])
     assert line == (
         f"student.int8.onnx over teacher: {said}, -0.12 points (-0.30 to +0.10) on 2,000 images "
         "in 1,990 groups"
     )
     open_one = {**asked, "word": "inconclusive", "needs": {"images": 8000, "seeds": 7}}
-    (line,) = question_lines({"questions": [open_one]})
+    (line,) = question_lines([open_one])
     assert line.endswith("; about 8,000 test images or 7 pairs of seeds would decide")
 
 

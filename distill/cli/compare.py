@@ -31,6 +31,6 @@ def compare_command(
     from distill.report.table import question_lines
 
     found = {"questions": [verdict.to_json() for verdict in compare_runs(runs, margin)]}
-    for line in question_lines(found):
+    for line in question_lines(found["questions"]):
         print(printable(line))
     stages.emit(found, settings.as_json)

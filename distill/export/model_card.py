@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distill.report.results import Results, Scores
-from distill.report.table import question_lines
+from distill.report.table import main_questions, question_lines
 from distill.scoring.tasks import task_of
 
 Record = dict[str, Any]
@@ -98,7 +98,7 @@ def experiment_card(results: Results, metadata: Record) -> str:
     warnings = [
         f"- {plain(caution.what)}. Fix: {plain(caution.fix)}." for caution in results.warnings
     ]
-    questions = [f"- {plain(line)}." for line in question_lines(results.verdict)]
+    questions = [f"- {plain(line)}." for line in question_lines(main_questions(results.verdict))]
     lines = [
         *_head(shipped, metadata, scored[shipped], "test", "onnx"),
         *(["## Warnings", "", *warnings, ""] if warnings else []),

@@ -5,7 +5,7 @@ This is where the test split is read, once, after everything was chosen.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from distill.files import atomic, read_json, seal, write_json
 from distill.models.inference import predict_logits
 from distill.pipeline.clock import record
 from distill.pipeline.experiment import Experiment
+from distill.pipeline.page import write_report
 from distill.pipeline.runs import all_runs, best_run, pairs
 from distill.pipeline.stored import EXPORT, BenchFile, FinishedExport
 from distill.pipeline.verdicts import keep_correct, verdicts
@@ -36,12 +37,18 @@ BUSY = 50.0  # percent of the cores, before anything is timed, above which speed
 LATENCY = ("latency_p50_ms", "latency_p99_ms", "images_per_s", "batch_size")
 
 
-def score_experiment(experiment: Experiment) -> Results:
-    """Rows, verdict and environment of an experiment, but for what is timed."""
+def score_experiment(
+    experiment: Experiment, probs: dict[str, NDArray[Any]] | None = None
+) -> Results:
+    """Rows, verdict and environment of an experiment, but for what is timed.
+
+    Args:
+        probs: Gets what each row answers on the test split, `(images, classes)`, by its name.
+    """
+    probs = {} if probs is None else probs
     data, recipe, task = experiment.data, experiment.recipe, task_of(experiment.data.task)
     teachers = [config.name for config in recipe.teachers]
     reference = best_run(experiment, teachers) if teachers else None
-    probs: dict[str, NDArray[Any]] = {}
     tuned: dict[str, NDArray[np.float32]] = {}
     rows: list[ResultRow] = []
     alone = {control for runs in pairs(recipe).values() for _, control in runs}
@@ -202,7 +209,10 @@ def _speeds(file: Path) -> dict[tuple[str, str], Speed]:
 
 
 def build_verdict(
-    rows: Sequence[ResultRow], teacher: str | None, main: str, questions: Sequence[dict[str, Any]]
+    rows: Sequence[ResultRow],
+    teacher: str | None,
+    main: str,
+    questions: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
     """What was asked first, all that was asked as `questions`, and the shipped file's figures.
 
@@ -234,11 +244,14 @@ def build_verdict(
     return verdict
 
 
-def report_experiment(experiment: Experiment, scored: Results) -> Results:
-    """Writes `results.json`, the model card and the manifest of all; returns the results.
+def report_experiment(
+    experiment: Experiment, scored: Results, probs: Mapping[str, NDArray[Any]] | None = None
+) -> Results:
+    """Writes `results.json`, model card, page and the manifest of all; returns the results.
 
     Args:
         scored: What `score_experiment` found.
+        probs: What it was found by, for the page; None writes none.
     """
     main = task_of(experiment.data.task).main_score
     results = with_speeds(scored, experiment.out / "bench.json", main)
@@ -249,5 +262,7 @@ def report_experiment(experiment: Experiment, scored: Results) -> Results:
         card = experiment_card(results, predictor.metadata)
         with atomic(experiment.out / "README.md") as temporary:
             temporary.write_text(card, "utf-8")
+    if probs is not None:
+        write_report(experiment, results, probs)
     seal(experiment.out)
     return results

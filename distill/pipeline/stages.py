@@ -182,14 +182,15 @@ def ship(experiment: Experiment, stages: tuple[str, ...], as_json: bool) -> None
             export_student(experiment)
     if "report" in stages:
         with stage(experiment, "report", stages):
-            scored = score_experiment(experiment)
+            probs: dict[str, Any] = {}
+            scored = score_experiment(experiment, probs)
     if "bench" in stages:
         if "report" in stages:
             show_rows(scored, sys.stderr)
         with stage(experiment, "bench", stages):
             bench_experiment(experiment)
     if "report" in stages:
-        results = report_experiment(experiment, scored)
+        results = report_experiment(experiment, scored, probs)
         show_results(results, experiment.out)
         summary |= results.to_json()
     emit(summary, as_json)
@@ -197,13 +198,20 @@ def ship(experiment: Experiment, stages: tuple[str, ...], as_json: bool) -> None
 
 def show_results(results: Results, out: Path) -> None:
     """The table, each class's recall, the verdict, what is wrong with it, and what comes next."""
-    from distill.report.table import question_lines, recall_table, show, show_rows, verdict_line
+    from distill.report.table import (
+        main_questions,
+        question_lines,
+        recall_table,
+        show,
+        show_rows,
+        verdict_line,
+    )
 
     show_rows(results)
     if recalls := recall_table(results):
         show(recalls)
     print(verdict_line(results.verdict))
-    for line in question_lines(results.verdict):
+    for line in question_lines(main_questions(results.verdict)):
         print(line)
     for caution in results.warnings:
         print(caution)

@@ -15,7 +15,7 @@ from distill.pipeline.runs import pairs
 from distill.runtime.shipped import preferred
 from distill.scoring.comparison import Difference, Verdict, judge
 
-CORRECT = "test_correct.npy"
+CORRECT, EXACT = "test_correct.npy", "student.fp32.onnx"
 Flags = NDArray[np.bool_]
 
 
@@ -43,13 +43,11 @@ def verdicts(
     ]
     files = [name for name in right if name.endswith(".onnx")]
     shipped, found = preferred(files), list(judge(taught))
-    others = [(shipped, teacher)] if shipped and teacher else []
-    exact = "student.fp32.onnx"
-    others += [(name, exact) for name in files if name != exact and exact in right]
-    for first, second in others:
-        assert first is not None
-        assert second is not None
-        found += judge([(f"{first} over {second}", between([first], [second]))])
+    for name in sorted(files, key=lambda name: name != shipped):
+        references = (reference for reference in (teacher, EXACT) if reference in right)
+        for reference in references:
+            if reference is not None and reference != name:
+                found += judge([(f"{name} over {reference}", between([name], [reference]))])
     return tuple(found)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, TextIO
 
 from rich import box
@@ -146,10 +146,18 @@ WORDS = {  # of a verdict on files, which nobody asks whether they help
 }
 
 
-def question_lines(verdict: dict[str, Any]) -> list[str]:
-    """Every question with its word, its figures and, where it is open, what would decide it."""
+def main_questions(verdict: dict[str, Any]) -> list[dict[str, Any]]:
+    """Those that a terminal has room for: on students, and on the file that ships."""
+    asked, ships = verdict.get("questions", ()), f"{verdict.get('shipped')} over "
+    return [
+        q for q in asked if q["question"].startswith(ships) or ".onnx over " not in q["question"]
+    ]
+
+
+def question_lines(questions: Iterable[dict[str, Any]]) -> list[str]:
+    """Questions with their word, figures and, where one is open, what would decide it."""
     lines = []
-    for asked in verdict.get("questions", ()):
+    for asked in questions:
         low, high = asked["interval_points"]
         word = WORDS[asked["word"]] if ".onnx over " in asked["question"] else asked["word"]
         line = f"{asked['question']}: {word}, {asked['difference_points']:+.2f} points "
