@@ -61,18 +61,30 @@ def results(rows: Sequence[ResultRow], main: str) -> Figure | None:
         return None
     figure, axes = panels(len(kept))
     for panel, (title, measure) in zip(axes, kept.items(), strict=True):
-        for row in scored:
-            if (at := measure(row)) and row.test:
-                mark, colour = MARKS.get(row.kind, ONNX_MARK)
-                panel.plot(at, row.test[main], mark, color=colour)
-                place: dict[str, Any] = {"xytext": (5, 4), "textcoords": "offset points"}
-                panel.annotate(row.name, (at, row.test[main]), fontsize=7, **place)
+        points = [(row, at) for row in scored if (at := measure(row))]
+        for row, at in points:
+            mark, colour = MARKS.get(row.kind, ONNX_MARK)
+            panel.plot(at, (row.test or {})[main], mark, color=colour)
         panel.set_xscale("log")
-        panel.margins(x=0.25, y=0.15)
+        panel.margins(x=0.3, y=0.25)
+        _name(panel, [(row.name, at, (row.test or {})[main]) for row, at in points])
         panel.set_xlabel(title)
         panel.set_ylabel(f"{main} on test, %")
         panel.grid(alpha=0.3)
     return figure
+
+
+def _name(panel: Axes, points: Sequence[tuple[str, float, float]]) -> None:
+    """Writes names beside points, higher where another one is in the way."""
+    taken: list[tuple[float, float, float]] = []
+    for name, x, y in sorted(points, key=lambda point: point[1:]):
+        across, up = panel.transData.transform((x, y)) * 72 / panel.figure.dpi  # in points
+        start, end, bottom = across + 5, across + 5 + 4.2 * len(name), up + 3
+        while any(start < b and end > a and abs(bottom - c) < 8 for a, b, c in taken):
+            bottom += 8
+        taken.append((start, end, bottom))
+        place: dict[str, Any] = {"xytext": (5, bottom - up), "textcoords": "offset points"}
+        panel.annotate(name, (x, y), fontsize=7, **place)
 
 
 def curves(runs: Mapping[str, Sequence[dict[str, Any]]], main: str) -> Figure:
