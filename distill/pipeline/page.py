@@ -129,6 +129,7 @@ class _Content:
         yield self._classes()
         yield self._mistakes()
         yield self._confidence()
+        yield self._stress()
         yield self._training()
         yield self._views()
         yield self._audit()
@@ -244,6 +245,24 @@ class _Content:
         if thresholds.is_file():
             made.append(plot_of(thresholds, "What thresholds would give on validation."))
         return Section("confidence", "Confidence", text, made)
+
+    def _stress(self) -> Section | None:
+        found = self.results.robustness
+        if found is None:
+            return None
+        main = task_of(self.experiment.data.task).main_score
+        rows = [
+            [row["name"], row["strength"], _cell(row[main], 2), f"{row[main] - found[main]:+.2f}"]
+            for row in found["rows"]
+        ]
+        table = Table("Under stress", ["stress", "strength", f"{main} %", "points"], rows)
+        text = (
+            f"{found['file']} has {found[main]:.2f} % on {found['n']:,} test images as they are. "
+        )
+        text += (
+            "What it has of the same images after what cameras, messengers and crops do to them."
+        )
+        return Section("stress", "Under stress", text, tables=[table])
 
     def _training(self) -> Section:
         runs = {

@@ -24,15 +24,17 @@ from distill.pipeline.runs import all_runs, best_run, pairs
 from distill.pipeline.stored import EXPORT, BenchFile, FinishedExport
 from distill.pipeline.verdicts import keep_correct, verdicts
 from distill.report.results import Caution, ResultRow, Results
-from distill.report.warnings import cautions
+from distill.report.warnings import cautions, fragile
 from distill.runtime.predict import Predictor
 from distill.runtime.shipped import preferred
 from distill.scoring.baselines import random_forest_probs
 from distill.scoring.metrics import score
+from distill.scoring.robustness import STRESSES, stressed
 from distill.scoring.tasks import SINGLE, Task, task_of
 from distill.training.run_directory import BEST
 
 Speed = dict[str, Any]  # figures of one image after the other, as `ResultRow` names them
+STRESSED = 2000  # test images that are put under stress, spread over the split
 BUSY = 50.0  # percent of the cores, before anything is timed, above which speeds may be off
 LATENCY = ("latency_p50_ms", "latency_p99_ms", "images_per_s", "batch_size")
 
@@ -82,8 +84,38 @@ def score_experiment(
     # Where labels are many, an answer is what reaches its threshold, and only files have these.
     judged = tuned if data.task == "multi" else probs
     answers = {name: task.answers(probs[name], tuned.get(name)) for name in judged}
-    warnings = cautions(rows, task, answers, truth, data.classes)
-    return Results(rows=tuple(rows), warnings=warnings, verdict=verdict, env=environment())
+    robustness = under_stress(experiment, verdict.get("shipped"))
+    warnings = (
+        *cautions(rows, task, answers, truth, data.classes),
+        *fragile(robustness, task.main_score),
+    )
+    return Results(
+        rows=tuple(rows),
+        warnings=warnings,
+        verdict=verdict,
+        env=environment(),
+        robustness=robustness,
+    )
+
+
+def under_stress(experiment: Experiment, shipped: str | None) -> dict[str, Any] | None:
+    """What the shipped file scores on test images that went through something."""
+    if shipped is None:
+        return None
+    data, main = experiment.data, task_of(experiment.data.task).main_score
+    predictor = Predictor(experiment.out / "export" / shipped)
+    spread = np.linspace(0, len(data.test.labels) - 1, min(STRESSED, len(data.test.labels)))
+    chosen = np.unique(spread.round().astype(np.int64))
+    pixels, labels = np.asarray(data.test.pixels[chosen]), data.test.labels[chosen]
+
+    def scored(of: NDArray[np.uint8]) -> float:
+        return float(score(run_on_pixels(predictor, of), labels, data.classes)[main])
+
+    rows = [
+        {"name": stress.name, "strength": stress.strength, main: scored(stressed(pixels, stress))}
+        for stress in STRESSES
+    ]
+    return {"file": shipped, "n": len(chosen), main: scored(pixels), "rows": rows}
 
 
 def _kind(

@@ -57,6 +57,8 @@ class Results(JsonModel):
         warnings: What nobody should ship without having read it.
         plan: Seconds per stage: `real_s` and, where there was a plan, `predicted_s` and
             `predicted_range_s` of the whole.
+        robustness: Of the shipped `file`, the main score of `n` test images as they are, and in
+            `rows` after each stress: `name`, `strength`, and the score.
     """
 
     rows: tuple[ResultRow, ...]
@@ -64,3 +66,4 @@ class Results(JsonModel):
     verdict: dict[str, Any]
     env: dict[str, Any]
     plan: dict[str, Any] | None = None
+    robustness: dict[str, Any] | None = None

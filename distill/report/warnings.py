@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from distill.scoring.tasks import SINGLE, Task
 
 DISTILLED = ("student", "onnx")  # kinds of rows
 FAR = 5.0  # points below its teacher from which a student is not what was asked for
+FRAGILE = 15.0  # points that a moderate stress may cost
 FEW = 10  # images of a class in a split: one more error is ten points of its recall
 Flags = NDArray[np.bool_]
 
@@ -41,6 +43,22 @@ def cautions(
         *_few_images(task, truth["test"], classes),
         *_few_validation_images(task, truth["val"], classes),
     )
+
+
+def fragile(robustness: Mapping[str, Any] | None, main: str) -> Iterator[Caution]:
+    """What to say of a file that pictures as cameras and messengers leave them are too much for."""
+    if robustness is None:
+        return
+    clean = robustness[main]
+    lost = {f"{r['name']} ({r['strength']})": clean - r[main] for r in robustness["rows"]}
+    worst = {name: points for name, points in lost.items() if points > FRAGILE}
+    if worst:
+        listed = ", ".join(f"{name} {-points:.0f}" for name, points in worst.items())
+        yield Caution(
+            kind="fragile",
+            what=f"{robustness['file']} has {clean:.2f} % {main}; points after {listed}",
+            fix="train on such views ([views], docs/recipes.md), or keep such pictures away",
+        )
 
 
 def _below_controls(rows: Sequence[ResultRow], main: str) -> Iterator[Caution]:
