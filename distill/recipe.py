@@ -12,6 +12,7 @@ import os
 import re
 import sys
 import tomllib
+from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args
@@ -46,8 +47,7 @@ def load_recipe(
         UserError: No such recipe, no valid TOML, or an option that does not exist or fit.
     """
     table = read_table(path)
-    for override in overrides or []:
-        set_option(table, override)
+    set_options(table, overrides or ())
     recipe = check_table(Recipe, table, str(path))
     if not smoke:
         return recipe
@@ -68,8 +68,7 @@ def read_table(path: str | Path) -> Table:
 def recipe_of(overrides: list[str]) -> Recipe:
     """The default recipe with overrides."""
     table = _expand_runs({}, Path())
-    for override in overrides:
-        set_option(table, override)
+    set_options(table, overrides)
     return check_table(Recipe, table, "override")
 
 
@@ -302,6 +301,30 @@ def merge(base: Table, changes: Table) -> Table:
     return merged
 
 
+def set_options(table: Table, overrides: Iterable[str]) -> None:
+    """Puts overrides into a table of `read_table`, see `set_option`.
+
+    The only run of its role that they give another model is called by that, unless they name it.
+    """
+    runs = [(role, run) for role in ROLES.values() for run in table.get(role, [])]
+    before = [(run.get("name"), _model_of(run)) for _, run in runs]
+    for override in overrides:
+        set_option(table, override)
+    changed = [
+        (role, run)
+        for (role, run), known in zip(runs, before, strict=True)
+        if run.get("name") == known[0] and _model_of(run) != known[1]
+    ]
+    for role, run in changed:
+        if sum(other == role for other, _ in changed) == 1:
+            _name_anew(table, run)
+
+
+def _model_of(run: Table) -> Any:
+    model = run.get("model")
+    return model.get("name") if isinstance(model, dict) else None
+
+
 def set_option(table: Table, override: str) -> None:
     """Puts an override, `dotted.key=value`, into a table of `read_table`.
 
@@ -333,8 +356,6 @@ def set_option(table: Table, override: str) -> None:
             if not isinstance(target, dict):
                 raise UserError(f"{part!r} is a value, not a table", key)
         target[parts[-1]] = value
-    if parts == ["model", "name"] and len(targets) == 1 and targets[0] is not table:
-        _name_anew(table, targets[0])
 
 
 def _name_anew(table: Table, run: Table) -> None:

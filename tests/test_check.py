@@ -293,3 +293,16 @@ def test_notes_of_the_layout_are_findings(check, leaky, tmp_path):
     flat, lacking = (finding["detail"] for finding in by_kind(found, "listing"))
     assert "test has 8 pictures" in flat
     assert "val has no image of dog" in lacking
+
+
+def test_what_is_odd_is_told_where_a_class_cannot_be_read(distill, write_images, tmp_path):
+    names = [f"{c}/{i}.png" for c in "ab" for i in range(8)]
+    folder = write_images(tmp_path / "images", names)
+    for file in (folder / "a").iterdir():
+        file.write_bytes(b"no picture")
+    status, _, err = distill("run", folder, "--preset", "fast", "--out", tmp_path / "o")
+    assert status == 2
+    lines = err.splitlines()
+    assert "no readable image in train" in lines[-1]
+    assert "split=grouped" not in lines[-1] or "a" in lines[-1]
+    assert [line for line in lines if line.startswith("warning: unreadable a/0.png")]

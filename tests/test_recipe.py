@@ -451,3 +451,19 @@ def test_a_run_is_called_by_the_model_that_it_is_given(tmp_path: Path) -> None:
     assert [run.name for run in both.students] == ["one", "two"]
     one = load_recipe(tmp_path / "recipe.toml", ["students.one.model.name=baseline_cnn"])
     assert [run.name for run in one.students] == ["baseline_cnn-vanilla", "two"]
+
+
+def test_a_run_is_called_by_its_new_model_after_all_overrides(tmp_path):
+    """So that a second override still finds it, and a name that was given stays."""
+    file = tmp_path / "r.toml"
+    file.write_text(
+        '[[students]]\nname = "small"\nmodel.name = "compact"\n'
+        '[[students]]\nname = "other"\nmodel.name = "compact"\n'
+    )
+    key = "students.small"
+    recipe = load_recipe(file, [f"{key}.model.name=basic_cnn", f"{key}.train.epochs=3"])
+    assert [run.name for run in recipe.students] == ["basic_cnn-supervised", "other"]
+    assert recipe.students[0].train.epochs == 3
+    recipe = load_recipe(file, [f"{key}.model.name=basic_cnn", f"{key}.name=big"])
+    assert recipe.students[0].name == "big"
+    assert load_recipe(file, [f"{key}.model.name=compact"]).students[0].name == "small"

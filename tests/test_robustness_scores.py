@@ -20,13 +20,13 @@ def test_a_stress_changes_pictures_and_leaves_them_recognisable(stress, pictures
     gap = np.abs(changed.astype(float) - pictures).mean(axis=(1, 2, 3))
     assert (gap > 0.3).all()
     for one, other in zip(changed, pictures, strict=True):
-        assert np.corrcoef(one.ravel(), other.ravel())[0, 1] > 0.4
+        assert np.corrcoef(one.ravel(), other.ravel())[0, 1] > 0.3
     assert (stressed(pictures, stress) == changed).all()
 
 
 def test_a_shift_moves_down_and_right(pictures):
     (shift,) = [stress for stress in STRESSES if stress.name == "shift"]
-    assert (stressed(pictures, shift)[:, 8:, 8:] == pictures[:, :-8, :-8]).all()
+    assert (stressed(pictures, shift)[:, 10:, 10:] == pictures[:, :-10, :-10]).all()
 
 
 def test_other_seeds_make_other_noise(pictures):

@@ -502,3 +502,60 @@ def test_metadata_without_labels_leaves_class_folders_what_they_are(tmp_path, wr
 def test_json_lines_that_are_none(folder, line) -> None:
     (folder / "list.jsonl").write_text(f'{{"file_name": "1.jpg", "label": ["a", "b"]}}\n{line}\n')
     refused(str(folder / "list.jsonl"), "line 2" if "label" not in line else "label")
+
+
+def test_columns_that_are_no_classes_are_passed_over(folder) -> None:
+    rows = "0.jpg,31,1,0,x\n1.jpg,64,0,1,y\n"
+    source = open_source(write(folder, f"path,age,hat,scarf,source\n{rows}"), None)
+    assert source.classes == ("hat", "scarf")
+    marked = write(folder, "# separator: ,\nid,hat,scarf\n0.jpg,1,1\n1.jpg,0,1\n")
+    assert open_source(marked, None).classes == ("hat", "scarf")
+
+
+def test_a_separator_that_a_spreadsheet_saved(folder) -> None:
+    rows = 'path,label,x\n0.jpg,"hat, bag",\n1.jpg,bag,\n'
+    source = open_source(write(folder, f"# separator: ,,\n{rows}"), None)
+    assert source.classes == ("bag", "hat")
+    (note,) = open_source(write(folder, f"# separator: |\n{rows}"), None).notes
+    assert "no label has the separator '|'" in note
+
+
+@pytest.mark.parametrize("form", ["['hat', 'bag']", '[""hat"", ""bag""]'])
+def test_cells_that_are_lists(folder, form) -> None:
+    text = f'path,label\n0.jpg,"{form}"\n1.jpg,"[]"\n'
+    source = open_source(write(folder, text), None)
+    assert [item.label for item in source.items] == [(0, 1), ()]
+
+
+def test_json_lists_of_numbers_are_labels_and_objects_are_none(folder) -> None:
+    lines = '{"file_name": "0.jpg", "label": [0, 2]}\n{"file_name": "1.jpg", "label": 1}\n'
+    (folder / "l.jsonl").write_text(lines)
+    assert open_source(str(folder / "l.jsonl"), None).classes == ("0", "1", "2")
+    (folder / "l.jsonl").write_text(lines + '{"file_name": "2.jpg", "label": {"a": 1}}\n')
+    refused(str(folder / "l.jsonl"), "is no label")
+
+
+@pytest.mark.parametrize("labels", [("A+", "B+", "A"), ("C++", "C", "C#")])
+def test_marks_at_the_end_of_labels_join_nothing(folder, labels) -> None:
+    rows = "".join(f"{i}.jpg,{label}\n" for i, label in enumerate(labels))
+    assert open_source(write(folder, f"path,label\n{rows}")).notes == ()
+
+
+def test_pictures_that_a_table_leaves_out_are_told_of(tmp_path, write_images) -> None:
+    write_images(tmp_path, ["train/0.jpg", "train/1.jpg", "test/2.jpg"])
+    rows = [{"file_name": f"{i}.jpg", "label": "ab"[i]} for i in range(2)]
+    write_rows(tmp_path / "train" / "metadata.csv", rows)
+    (note,) = open_source(str(tmp_path)).notes
+    assert "1 pictures, such as test/2.jpg, are not in its table" in note
+
+
+def test_faults_of_metadata_are_told(tmp_path, write_images) -> None:
+    write_images(tmp_path, ["0.jpg", "1.jpg"])
+    (tmp_path / "metadata.csv").write_text("file_name,label\n0.jpg,a\n1.jpg,b,c\n")
+    refused(str(tmp_path), "line 3", "3 cells")
+
+
+def test_ids_in_parquet_and_with_large_endings(tmp_path, write_images) -> None:
+    write_images(tmp_path, ["7.JPG", "8.JPG"])
+    columns = {"id": ["7", "8"], "label": ["a", "b"]}
+    assert len(open_source(write_table(tmp_path, columns)).items) == 2

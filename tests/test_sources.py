@@ -520,9 +520,50 @@ def test_archives_say_how_to_unpack_them(tmp_path, name, word) -> None:
     refused(tmp_path / name, "an archive", word)
 
 
-@pytest.mark.parametrize("address", ["https://x.org/a.zip", "s3://bucket/a", "file:///a"])
-def test_addresses_say_how_to_fetch_them(address) -> None:
-    refused(address, "not fetched from addresses", "curl -LO")
+@pytest.mark.parametrize(
+    ("address", "how"),
+    [
+        ("https://x.org/a.zip", "curl -LO https://x.org/a.zip"),
+        ("https://huggingface.co/datasets/me/mine", "write hf:me/mine"),
+        ("s3://bucket/a", "fetch and unpack it"),
+    ],
+)
+def test_addresses_say_how_to_fetch_them(address, how) -> None:
+    refused(address, "not fetched from addresses", how)
+
+
+def test_a_folder_around_the_class_folders_is_seen_through(tmp_path, write_images) -> None:
+    """As archives unpack."""
+    write_images(tmp_path, ["photos/a/0.jpg", "photos/b/1.jpg"])
+    refused(tmp_path, "only one class", f"name {tmp_path / 'photos'}")
+
+
+def test_pictures_beside_the_folders_of_splits_are_told_of(tmp_path, write_images) -> None:
+    write_images(tmp_path, ["train/a/0.jpg", "train/b/1.jpg", "x.jpg"])
+    (note,) = open_source(str(tmp_path)).notes
+    assert "1 pictures, such as x.jpg, beside its class folders" in note
+
+
+def test_a_link_upwards_is_not_followed(tmp_path, write_images) -> None:
+    write_images(tmp_path, ["a/0.jpg", "b/1.jpg"])
+    (tmp_path / "b" / "up").symlink_to("..")
+    assert [item.name for item in open_source(str(tmp_path)).items] == ["a/0.jpg", "b/1.jpg"]
+
+
+def test_classes_of_any_name_but_litter_are_classes(tmp_path, write_images) -> None:
+    write_images(tmp_path, ["__background__/0.jpg", "b/1.jpg", "@tmp/2.jpg"])
+    assert open_source(str(tmp_path)).classes == ("__background__", "b")
+
+
+def test_files_of_a_split_and_its_folder_are_both_read(tmp_path) -> None:
+    write_parquet(tmp_path / "train.parquet", [0, 1])
+    write_parquet(tmp_path / "train" / "0000.parquet", [0, 1])
+    assert len(open_source(str(tmp_path)).items) == 4
+
+
+def test_the_hub_converts_data_sets_into_a_folder_default(tmp_path) -> None:
+    write_parquet(tmp_path / "default" / "train" / "0000.parquet", [0, 1])
+    assert len(open_source(str(tmp_path)).items) == 2
 
 
 @pytest.mark.parametrize("above", ["", "data", "default"])

@@ -156,7 +156,7 @@ app.command(
     rich_help_panel=STAGES,
     epilog=examples("report runs/mine", "report runs/mine --json"),
 )
-@takes("device", "workers", "trust", "dry_run", "as_json")
+@takes("device", "workers", "data", "trust", "dry_run", "as_json")
 def report_command(
     experiment: ExperimentArg, settings: Settings, overrides: Overrides = None
 ) -> None:

@@ -65,7 +65,7 @@ def build_command(
 @cache_app.command(
     "verify", epilog=examples("cache verify runs/mine", "cache verify runs/mine --samples 512")
 )
-@takes("device", "workers", "trust", "as_json")
+@takes("device", "workers", "data", "trust", "as_json")
 def verify_command(
     experiment: ExperimentArg,
     settings: Settings,

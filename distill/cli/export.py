@@ -30,7 +30,7 @@ class ExportHelp(TyperCommand):
         super().format_help(ctx, formatter)
 
 
-@takes("device", "workers", "trust", "dry_run", "as_json")
+@takes("device", "workers", "data", "trust", "dry_run", "as_json")
 def export_command(
     experiment: ExperimentArg,
     settings: Settings,

@@ -54,6 +54,7 @@ JsonOpt = Annotated[bool, typer.Option("--json", help="End stdout with one JSON 
 UnlabelledOpt = Annotated[
     str | None, typer.Option("--unlabelled", help="Images for the teachers' term alone.")
 ]
+MovedOpt = Annotated[str | None, typer.Option("--data", help="The images, where they have moved.")]
 TrustOpt = Annotated[
     bool, typer.Option("--trust", help="Run the modules that a directory may name.")
 ]
@@ -76,10 +77,14 @@ COMMON: dict[str, tuple[Any, Any]] = {
     "overwrite": (OverwriteOpt, False),
     "smoke": (SmokeOpt, False),
     "unlabelled": (UnlabelledOpt, None),
+    "data": (MovedOpt, None),
     "trust": (TrustOpt, False),
     "dry_run": (DryRunOpt, False),
     "as_json": (JsonOpt, False),
 }
+
+
+REOPENED = ("data", "trust")  # of commands that open an experiment again
 
 
 def examples(*commands: str) -> str:
@@ -93,9 +98,9 @@ def takes(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     typer reads a command's options off its signature, so this writes them there.
 
     Args:
-        names: Fields of `Settings`; none are all but `trust`, of what is opened again.
+        names: Fields of `Settings`; none are all but `REOPENED`.
     """
-    chosen = names or tuple(name for name in COMMON if name != "trust")
+    chosen = names or tuple(name for name in COMMON if name not in REOPENED)
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         hints = get_type_hints(command, include_extras=True)

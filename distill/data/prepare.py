@@ -11,7 +11,7 @@ import numpy as np
 
 from distill.config import DataConfig, TaskName, ViewsConfig
 from distill.data.audit.findings import Finding
-from distill.data.audit.listing import Listing, list_data
+from distill.data.audit.listing import Listing, UnsplitError, list_data
 from distill.data.audit.splits import check_no_class_is_empty
 from distill.data.decode import InputSpec
 from distill.data.digest import splits_sha256
@@ -19,6 +19,7 @@ from distill.data.sources import SPLITS, Item, Source, open_source, tell
 from distill.data.store import Split, Store, open_store
 from distill.data.views.parameters import check_views
 from distill.data.workspace import Workspace
+from distill.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,10 @@ def decode_listing(
         for split, item in zip(listing.splits, items, strict=True)
         if item.name not in store.unreadable
     ]
-    check_no_class_is_empty([k[0] for k in kept], [k[1] for k in kept], source.classes)
+    try:
+        check_no_class_is_empty([k[0] for k in kept], [k[1] for k in kept], source.classes)
+    except UserError as error:
+        raise UnsplitError(error, listing.findings) from None
     known = {path for f in listing.findings if f.kind == "unreadable" for path in f.paths}
     late = tuple(
         Finding(kind="unreadable", severity="warning", paths=(path,), detail=detail)

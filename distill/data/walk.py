@@ -12,6 +12,7 @@ SYSTEM = frozenset(
     (
         *("thumbs.db", "desktop.ini", "$recycle.bin", "system volume information"),
         *("@eadir", "@recycle", "#recycle", "#snapshot", "lost+found", "__macosx", "__pycache__"),
+        *("@tmp", "@recently-snapshot", "~snapshot", "recycler"),
     )
 )
 
@@ -42,12 +43,16 @@ def files_in(folder: Path) -> list[Path]:
 def files_below(folder: Path) -> list[Path]:
     """Regular files below a folder, and links that lead nowhere, sorted.
 
-    Links to folders are followed; a folder that can be reached in several ways is listed once.
+    Links to folders are followed, but for those to a folder that this one lies in; a folder that
+    can be reached in several ways is listed once.
 
     Raises:
         UserError: A folder may not be listed; what is in it would be missed without a word.
     """
     found, left, seen = list[Path](), [folder], set[tuple[int, int]]()
+    for above in folder.resolve().parents:
+        status = above.stat()
+        seen.add((status.st_dev, status.st_ino))
     while left:
         place = left.pop(0)
         status = place.stat()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -33,6 +34,7 @@ class Settings:
         out: Experiment directory; None for `runs/` and the recipe's name.
         seed: Instead of the recipe's.
         unlabelled: Images for the teachers' term alone.
+        data: Where the images of an experiment are by now; None for where they were.
         trust: A directory that is opened may name modules, which are run.
         dry_run: Say what would be done, and stop.
         as_json: End stdout with one JSON document.
@@ -45,6 +47,7 @@ class Settings:
     overwrite: bool = False
     smoke: bool = False
     unlabelled: str | None = None
+    data: str | None = None
     trust: bool = False
     dry_run: bool = False
     as_json: bool = False
@@ -107,7 +110,8 @@ def reopen_experiment(folder: Path, overrides: list[str] | None, settings: Setti
         what = f"its recipe names the module {names[0]}, which opening it would run"
         raise UserError(what, str(folder), "add --trust if you know whose it is")
     settings = replace(settings, out=folder, unlabelled=known.get("unlabelled", {}).get("location"))
-    opened = open_experiment(str(recipe), overrides, _data_of(known), settings)
+    location = settings.data or _data_of(known)
+    opened = open_experiment(str(recipe), overrides, location, settings)
     plan = read_json(folder / PLAN, PlanFile) if (folder / PLAN).is_file() else None
     return replace(opened, smoke=known["smoke"], plan=plan)
 
@@ -256,7 +260,8 @@ def show_data(data: ImageData, known: Path) -> None:
     described = json.loads(json.dumps(data.describe()))
     if known.is_file() and described.items() <= read_json(known).items():
         count = len(data.findings)
-        again = f"distill check {data.location}"
+        again = f"distill check {shlex.quote(data.location)}"
+        again += " data.task=multi" if data.task == "multi" else ""
         print(f"data: as before, {count} findings; to see them: {again}", file=sys.stderr)
         return
     Console(stderr=True).print(data_table(data))

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field
 
 from distill.config import Count, Options, Positive
 from distill.errors import UserError
-from distill.recipe import check_table, default_name, read_table, set_option
+from distill.recipe import check_table, default_name, read_table, set_options
 
 Table = dict[str, Any]
 
@@ -79,8 +79,7 @@ def read_preset(
         like = {key: value for key, value in table["teachers"][0].items() if key != "name"}
         runs = [{**like, "model": {"name": model, "pretrained": True}} for model in teachers]
         table["teachers"] = [{"name": default_name(run, "teacher"), **run} for run in runs]
-    for override in overrides:
-        set_option(table, override)
+    set_options(table, overrides)
     return bounds.model_copy(update={"teachers": len(teachers) or bounds.teachers}), table
 
 

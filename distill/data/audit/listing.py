@@ -181,6 +181,8 @@ def list_data(
     except UserError as error:
         given = [item.split or "train" for item in items]
         found = audit(source, items, given, prints, copies) if prints else ()
+        if any(finding.kind == "blank" and finding.severity == "error" for finding in found):
+            error = UserError(error.what, error.where, "look at the pictures: they are blank")
         raise UnsplitError(error, found) from None
     findings = audit(source, items, splits, prints, copies) if prints else ()
     columns = (tuple(copies), tuple(groups), tuple(splits))

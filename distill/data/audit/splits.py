@@ -60,7 +60,7 @@ def assign_splits(
             members[group].append(index)
     counts = {g: Counter(k for i in ids for k in labels_of(items[i])) for g, ids in members.items()}
     order = sorted(counts, key=lambda group: (group in settled, _key(seed, group)))
-    for group, split in _take(order, counts, fractions, classes).items():
+    for group, split in _take(order, counts, fractions, classes, items).items():
         for index in members[group]:
             splits[index] = split
     check_no_class_is_empty(splits, [item.label for item in items], classes)
@@ -72,6 +72,7 @@ def _take(
     counts: dict[str, Counts],
     fractions: dict[str, float],
     classes: Sequence[str],
+    items: Sequence[Item],
 ) -> dict[str, str]:
     """The groups that leave `train`, and where they go; the first in `order` go first."""
     total = sum(counts.values(), Counter())
@@ -87,7 +88,8 @@ def _take(
     for label in sorted({*total, *range(len(classes))}, key=lambda k: (total[k], k)):
         if label != UNLABELLED and len(holders[label]) <= len(fractions):
             if not total[label]:
-                raise _unlearnt(classes[label], classes)
+                held = any(label in labels_of(item) for item in items)
+                raise _unlearnt(classes[label], classes, held)
             raise _too_few(classes[label], len(holders[label]), total[label], len(fractions))
         for split in fractions:
             free = [group for group in holders[label] if group not in taken]
@@ -170,16 +172,20 @@ def check_no_class_is_empty(
     if empty := [split for split in SPLITS if split not in splits]:
         raise UserError(f"no readable image in {empty[0]}", hint="add some")
     counts: Counter[int] = Counter()
+    everywhere: Counter[int] = Counter()
     for split, label in zip(splits, labels, strict=True):
+        several = label if isinstance(label, tuple) else (label,)
+        everywhere.update(several)
         if split == "train":
-            counts.update(label if isinstance(label, tuple) else (label,))
+            counts.update(several)
     for number, name in enumerate(classes):
         if not counts[number]:
-            raise _unlearnt(name, classes)
+            raise _unlearnt(name, classes, elsewhere=everywhere[number] > 0)
 
 
-def _unlearnt(name: str, classes: Sequence[str]) -> UserError:
-    hint = "add images to it, remove the class, or have new splits made: data.split=grouped"
+def _unlearnt(name: str, classes: Sequence[str], elsewhere: bool) -> UserError:
+    hint = "add images to it, or remove the class"
+    hint += ", or have new splits made: data.split=grouped" if elsewhere else ""
     others = [other for other in classes if other != name]
     same = [other for other in others if other.casefold() == name.casefold()]
     if meant := same or alike(name, others):

@@ -38,7 +38,10 @@ SPLIT_NAMES = {
 
 UNPACK = {  # what is not read as it is; plain tar files are shards, or say what they are
     ".zip": "python -m zipfile -e {} FOLDER",
-    **dict.fromkeys((".tar.gz", ".tgz", ".tar.bz2", ".tar.xz"), "tar -xf {} -C FOLDER"),
+    **dict.fromkeys(
+        (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst"),
+        "mkdir FOLDER && tar -xf {} -C FOLDER",
+    ),
     **dict.fromkeys((".7z", ".rar"), "7z x {} -oFOLDER"),
 }
 
@@ -112,7 +115,7 @@ def open_source(location: str, task: TaskName | None = "single") -> Source:
     """
     name, rest = _kind(location)
     source = _guarded(_module(name).open_source(rest))
-    _check_names(source)
+    source = _normalised(source)
     if task in (None, source.task):
         return source
     change = _one_label if task == "single" else _as_tuple
@@ -120,14 +123,19 @@ def open_source(location: str, task: TaskName | None = "single") -> Source:
     return replace(source, items=items, task=task)
 
 
-def _check_names(source: Source) -> None:
-    """Raises `UserError` where two classes have one name in two forms of Unicode."""
+def _normalised(source: Source) -> Source:
+    """The source with names in composed Unicode, as every other source has them.
+
+    Raises:
+        UserError: Two classes have one name in two forms.
+    """
     seen: dict[str, str] = {}
     for name in source.classes:
         other = seen.setdefault(unicodedata.normalize("NFC", name), name)
         if other != name:
             what = f"classes {name!a} and {other!a} are {name!r} in two forms of Unicode"
             raise UserError(what, source.location, "rename one as the other")
+    return replace(source, classes=tuple(seen)) if tuple(seen) != source.classes else source
 
 
 def _guarded(source: Source) -> Source:
@@ -200,7 +208,11 @@ def _kind(location: str) -> tuple[str, str]:
 def _check_kind(location: str) -> None:
     """Raises `UserError` for what has to be fetched or unpacked first, and says how."""
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", location):
-        hint = f"fetch and unpack it, then name its folder: curl -LO {shlex.quote(location)}"
+        web = location.lower().startswith("http")
+        how = f": curl -LO {shlex.quote(location)}" if web else ""
+        hint = f"fetch and unpack it, then name its folder{how}"
+        on_hub = re.match(r"https://huggingface\.co/datasets/([\w.-]+/[\w.-]+)", location)
+        hint = f"write hf:{on_hub[1]}" if on_hub else hint
         raise UserError("data are not fetched from addresses", printable(location), hint)
     path = Path(location)
     endings = [ending for ending in UNPACK if path.name.lower().endswith(ending)]

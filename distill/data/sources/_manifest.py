@@ -30,7 +30,7 @@ COLUMNS = {
     "group": ("group",),
     "sha256": ("sha256",),
 }
-IDS = ("id", "image_id", "img_id", "image_name", "name")  # of the path, where no other column is it
+IDS = ("image_id", "img_id", "image_name", "name", "id")  # of the path, where no other column is it
 FILE = "manifest.parquet"  # the manifest of a check or an experiment, in its directory
 HUB_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # of manifests on the Hub
 SEPARATOR = ";"  # between the labels of an image, unless the file names another
@@ -204,14 +204,15 @@ def seems_joined(labels: Iterable[str]) -> str | None:
 
     Many phrases share words, so a space counts only where there are twice as many labels as words.
     """
-    known = set(labels)
+    known = {label.strip() for label in labels}
     for separator in (",", "|", "+", "&", "/", " "):
-        parts = Counter(
-            part for label in known for part in {part.strip() for part in label.split(separator)}
-        )
-        joined = any(separator in label.strip() for label in known)
+        split = [[part.strip() for part in label.split(separator)] for label in known]
+        whole = [parts for parts in split if all(parts)]  # C++ and A+ are joined of nothing
+        parts = Counter(part for words in whole for part in set(words))
+        if not any(len(parts) > 1 for parts in whole):
+            continue
         is_shared = 2 * len(parts) <= len(known) if separator == " " else max(parts.values()) > 1
-        if joined and is_shared:
+        if is_shared:
             return separator
     return None
 

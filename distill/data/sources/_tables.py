@@ -4,6 +4,7 @@ decided here, but for classes that have a column each.
 
 from __future__ import annotations
 
+import ast
 import csv
 import io
 import json
@@ -33,6 +34,10 @@ CLASS = "class "  # before the name of a column that may be of a class
 YES, NO = {"1", "1.0", "true"}, {"0", "0.0", "-1", "-1.0", "false"}  # what is in such columns
 
 
+class NoColumnError(UserError):
+    """A table without paths or labels."""
+
+
 def read_table(file: Path, labelled: bool) -> Table:
     """The rows of a manifest, CSV unless its ending is `.parquet` or `.jsonl`.
 
@@ -59,23 +64,33 @@ def read_table(file: Path, labelled: bool) -> Table:
 def _warned(table: Table) -> Table:
     """The table, with a note where its labels seem to be several in one."""
     labels = set(table.cells("label"))
-    if table.separator != SEPARATOR or any(SEPARATOR in label for label in labels):
+    if table.separator != SEPARATOR:
+        if not any(table.separator in label.strip() for label in labels):
+            note = f"{table.file.name}: no label has the separator {table.separator!r} in it"
+            return replace(table, notes=(*table.notes, note))
+        return table
+    if any(SEPARATOR in label for label in labels):
         return table
     mark = seems_joined(labels)
     if mark is None:
         return table
     example = min(label for label in labels if mark in label.strip())
     line = f"{SEPARATOR_MARK} {mark}".rstrip()
-    how = f"write {line!r} above the first line" if table.unit == "line" else "store lists of texts"
+    is_csv = table.file.suffix.lower() not in (PARQUET, JSON_LINES)
+    how = f"write {line!r} above the first line" if is_csv else "store lists of texts"
     note = f"{table.file.name}: {example!r} is taken for one label; if it is several, {how}"
     return replace(table, notes=(*table.notes, note))
 
 
 def lists_labels(file: Path) -> bool:
-    """Whether a file is a manifest with labels; False if it is unreadable."""
+    """Whether a file has columns of paths and labels.
+
+    Raises:
+        UserError: It has, but something else is wrong with it.
+    """
     try:
         read_table(file, labelled=True)
-    except UserError:
+    except NoColumnError:
         return False
     return True
 
@@ -92,7 +107,9 @@ def lists_paths(file: Path) -> bool:
     pictures = [kinds[name] for name in ("image", "img") if name in kinds]
     if not all(map(_is_text, pictures)):
         return False
-    return any(name in kinds and _is_text(kinds[name]) for name in COLUMNS["path"])
+    labelled = any(name in kinds for name in COLUMNS["label"])
+    paths = (*COLUMNS["path"], *(IDS if labelled else ()))
+    return any(name in kinds and _is_text(kinds[name]) for name in paths)
 
 
 @contextmanager
@@ -119,8 +136,10 @@ def _read_csv(file: Path, labelled: bool) -> Table:
             continue
         try:
             places = _find_columns(names, file, labelled)
-            table = _csv_table(file, places, names, records, root)
-            return replace(_of_classes(table, names), separator=separator)
+            table = _of_lists(_csv_table(file, places, names, records, root))
+            if any(name.startswith(CLASS) for name in places):
+                return _of_classes(table, names)
+            return replace(table, separator=separator)
         except UserError as error:
             failed = failed or error
     assert failed is not None
@@ -132,7 +151,27 @@ def _marked_separator(text: str) -> tuple[str, str]:
     found = re.match(rf"(?:{ROOT_MARK}[^\n]*\n)?({SEPARATOR_MARK}([^\r\n]*))", text)
     if found is None:
         return text, SEPARATOR
-    return text[: found.start(1)] + text[found.end(1) :], found[2].strip() or " "
+    mark = found[2].strip().strip('"').strip() or " "
+    if len(set(mark)) == 1:  # a spreadsheet ends every line with as many of them
+        mark = mark[0]
+    return text[: found.start(1)] + text[found.end(1) :], mark
+
+
+def _of_lists(table: Table) -> Table:
+    """The table, cells such as `['hat', 'scarf']` being what such lists hold."""
+    cells = table.columns.get("label", [])
+    if not cells or not all(re.fullmatch(r"\s*\[.*\]\s*", cell) for cell in cells if cell.strip()):
+        return table
+    known = {}
+    for index, cell in enumerate(cells):
+        if cell not in known:
+            try:
+                value = ast.literal_eval(cell.strip()) if cell.strip() else []
+                known[cell] = _joined([str(label) for label in value], table.file)
+            except (ValueError, SyntaxError, MemoryError, RecursionError):
+                what = f"{cell[:80]!r} is no list"
+                raise table.wrong(index, what, "write ['hat', 'scarf']") from None
+    return replace(table, columns={**table.columns, "label": [known[cell] for cell in cells]})
 
 
 def _text(file: Path) -> str:
@@ -220,7 +259,12 @@ def _find_columns(names: Sequence[str], file: Path, labelled: bool) -> dict[str,
         if name in places:
             columns.setdefault("path", places[name][0])
     ours = set(columns.values())
-    others = {f"{CLASS}{name.strip()}": i for i, name in enumerate(names) if i not in ours}
+    free = [name.strip() for i, name in enumerate(names) if i not in ours]
+    others = {
+        f"{CLASS}{name.strip()}": i
+        for i, name in enumerate(names)
+        if i not in ours and free.count(name.strip()) == 1
+    }
     lacking = [column for column in ("path", "label") if column not in columns]
     if "path" in lacking or (labelled and lacking and len(others) < 2):
         raise _no_column(lacking if labelled else ["path"], names, file)
@@ -236,11 +280,12 @@ def _of_classes(table: Table, names: Sequence[str]) -> Table:
     classes = {name: name.removeprefix(CLASS) for name in table.columns if name.startswith(CLASS)}
     if not classes:
         return table
-    columns = [[cell.strip().lower() for cell in table.columns[name]] for name in classes]
-    said = {cell for column in columns for cell in column}
-    if not (said <= YES | NO and said & YES) or any(SEPARATOR in name for name in classes):
+    said = {n: [cell.strip().lower() for cell in table.columns[n]] for n in classes}
+    answers = {name: cells for name, cells in said.items() if set(cells) <= YES | NO}
+    has_yes = any(cell in YES for cells in answers.values() for cell in cells)
+    if len(answers) < 2 or not has_yes or any(SEPARATOR in name for name in answers):
         raise _no_column(["label"], names, table.file)
-    labels = list(classes.values())
+    labels, columns = [classes[name] for name in answers], list(answers.values())
     cells = [
         SEPARATOR.join(label for label, cell in zip(labels, row, strict=True) if cell in YES)
         for row in zip(*columns, strict=True)
@@ -255,10 +300,11 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(repr(name[:40]) for name in names[:SHOWN]) + rest
 
 
-def _no_column(lacking: Sequence[str], names: Sequence[str], file: Path) -> UserError:
+def _no_column(lacking: Sequence[str], names: Sequence[str], file: Path) -> NoColumnError:
     hints = [f"the {name} column can be called {', '.join(COLUMNS[name])}" for name in lacking]
     what = f"no {' and no '.join(lacking)} column among {_some(names)}"
-    return UserError(what, str(file), "; ".join(hints))
+    hints += ["or classes have a column each, of 0 and 1"] if lacking == ["label"] else []
+    return NoColumnError(what, str(file), "; ".join(hints))
 
 
 def _schema(file: Path) -> Any:
@@ -326,16 +372,20 @@ def _read_json_lines(file: Path, labelled: bool) -> Table:
             records.append(record)
     names = list(dict.fromkeys(name for record in records for name in record))
     columns = {
-        column: [_json_cell(record.get(names[place]), file) for record in records]
+        column: [_json_cell(r.get(names[place]), file, column == "label") for r in records]
         for column, place in _find_columns(names, file, labelled).items()
     }
     return _of_classes(Table(file, columns, numbers, "line"), names)
 
 
-def _json_cell(value: Any, file: Path) -> str:
-    if isinstance(value, list) and all(isinstance(label, str) for label in value):
-        return _joined(value, file)
+def _json_cell(value: Any, file: Path, is_label: bool) -> str:
+    plain = (str, int, float)
+    if isinstance(value, list) and all(isinstance(label, plain) for label in value):
+        return _joined([str(label) for label in value], file)
     if isinstance(value, dict | list):
+        if is_label:
+            what = f"{json.dumps(value)[:80]} is no label"
+            raise UserError(what, str(file), "write a text, or a list of texts")
         return json.dumps(value)
     return "" if value is None else str(value)
 

@@ -22,7 +22,7 @@ def open_source(location: str) -> Source:
     if not root.is_dir():
         hint = "name a folder with one sub-folder per class, or demo"
         raise UserError("no such folder" if not root.exists() else "not a folder", location, hint)
-    folders = _visible_folders(root)
+    folders = folders_in(root)
     splits = {SPLIT_NAMES[f.name.lower()]: f for f in folders if f.name.lower() in SPLIT_NAMES}
     groups: dict[str | None, Path] = {name: splits[name] for name in SPLITS if name in splits}
     if splits:
@@ -37,7 +37,8 @@ def open_source(location: str) -> Source:
         for label, name in enumerate(classes)
         for folder in named.get(name, ())
     ]
-    notes = tuple(chain.from_iterable(_left_out(root, group) for group in groups.values()))
+    around = dict.fromkeys((root, *groups.values()))
+    notes = tuple(chain.from_iterable(_left_out(root, place) for place in around))
     return replace(_listing(root, places, classes), notes=notes)
 
 
@@ -86,10 +87,6 @@ def _check_unicode(root: Path, relative: str) -> None:
         raise UserError(f"{relative!r} is no valid Unicode", str(root), "rename it") from None
 
 
-def _visible_folders(folder: Path) -> list[Path]:
-    return [found for found in folders_in(folder) if not found.name.startswith("__")]
-
-
 def _check_layout(root: Path, folders: list[Path], splits: dict[str, Path]) -> None:
     others = [f.name for f in folders if f.name.lower() not in SPLIT_NAMES]
     if others:
@@ -107,7 +104,7 @@ def _check_layout(root: Path, folders: list[Path], splits: dict[str, Path]) -> N
 def _class_folders(group: Path) -> dict[str, list[Path]]:
     """Folders by the class that they name; names in several forms of Unicode are one."""
     named: dict[str, list[Path]] = {}
-    for folder in _visible_folders(group):
+    for folder in folders_in(group):
         named.setdefault(unicodedata.normalize("NFC", folder.name), []).append(folder)
     return named
 
@@ -120,7 +117,7 @@ def _left_out(root: Path, group: Path) -> Iterator[str]:
         return
     place = group.relative_to(root.parent).as_posix()
     some = f"{len(loose):,} pictures, such as {loose[0].name}"
-    if _visible_folders(group):
+    if folders_in(group):
         yield f"{place} has {some}, beside its class folders: they are left out"
     else:
         use = (
@@ -134,5 +131,10 @@ def _class_names(root: Path, found: dict[str | None, dict[str, list[Path]]]) -> 
     if not classes:
         raise UserError("no class folders", str(root), "put the images of a class in its folder")
     if len(classes) == 1:
-        raise UserError(f"only one class, {classes[0]!r}", str(root), "add a folder for another")
+        (only,) = (folders[0] for named in list(found.values())[:1] for folders in named.values())
+        inside = folders_in(only)
+        hint = "add a folder for another"
+        if len(inside) > 1:
+            hint = f"name {only}, whose folders are classes"
+        raise UserError(f"only one class, {classes[0]!r}", str(root), hint)
     return classes

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import product
@@ -30,12 +30,13 @@ from distill.data.sources._tables import (
     lists_paths,
     read_table,
 )
-from distill.data.walk import folders_in
+from distill.data.walk import files_below, folders_in
 from distill.errors import UserError
 from distill.files import sha256_of
 
 NAMES = ("labels.csv", "manifest.csv", FILE)
-IMAGES = ("images", "train")  # folders beside a manifest that pictures are looked for in
+# folders beside a manifest that pictures are looked for in
+IMAGES = ("images", "train", "train_images")
 SHOWN = 3  # rows that a message names where many are wrong
 
 
@@ -98,8 +99,20 @@ def _open(location: str, labelled: bool) -> Source:
         fingerprint=digest.hexdigest(),
         task=task,
         root=root,
-        notes=table.notes,
+        notes=(*table.notes, *_unlisted(Path(location), root, names)),
     )
+
+
+def _unlisted(folder: Path, root: Path, names: Sequence[str]) -> Iterator[str]:
+    """What to say of pictures in a folder that its table does not speak of."""
+    if not folder.is_dir():
+        return
+    listed, endings = {root.resolve() / name for name in names}, image_endings()
+    below = (file for file in files_below(folder) if file.suffix.lower() in endings)
+    left = [file for file in below if file.resolve() not in listed]
+    if left:
+        some = left[0].relative_to(folder).as_posix()
+        yield f"{len(left):,} pictures, such as {some}, are not in its table: they are left out"
 
 
 def _manifests(folder: Path) -> list[Path]:
@@ -181,7 +194,8 @@ def _find_files(
 ) -> tuple[list[str], list[os.stat_result]]:
     """Paths below the root at which the files are, and what the system says of them."""
     places = ("",) if table.root is not None else ("", *(f"{place}/" for place in IMAGES))
-    endings, usual = sorted(image_endings()), ""
+    plain, usual = sorted(image_endings()), ""
+    endings = [*plain, *(ending.upper() for ending in plain)]
     names, stats, missing = [], [], []
     first: dict[str, int] = {}
     for index, entry in enumerate(entries):

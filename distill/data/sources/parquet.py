@@ -131,9 +131,12 @@ class _RowReader:
 def _files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    splits = [place for place in folders_in(folder) if place.name.lower() in SPLIT_NAMES]
-    for places in ([folder], [folder / "data"], splits):
-        found = [file for place in places if place.is_dir() for file in files_in(place)]
+    inner = folders_in(folder)
+    for place in (folder, folder / "data", *(inner if len(inner) == 1 else ())):
+        if not place.is_dir():
+            continue
+        splits = [below for below in folders_in(place) if below.name.lower() in SPLIT_NAMES]
+        found = [file for below in (place, *splits) for file in files_in(below)]
         if files := [f for f in found if f.suffix == ENDING and f.name not in HUB_NAMES]:
             return files
     return []

@@ -109,7 +109,11 @@ def _open(location: str, labelled: bool) -> Source:
     for split, file in pairs:
         stat, stem = file.stat(), file.relative_to(root).with_suffix("").as_posix()
         shard = _Shard(file, stat.st_size, stat.st_mtime_ns)
-        for key, picture, label in _samples(file, labelled):
+        found = _samples(file, labelled)
+        if not found:
+            what = f"no pictures{' with a label' if labelled else ''} in it"
+            raise UserError(what, str(file), "pack files such as 0001.jpg and 0001.cls")
+        for key, picture, label in found:
             samples.append((Item(f"{stem}/{key}", -1, split), label, file))
             places[f"{stem}/{key}"] = (shard, picture)
     if not samples:
