@@ -88,12 +88,14 @@ def test_a_run_writes_exactly_these_files(experiment):
         if path.is_file() and "cache" not in path.parts
     }
     of_a_run = {"config.json", "env.json", "metrics.jsonl", "last/state.pt", "best.safetensors"}
-    of_a_run |= {"contract.json", "manifest.json"}
+    of_a_run |= {"contract.json", "manifest.json", "test_correct.npy"}
     runs = ["teachers/teacher", *(f"students/{n}" for n in ("first", "again-self", "again"))]
     runs.append("students/second")
     expected = {f"{folder}/{name}" for folder in runs for name in of_a_run}
     expected |= {"recipe.toml", "data.json", "bench.json", "results.json", "manifest.json"}
-    expected |= {"manifest.parquet", "README.md"}
+    expected |= {"manifest.parquet", "README.md", "report.html"}
+    plots = ("results", "confusion", "reliability", "coverage", "curves", "views")
+    expected |= {f"plots/{name}.png" for name in plots}
     files = {f"student.{precision}.onnx" for precision in ("fp32", "fp16", "int8")}
     files |= {"labels.txt", "golden.npz", "export.json"}
     assert found == expected | {f"export/{name}" for name in files | {"manifest.json"}}

@@ -25,7 +25,7 @@ CARD = """# {name}
 
 - **Learned** by `feature` from EfficientNet-Lite0 (timm's ImageNet weights, Apache-2.0, fine-tuned
   on Tiny ImageNet): its pooled features, its answers, and the labels of Tiny ImageNet. Recipe:
-  `compact.toml`, {epochs} epochs of {images} views at {size} px.
+  `compact.toml`, {epochs} epochs, {images} views at {size} px.
 - **Data**: the training part of Tiny ImageNet (ImageNet's terms: non-commercial research) with
   labels, that of CIFAR-10 (Krizhevsky, 2009; no licence named) without. No test split of either,
   and no photograph of the sets that the project reports scores of.
