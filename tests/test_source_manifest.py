@@ -523,8 +523,18 @@ def test_a_separator_that_a_spreadsheet_saved(folder) -> None:
 @pytest.mark.parametrize("form", ["['hat', 'bag']", '[""hat"", ""bag""]'])
 def test_cells_that_are_lists(folder, form) -> None:
     text = f'path,label\n0.jpg,"{form}"\n1.jpg,"[]"\n'
-    source = open_source(write(folder, text), None)
-    assert [item.label for item in source.items] == [(0, 1), ()]
+    for line in ("", "# separator: ,\n"):
+        source = open_source(write(folder, line + text), None)
+        assert [item.label for item in source.items] == [(0, 1), ()]
+
+
+def test_metadata_that_overrides_class_folders_is_told_of(tmp_path, write_images) -> None:
+    write_images(tmp_path, ["cat/0.jpg", "dog/1.jpg"])
+    rows = [{"file_name": "cat/0.jpg", "label": "x"}, {"file_name": "dog/1.jpg", "label": "y"}]
+    write_rows(tmp_path / "metadata.csv", rows)
+    source = open_source(str(tmp_path))
+    assert source.classes == ("x", "y")
+    assert "labels are those of metadata.csv, not of folders such as 'cat'" in source.notes[0]
 
 
 def test_json_lists_of_numbers_are_labels_and_objects_are_none(folder) -> None:

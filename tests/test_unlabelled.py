@@ -240,3 +240,10 @@ def test_among_images_of_several_labels(extra, image_folder, tmp_path):
     }
     assert {*weights.values()} == {0.0, 1.0}
     assert all(weight == float(image < known) for image, weight in weights.items())
+
+
+def test_a_plan_looks_for_unlabelled_images(distill, tmp_path):
+    command = ("run", "students/compact_demo.toml", "--data", "demo:60", "--dry-run")
+    status, _, err = distill(*command, "--unlabelled", tmp_path / "nowhere")
+    assert status == 2
+    assert "no such folder of unlabelled images" in err

@@ -145,6 +145,7 @@ def run_stages(
 
     Several processes train together; the stages after training are the main one's.
     """
+    from distill.data.sources import open_unlabelled
     from distill.pipeline.clock import stage
     from distill.pipeline.plan import check_weights
     from distill.pipeline.train import begin, train_students, train_teachers
@@ -153,6 +154,8 @@ def run_stages(
     if dry_run:
         if is_main_process():
             check_weights(experiment, stages, load=False)
+            if experiment.unlabelled:
+                open_unlabelled(experiment.unlabelled)
             show_plan(experiment, stages, as_json)
         return
     _ = experiment.source  # a mistake in its name is told before anything begins

@@ -34,7 +34,11 @@ trees = 3
 
 def start(folder: Path, *overrides: str) -> subprocess.Popen:
     (folder / "recipe.toml").write_text(RECIPE)
-    program = "from distill.cli import main; main()"
+    # Under nohup, or in the background of a script, signals are ignored, and children inherit that.
+    program = "import signal\nfor name in ('SIGHUP', 'SIGTERM'):\n"
+    program += "    signal.signal(getattr(signal, name), signal.SIG_DFL)\n"
+    program += "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    program += "from distill.cli import main; main()"
     command = ["run", "recipe.toml", "--data", "demo:90", "--out", "run", "--no-bench", *overrides]
     return subprocess.Popen(
         [sys.executable, "-c", program, *command],

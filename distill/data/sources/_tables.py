@@ -136,10 +136,10 @@ def _read_csv(file: Path, labelled: bool) -> Table:
             continue
         try:
             places = _find_columns(names, file, labelled)
-            table = _of_lists(_csv_table(file, places, names, records, root))
+            table = _csv_table(file, places, names, records, root)
             if any(name.startswith(CLASS) for name in places):
                 return _of_classes(table, names)
-            return replace(table, separator=separator)
+            return _of_lists(table) or replace(table, separator=separator)
         except UserError as error:
             failed = failed or error
     assert failed is not None
@@ -157,11 +157,12 @@ def _marked_separator(text: str) -> tuple[str, str]:
     return text[: found.start(1)] + text[found.end(1) :], mark
 
 
-def _of_lists(table: Table) -> Table:
-    """The table, cells such as `['hat', 'scarf']` being what such lists hold."""
+def _of_lists(table: Table) -> Table | None:
+    """The table with what is in cells such as `['hat', 'scarf']`; None of other cells."""
     cells = table.columns.get("label", [])
-    if not cells or not all(re.fullmatch(r"\s*\[.*\]\s*", cell) for cell in cells if cell.strip()):
-        return table
+    filled = [cell.strip() for cell in cells if cell.strip()]
+    if not filled or not all(cell[0] == "[" and cell[-1] == "]" for cell in filled):
+        return None
     known = {}
     for index, cell in enumerate(cells):
         if cell not in known:

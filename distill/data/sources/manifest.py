@@ -143,13 +143,26 @@ def _table(location: str, labelled: bool) -> Table:
     files = _manifests(path)
     if not files and (parts := _hub_manifests(path)):
         if len({part.parent for part in parts}) == len(parts):
-            return _of_hub(path, [read_table(part, labelled) for part in parts])
+            table = _of_hub(path, [read_table(part, labelled) for part in parts])
+            return _unlike_folders(table, path)
         files = parts
     if len(files) != 1:
         names = (file.relative_to(path).as_posix() for file in files)
         listed = " and ".join(names) or f"none of {', '.join(NAMES)}"
         raise UserError(f"{listed} in the folder", location, "name the manifest itself")
     return read_table(files[0], labelled)
+
+
+def _unlike_folders(table: Table, folder: Path) -> Table:
+    """The table, with a note where its pictures lie in folders that may seem to be classes."""
+    paths = [Path(cell) for cell in table.cells("path")]
+    inner = {path.parent.name for path in paths} - {"", *IMAGES}
+    inner -= {name for name in inner if name.lower() in SPLIT_NAMES}
+    if len(inner) < 2:
+        return table
+    note = f"labels are those of {table.file.relative_to(folder)}, not of folders such as "
+    note += f"{min(inner)!r} that its pictures are in"
+    return replace(table, notes=(*table.notes, note))
 
 
 def _of_hub(folder: Path, tables: Sequence[Table]) -> Table:
