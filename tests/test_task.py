@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy.stats import entropy
 
 from distill.config import CacheConfig, ModelConfig, RunConfig, StrategyConfig, TrainConfig
 from distill.data.decode import InputSpec
@@ -91,3 +93,21 @@ def test_a_runs_main_score_is_that_of_the_kept_epoch(select, tmp_path: Path) -> 
     (tmp_path / "contract.json").write_text(contract.model_dump_json())
     kept = names.index("top1" if select == "auto" else select)
     assert FinishedRun(tmp_path, {}).best_score == (99.0 if kept == 0 else 20.0 + kept)
+
+
+def test_divergence_is_that_of_kullback_and_leibler():
+    rng = np.random.default_rng(0)
+    one, other = rng.dirichlet(np.ones(4), (2, 50))
+    task = task_of("single")
+    expected = np.mean([entropy(a, b) for a, b in zip(one, other, strict=True)])
+    assert task.divergence(one, other) == pytest.approx(expected)
+    assert task.divergence(one, one) == 0.0
+    certain = np.eye(4)[:2]
+    assert np.isfinite(task.divergence(one[:2], certain))
+    flat, multi = rng.random((50, 3)), task_of("multi")
+    assert multi.divergence(flat, flat) == 0.0
+    both = [
+        [entropy([p, 1 - p], [q, 1 - q]) for p, q in zip(a, b, strict=True)]
+        for a, b in zip(flat, flat[::-1], strict=True)
+    ]
+    assert multi.divergence(flat, flat[::-1]) == pytest.approx(np.sum(both, axis=1).mean())

@@ -103,6 +103,7 @@ class _Content:
             "macro F1 %": lambda row: _cell((row.test or {}).get("macro_f1"), 2),
             "ECE %": lambda row: _cell((row.test or {}).get("ece"), 2),
             "agrees %": lambda row: _cell(row.agreement_top1 or row.agreement_labels, 2),
+            "KL": lambda row: _cell(row.kl_teacher, 3),
             "p50 ms": lambda row: _cell(row.latency_p50_ms, 3),
             "images/s": lambda row: _cell(row.images_per_s, 0),
             "MB": lambda row: _cell(row.size_bytes and row.size_bytes / 1e6, 2),

@@ -179,7 +179,8 @@ def _with_agreement(
     if row.name not in probs:
         return row
     agreement = task.agreement(probs[row.name], probs[reference])
-    return row.model_copy(update={task.agreement_key: agreement})
+    divergence = task.divergence(probs[reference], probs[row.name])
+    return row.model_copy(update={task.agreement_key: agreement, "kl_teacher": divergence})
 
 
 def _forest_row(experiment: Experiment) -> ResultRow:

@@ -33,6 +33,7 @@ class ResultRow(JsonModel):
         test: Scores on the test split.
         agreement_top1, agreement_labels: Share of test images on which it agrees with the best
             teacher, in percent; of the top class, or of all labels.
+        kl_teacher: Mean divergence of its probabilities from that teacher's, in nats per image.
     """
 
     name: str
@@ -48,6 +49,7 @@ class ResultRow(JsonModel):
     batch_size: int | None = None
     agreement_top1: float | None = None
     agreement_labels: float | None = None
+    kl_teacher: float | None = None
 
 
 class Results(JsonModel):

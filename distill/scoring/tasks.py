@@ -15,6 +15,8 @@ from distill.config import TaskName
 from distill.scoring.metrics import Probs, sigmoid, softmax
 from distill.scoring.metrics_multi import THRESHOLD, label_sets
 
+TINY = 1e-12  # least probability that a logarithm is taken of
+
 
 @dataclass(frozen=True)
 class Task:
@@ -65,6 +67,18 @@ class Task:
         """Share of images with the same answer, in percent; arguments as of `answers`."""
         same = self.answers(probs, thresholds) == self.answers(other, thresholds)
         return 100.0 * float(same.all(axis=1).mean())
+
+    def divergence(self, reference: Probs, probs: Probs) -> float:
+        """Mean Kullback-Leibler divergence of probabilities from a reference's, in nats per image.
+
+        Of several labels, the sum of each one's; probabilities count as 1e-12 at least.
+        """
+        true, given = (np.maximum(p.astype(np.float64), TINY) for p in (reference, probs))
+        parts = true * np.log(true / given)
+        if self is not SINGLE:
+            true, given = (np.maximum(1.0 - p.astype(np.float64), TINY) for p in (reference, probs))
+            parts = parts + true * np.log(true / given)
+        return max(0.0, float(parts.sum(axis=1).mean()))
 
 
 SINGLE = Task(
