@@ -325,3 +325,9 @@ def test_names_that_stdout_cannot_encode_are_escapes(tmp_path, encoding):
         else:
             assert text.endswith(".png: green 100.0 %\n")
             assert (file.name in text) == (encoding == "utf-8")
+
+
+@pytest.mark.parametrize("what", [None, 3.5, {"a": 1}])
+def test_what_is_no_picture_is_called_by_its_type(what, tiny_onnx):
+    with pytest.raises(UnreadableImageError, match="picture"):
+        Predictor(tiny_onnx).predict([what])

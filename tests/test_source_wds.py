@@ -208,6 +208,7 @@ def test_keys_with_dots(tmp_path: Path) -> None:
 def test_samples_that_are_none(tmp_path: Path) -> None:
     cases: list[tuple[list[tuple[str, str | bytes]], tuple[str, ...]]] = [
         ([("0.png", b"x"), *samples([0, 1], 1)], ("sample '0'", "no label", ".cls")),
+        ([("cat/0.png", b"x")], ("sample 'cat/0'", "no label", "folders are the classes, unpack")),
         ([("0.png", b"x"), ("0.json", '{"id": 1}')], ("sample '0'", "no label")),
         ([("0.cls", "1"), *samples([0, 1], 1)], ("sample '0'", "no picture")),
         ([("0.png", b"x"), ("0.cls", "cat")], ("cls of sample '0'", "'cat'")),

@@ -279,4 +279,6 @@ def to_pixels(source: Any, spec: InputSpec) -> Pixels:
             got = f"{source.dtype} {source.shape}"
             raise UnreadableImageError(f"expected uint8 (h, w, 3) RGB or (h, w), got {got}")
         source = Image.fromarray(source)
+    if not isinstance(source, str | Path | bytes | Image.Image):
+        raise UnreadableImageError(f"a {type(source).__name__} is no picture")
     return resize_image(read_image(source), spec)

@@ -269,8 +269,10 @@ def _label(opened: BinaryIO, key: str, parts: dict[str, _Part], file: Path) -> i
             what = f"label {value!r} of sample {key!r} is no number and no name"
             raise UserError(what, str(file), "give each sample one label")
         return value
-    what = f"sample {key!r} has no label"
-    raise UserError(what, str(file), "add .cls, .txt or a .json with label, or use --unlabelled")
+    what, hint = f"sample {key!r} has no label", "add .cls, .txt or a .json with label"
+    if "/" in key:
+        hint = f"if its folders are the classes, unpack it; else {hint}"
+    raise UserError(what, str(file), f"{hint}, or use --unlabelled")
 
 
 def _class_index(item: Item, label: Any, index: dict[Any, int], file: Path) -> int:
