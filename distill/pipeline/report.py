@@ -84,7 +84,7 @@ def score_experiment(
     # Where labels are many, an answer is what reaches its threshold, and only files have these.
     judged = tuned if data.task == "multi" else probs
     answers = {name: task.answers(probs[name], tuned.get(name)) for name in judged}
-    robustness = under_stress(experiment, verdict.get("shipped"))
+    robustness = under_stress(experiment, verdict.get("shipped"), probs)
     warnings = (
         *cautions(rows, task, answers, truth, data.classes),
         *fragile(robustness, task.main_score),
@@ -98,8 +98,14 @@ def score_experiment(
     )
 
 
-def under_stress(experiment: Experiment, shipped: str | None) -> dict[str, Any] | None:
-    """What the shipped file scores on test images that went through something."""
+def under_stress(
+    experiment: Experiment, shipped: str | None, probs: Mapping[str, NDArray[Any]]
+) -> dict[str, Any] | None:
+    """What the shipped file scores on test images that went through something.
+
+    Args:
+        probs: What each row answers on the test split as it is, by its name.
+    """
     if shipped is None:
         return None
     data, main = experiment.data, task_of(experiment.data.task).main_score
@@ -108,14 +114,15 @@ def under_stress(experiment: Experiment, shipped: str | None) -> dict[str, Any] 
     chosen = np.unique(spread.round().astype(np.int64))
     pixels, labels = np.asarray(data.test.pixels[chosen]), data.test.labels[chosen]
 
-    def scored(of: NDArray[np.uint8]) -> float:
-        return float(score(run_on_pixels(predictor, of), labels, data.classes)[main])
+    def scored(answers: NDArray[Any]) -> float:
+        return float(score(answers, labels, data.classes)[main])
 
-    rows = [
-        {"name": stress.name, "strength": stress.strength, main: scored(stressed(pixels, stress))}
-        for stress in STRESSES
-    ]
-    return {"file": shipped, "n": len(chosen), main: scored(pixels), "rows": rows}
+    rows = []
+    for stress in STRESSES:
+        answers = run_on_pixels(predictor, stressed(pixels, stress))
+        rows.append({"name": stress.name, "strength": stress.strength, main: scored(answers)})
+    clean = scored(probs[shipped][chosen])
+    return {"file": shipped, "n": len(chosen), main: clean, "rows": rows}
 
 
 def _kind(
