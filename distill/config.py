@@ -409,6 +409,10 @@ class ExportConfig(Options):
     % confidence. `none` is 0.5 for many labels and always an answer for one. `auto`: `f1` for many
     labels, `none` for one.
     """
+    temperature_scaling: bool = True
+    """Divide logits by the temperature that fits validation best, before thresholds are tuned: it
+    is in the file's weights, costs nothing, and changes how sure answers are, not which they are.
+    """
     max_fpr: Fraction = 0.05
     """Largest share of a label's negatives that are given it."""
     min_accuracy: Annotated[float, Field(ge=0.0, le=100.0)] = 99.0

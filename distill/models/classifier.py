@@ -14,6 +14,7 @@ from distill.config import MAX_SIZE, ModelConfig, TaskName
 from distill.data.decode import InputSpec
 from distill.errors import DistillError, UserError, first_line, printable, unprintable
 from distill.files import blame_system
+from distill.models.head import settle_head
 from distill.models.layers import head_prefixes
 from distill.models.weights import read_weights, transfer_weights
 from distill.registry import check_options, find_module
@@ -22,7 +23,6 @@ Channels = tuple[float, float, float]
 IMAGENET_MEAN: Channels = (0.485, 0.456, 0.406)
 IMAGENET_STD: Channels = (0.229, 0.224, 0.225)
 FUSING = ("fuse", "reparameterize", "switch_to_deploy")  # methods of parts that can be fused
-LOUD, QUIET = 0.5, 0.1  # standard deviation of logits, of a head that knows nothing
 
 
 def _shown(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -193,33 +193,6 @@ def _try_out(classifier: Classifier, name: str) -> None:
     classifier.train(was_training)
     if shape != (2, classes):
         raise UserError(f"{name} gives {tuple(shape)}, expected (2, {classes})", "model.name")
-
-
-def settle_head(classifier: Classifier) -> None:
-    """Makes the first answers of a head that knows nothing nearly even.
-
-    Some libraries begin with logits of ± 24 and a loss of 7 for 3 classes, where ln 3 = 1.1 is
-    what not knowing costs: the first epochs then unlearn the head, or spoil the features behind
-    it. Logits of soft patches of colour, in either mode, that are spread by more than `LOUD` are
-    scaled to `QUIET`; a library's moderate start stays as it is.
-    """
-    classes, size = len(classifier.contract.names), classifier.contract.input_size
-    was_training = classifier.training
-    buffers = {key: value.clone() for key, value in classifier.named_buffers()}
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        patches = F.interpolate(torch.rand(8, 3, 6, 6), (size, size), mode="bicubic").clamp(0, 1)
-        spread = max(float(classifier.train(mode)(patches).logits.std()) for mode in (True, False))
-        if spread > LOUD:
-            for prefix in head_prefixes(classifier.network):
-                for module in classifier.network.get_submodule(prefix).modules():
-                    own = dict(module.named_parameters(recurse=False))
-                    if "weight" in own and own["weight"].ndim > 1 and len(own["weight"]) == classes:
-                        for parameter in own.values():
-                            parameter.mul_(QUIET / spread)
-    for key, value in classifier.named_buffers():
-        value.copy_(buffers[key])
-    classifier.train(was_training)
 
 
 def deployed(classifier: Classifier) -> Classifier:

@@ -31,12 +31,14 @@ from distill.files import (
 )
 from distill.lock import lock
 from distill.models.classifier import Classifier, deployed
+from distill.models.head import at_temperature
 from distill.models.inference import predict_logits
 from distill.pipeline.experiment import Experiment
 from distill.pipeline.int8_training import int8_distillation
 from distill.pipeline.runs import chosen_student
 from distill.pipeline.stored import EXPORT, ExportFile
 from distill.report.threshold_plots import draw_thresholds
+from distill.scoring.calibration import best_temperature
 from distill.scoring.metrics import score
 from distill.scoring.tasks import task_of
 from distill.scoring.thresholds import Tuned, tune
@@ -147,11 +149,14 @@ def prepare(experiment: Experiment, name: str) -> tuple[Shipment, Record]:
     """The student with its metadata, and what `export.json` says of it. Writes no file of it."""
     finished = experiment.finished(name)
     classifier = finished.load()
-    probs, tuned = tune_on_validation(experiment, classifier)
+    classifier, probs, calibration = calibrated(experiment, classifier)
+    tuned = tune_on_validation(experiment, probs)
     metadata = shipped_metadata(experiment, classifier, finished.strategy, probs, tuned)
+    metadata["temperature"] = calibration["temperature"]
     summary = {
         "strategy": finished.strategy,
         "params": sum(p.numel() for p in deployed(classifier).parameters()),
+        "calibration": {"split": "val", **calibration},
         "thresholds": {"split": "val", **tuned.record},
     }
     recipe, data = experiment.recipe, experiment.data
@@ -179,17 +184,46 @@ def producer() -> str:
     return f"distillate {__version__}"
 
 
-def tune_on_validation(
+def calibrated(
     experiment: Experiment, classifier: Classifier
-) -> tuple[NDArray[np.float32], Tuned]:
-    """Probabilities of the validation split, and the thresholds that follow from them.
+) -> tuple[Classifier, NDArray[np.float32], Record]:
+    """The classifier at the temperature that fits validation best, where the recipe has that on.
+
+    Returns:
+        The classifier, its probabilities of the validation split, `(n, classes)`, and what
+        `export.json` says of it: the `temperature`, and the expected calibration error with it
+        and without, in percent.
+    """
+    data, device = experiment.data, experiment.device
+    task, labels = task_of(data.task), data.val.labels
+    # In the precision of the shipped file, whose probabilities are to meet the thresholds.
+    logits = predict_logits(classifier.to(device), data.val, device)
+    probs = task.probabilities(logits).astype(np.float32)
+    if not experiment.recipe.export.temperature_scaling:
+        return classifier, probs, {"temperature": 1.0}
+    temperature = best_temperature(logits, labels, task)
+    scaled = at_temperature(classifier, temperature)
+    if scaled is None:
+        experiment.progress.say(
+            "export: no temperature, the network does not end in a linear layer"
+        )
+        return classifier, probs, {"temperature": 1.0}
+    after = task.probabilities(logits / temperature).astype(np.float32)
+    before_ece, after_ece = (score(p, labels, data.classes)["ece"] for p in (probs, after))
+    experiment.progress.say(
+        f"export: temperature {temperature:.2f}, by which confidences are off by "
+        f"{after_ece:.1f} points on validation, {before_ece:.1f} without"
+    )
+    record = {"temperature": temperature, "ece": after_ece, "uncalibrated_ece": before_ece}
+    return scaled, after, record
+
+
+def tune_on_validation(experiment: Experiment, probs: NDArray[np.float32]) -> Tuned:
+    """The thresholds that follow from probabilities of the validation split.
 
     Draws the curves that the thresholds were taken from, if any were tuned.
     """
     val, classes = experiment.data.val, experiment.data.classes
-    logits = predict_logits(classifier.to(experiment.device), val, experiment.device)
-    # In the precision of the shipped file, whose probabilities are to meet these thresholds.
-    probs = task_of(experiment.data.task).probabilities(logits).astype(np.float32)
     tuned = tune(probs, val.labels, classes, experiment.recipe.export)
     if tuned.rule != "none":
         place = experiment.out / PLOTS / "thresholds.png"
@@ -201,7 +235,7 @@ def tune_on_validation(
     for name, row in tuned.record.get("labels", {}).items():
         if "note" in row:
             experiment.progress.say(f"export: threshold of {name}: {row['note']}")
-    return probs, tuned
+    return tuned
 
 
 def shipped_metadata(

@@ -68,6 +68,18 @@ class Task:
         same = self.answers(probs, thresholds) == self.answers(other, thresholds)
         return 100.0 * float(same.all(axis=1).mean())
 
+    def surprise(self, probs: Probs, truth: NDArray[np.bool_]) -> float:
+        """Negative log-likelihood of the labels that images have, summed, in nats.
+
+        Args:
+            probs: `(n, num_classes)`; they count as 1e-12 at least.
+            truth: `(n, num_classes)`, as of `truth`.
+        """
+        likely = probs[truth]
+        if self is not SINGLE:
+            likely = np.concatenate([likely, 1.0 - probs[~truth]])
+        return -float(np.log(np.maximum(likely.astype(np.float64), TINY)).sum())
+
     def divergence(self, reference: Probs, probs: Probs) -> float:
         """Mean Kullback-Leibler divergence of probabilities from a reference's, in nats per image.
 
