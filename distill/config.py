@@ -98,10 +98,12 @@ class DataConfig(Options):
     """The same of the test split."""
     task: TaskName = "single"
     """`single`, one label per image, or `multi`, any number of them."""
-    split: Literal["given", "grouped", "random"] = "given"
+    split: Literal["given", "grouped", "shifted", "random"] = "given"
     """Who decides on the splits. `given`: the source; a split that it does not give is taken out of
     `train`, near-duplicates together. `grouped`: made anew in the same way, whatever the source
-    gives. `random`: as `given`, but image by image.
+    gives. `shifted`: anew too, by whole kinds of images, for a score nearer to that of pictures
+    from elsewhere: by folders below a class where it has three, else by clusters of features.
+    `random`: as `given`, but image by image.
     """
 
 
@@ -512,6 +514,10 @@ class Recipe(Options):
     seeds: Annotated[int, Field(ge=0, le=100)] = 0
     """Pairs of each student and the same one alone, of a seed each, for the verdict whether a
     teacher helps; 0 trains no student alone. Splits and teachers stay.
+    """
+    also: Annotated[tuple[str, ...], Words] = ()
+    """Labelled images from elsewhere, read as `--data` is, that every model of the table is scored
+    on; nothing is chosen by them.
     """
     data: DataConfig = DataConfig()
     """The images."""

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from distill.cli.app import app
 from distill.data.sources import open_source
 from distill.data.sources._tables import read_table
 from distill.errors import UserError
-from distill.files import verify_manifest
+from distill.files import read_json, verify_manifest
 from distill.pipeline import evaluate as evaluate_module
 from distill.registry import names_in, summaries
 from distill.runtime.predict import Predictor
@@ -143,7 +144,8 @@ def test_results_have_a_row_per_model_and_file(experiment):
     student = export["identity"]["student"]
     trained = next(row for row in results["rows"] if row["name"] == student)
     assert shipped["test"]["per_class_recall"] == trained["test"]["per_class_recall"]
-    assert shipped["test"]["nll"] == pytest.approx(trained["test"]["nll"], abs=1e-5)
+    assert len(results["distance"]["quarters"]) == 4
+    assert results["elsewhere"] == []
 
 
 def test_the_chain_starts_from_and_is_taught_by_earlier_links(experiment):
@@ -720,3 +722,33 @@ def test_a_student_is_trained_where_a_split_lacks_a_class(write_images, tmp_path
     recall = json.loads((tmp_path / "out" / "results.json").read_text())
     (student,) = [row for row in recall["rows"] if row["kind"] == "student"]
     assert set(student["test"]["per_class_recall"]) == {"a", "c"}
+
+
+def test_pictures_from_elsewhere(experiment, photos, tmp_path, distill):
+    """Every model is scored on them, now and in later reports; pictures that are known flatter."""
+    copied = tmp_path / "copied"
+    shutil.copytree(experiment, copied)
+    status, out, err = distill("report", copied, "--also", photos)
+    assert status == 0, err
+    results = read_json(copied / "results.json")
+    (place,) = results["elsewhere"]
+    names = {row["name"] for row in results["rows"] if "test" in row}
+    assert {row["name"] for row in place["rows"]} == names - {"random_forest"}
+    assert "trained_on" in {caution["kind"] for caution in results["warnings"]}
+    assert str(photos) in out
+    assert distill("report", copied)[0] == 0
+    assert len(read_json(copied / "results.json")["elsewhere"]) == 1
+
+
+def test_pictures_from_elsewhere_are_looked_at_before_anything_is_trained(
+    recipe, photos, tmp_path, distill
+):
+    for name in ("no such class", "nor such"):
+        (tmp_path / "elsewhere" / name).mkdir(parents=True)
+        shutil.copy(next(photos.rglob("*.jpg")), tmp_path / "elsewhere" / name / "1.jpg")
+    options = ("--data", photos, "--also", tmp_path / "elsewhere")
+    for more in ((), ("--dry-run",)):
+        status, _, err = distill("run", recipe, *options, "--out", tmp_path / "out", *more)
+        assert status == 2
+        assert "no class 'no such class'" in err
+    assert not (tmp_path / "out" / "teachers").exists()

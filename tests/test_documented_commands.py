@@ -19,6 +19,8 @@ PAGES += sorted((REPOSITORY / "docs").glob("*.md"))
 FENCE = re.compile(r"```[a-z]*\n(.*?)```", re.DOTALL)
 WORDS = {  # what a reader puts in place of a word
     "DATA": "photos/",
+    "phones/": "photos/",
+    "webcam/": "photos/",
     "DIR": "runs/mine",
     "RECIPE": "recipe.toml",
     "students/photos.toml": "recipe.toml",

@@ -25,7 +25,8 @@ from distill.files import is_complete, read_json, remove_folder, verify_manifest
 from distill.models.classifier import build_classifier
 from distill.pipeline import evaluate as evaluate_module
 from distill.pipeline import export as stage
-from distill.pipeline.evaluate import evaluate, true_labels
+from distill.pipeline.answers import true_labels
+from distill.pipeline.evaluate import evaluate
 from distill.pipeline.experiment import Experiment
 from distill.pipeline.export import export_student
 from distill.pipeline.int8_training import distil_quantised, qad_config

@@ -154,9 +154,9 @@ app.command(
 @app.command(
     "report",
     rich_help_panel=STAGES,
-    epilog=examples("report runs/mine", "report runs/mine --json"),
+    epilog=examples("report runs/mine", "report runs/mine --also elsewhere/"),
 )
-@takes("device", "workers", "data", "trust", "dry_run", "as_json")
+@takes("device", "workers", "also", "data", "trust", "dry_run", "as_json")
 def report_command(
     experiment: ExperimentArg, settings: Settings, overrides: Overrides = None
 ) -> None:

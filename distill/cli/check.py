@@ -20,7 +20,7 @@ def check_command(
     settings: Settings,
     overrides: Overrides = None,
     split: Annotated[
-        str | None, typer.Option("--split", help="given, grouped or random, as data.split.")
+        str | None, typer.Option("--split", help="given, grouped, shifted or random: data.split.")
     ] = None,
     repair: Annotated[
         bool, typer.Option("--repair", help="Keep given splits, but move copies that straddle.")

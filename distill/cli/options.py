@@ -54,6 +54,10 @@ JsonOpt = Annotated[bool, typer.Option("--json", help="End stdout with one JSON 
 UnlabelledOpt = Annotated[
     str | None, typer.Option("--unlabelled", help="Images for the teachers' term alone.")
 ]
+AlsoOpt = Annotated[
+    list[str] | None,
+    typer.Option("--also", help="Labelled images from elsewhere to score all on; repeat."),
+]
 MovedOpt = Annotated[str | None, typer.Option("--data", help="The images, where they have moved.")]
 TrustOpt = Annotated[
     bool, typer.Option("--trust", help="Run the modules that a directory may name.")
@@ -77,6 +81,7 @@ COMMON: dict[str, tuple[Any, Any]] = {
     "overwrite": (OverwriteOpt, False),
     "smoke": (SmokeOpt, False),
     "unlabelled": (UnlabelledOpt, None),
+    "also": (AlsoOpt, None),
     "data": (MovedOpt, None),
     "trust": (TrustOpt, False),
     "dry_run": (DryRunOpt, False),

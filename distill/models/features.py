@@ -65,6 +65,15 @@ def pooled_features(
     return np.concatenate(rows)
 
 
+def features_of_pixels(
+    classifier: Classifier, device: torch.device
+) -> Callable[[Pixels], NDArray[np.float32]]:
+    """What gives features of decoded images, as `pooled_features` does, of any size."""
+    model = frozen(classifier, device)
+    tap = FeatureTap(model)
+    return lambda pixels: _features_of(model, tap, list(pixels), device)
+
+
 @torch.inference_mode()
 def _features_of(
     model: Classifier, tap: FeatureTap, images: Sequence[Pixels | None], device: torch.device

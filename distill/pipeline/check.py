@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from distill.config import ModelConfig, Recipe
 from distill.data.audit.findings import audit
-from distill.data.audit.listing import Features, Listing, list_data
+from distill.data.audit.listing import Listing, list_data
+from distill.data.audit.shift import Features
 from distill.data.audit.splits import repair_splits
 from distill.data.prepare import decode_listing, input_spec
 from distill.data.sources import Item, Source, open_source
@@ -22,6 +23,7 @@ from distill.data.views.parameters import check_views
 from distill.data.workspace import Workspace
 from distill.errors import UserError, printable
 from distill.files import atomic, differing_keys, read_json, write_json
+from distill.pipeline.embedding import embedder
 from distill.progress import Progress
 from distill.report.data_page import write_page
 from distill.report.table import data_table, finding_lines, show
@@ -82,6 +84,7 @@ def check_data(
             work,
             features=backbone_features(options, progress),
             always=True,
+            embed=embedder(options.device, options.workers, progress),
         )
         if options.repair:
             listing = repaired(listing, progress)

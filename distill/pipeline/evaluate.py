@@ -2,65 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from distill.config import TaskName
-from distill.data.decode import (
-    InputSpec,
-    Pixels,
-    UnreadableImageError,
-    to_pixels,
-)
+from distill.data.decode import UnreadableImageError
 from distill.data.digest import image_sha256
 from distill.data.sources import SPLITS, Item, Source, open_source, tell
 from distill.errors import UserError
+from distill.pipeline.answers import (
+    Answers,
+    Model,
+    ask,
+    check_classes,
+    open_model,
+    true_labels,
+)
 from distill.pipeline.seen import KeptSplits, kept_splits
 from distill.progress import Progress
-from distill.runtime.predict import Predictor, check_probs
 from distill.runtime.shipped import shipped_file
 from distill.scoring.metrics import confusion_matrix, score
 
-BATCH = 64
-Probabilities = Callable[[Pixels], NDArray[np.float32]]
-
-
-@dataclass(frozen=True)
-class Model:
-    """What is scored.
-
-    Attributes:
-        probabilities: Of pixels, uint8 `(batch, height, width, 3)`.
-        thresholds: `(classes,)`, what an answer has to reach; None where the model has none.
-    """
-
-    names: tuple[str, ...]
-    task: TaskName
-    spec: InputSpec
-    probabilities: Probabilities
-    thresholds: NDArray[np.float32] | None = None
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What a model said of the images that can be read.
-
-    Attributes:
-        digests: SHA-256 of each image.
-        probs: `(n, classes)`.
-        unreadable: Reason by name, of the others.
-    """
-
-    items: list[Item]
-    digests: list[str]
-    probs: NDArray[np.float32]
-    unreadable: dict[str, str]
+MODEL = "model"
 
 
 def evaluate(
@@ -92,12 +55,7 @@ def evaluate(
     model = shipped_file(model)
     opened = open_model(model, device, trust)
     source = open_source(location, opened.task)
-    unknown = sorted({*source.classes} - {*opened.names})
-    if unknown:
-        what = f"the model has no class {unknown[0]!r}"
-        raise UserError(
-            what, location, f"name classes as the model does: {', '.join(opened.names)}"
-        )
+    check_classes(source, opened.names)
     tell(source, progress.say)
     if split not in (None, *SPLITS):
         raise UserError(f"no split {split!r}", "--split", f"choose one of {', '.join(SPLITS)}")
@@ -109,7 +67,8 @@ def evaluate(
         items = _in_kept_split(source, split, kept, workers, progress)
     else:
         items = _of_split(source, split)
-    answers = _answers(opened, source, items, f"evaluate {model.name}", workers, progress)
+    title, asked = f"evaluate {model.name}", {MODEL: opened.probabilities}
+    answers = ask(asked, opened.spec, source, items, title, workers, progress)
     cautions = kept.cautions(answers.digests, _fix(kept, answers, split)) if kept else ()
     return {
         "model": str(model),
@@ -157,36 +116,6 @@ def _in_kept_split(
     return found
 
 
-def _answers(
-    model: Model, source: Source, items: list[Item], title: str, workers: int, progress: Progress
-) -> Answers:
-    rows: list[NDArray[np.float32]] = []
-    kept: list[Item] = []
-    digests: list[str] = []
-    unreadable: dict[str, str] = {}
-    with (
-        progress.task(title, len(items), "images") as task,
-        ThreadPoolExecutor(max(1, workers)) as pool,
-    ):
-        for start in range(0, len(items), BATCH):
-            chunk = items[start : start + BATCH]
-            batch = []
-            decoded = pool.map(lambda item: _decode(source, item, model.spec), chunk)
-            for item, (pixels, note) in zip(chunk, decoded, strict=True):
-                if pixels is None:
-                    unreadable[item.name] = note
-                    continue
-                batch.append(pixels)
-                kept.append(item)
-                digests.append(note)
-            if batch:
-                rows.append(model.probabilities(np.stack(batch)))
-            task.advance(len(chunk))
-    if not rows:
-        raise UserError("no readable image", source.location, "look at it: distill check")
-    return Answers(kept, digests, np.concatenate(rows), unreadable)
-
-
 def _fix(kept: KeptSplits, answers: Answers, split: str | None) -> str:
     """What to do about a score that images of training are in."""
     if split == "test":
@@ -202,7 +131,7 @@ def _fix(kept: KeptSplits, answers: Answers, split: str | None) -> str:
 
 
 def _scores(model: Model, answers: Answers, classes: tuple[str, ...]) -> dict[str, Any]:
-    probs, truth = answers.probs, true_labels(answers.items, classes, model.names)
+    probs, truth = answers.values[MODEL], true_labels(answers.items, classes, model.names)
     scores = score(probs, truth, model.names, model.thresholds)
     if model.task == "multi":
         scores["positives"] = dict(zip(model.names, truth.sum(axis=0).tolist(), strict=True))
@@ -215,74 +144,9 @@ def _scores(model: Model, answers: Answers, classes: tuple[str, ...]) -> dict[st
     return scores
 
 
-def true_labels(
-    items: list[Item], classes: tuple[str, ...], names: tuple[str, ...]
-) -> NDArray[np.int64]:
-    """Labels of items in the order of a model's names, as `scoring.metrics.score` takes them.
-
-    A class of the model's that the source does not have is on none of its images.
-    """
-    column = [names.index(name) for name in classes]
-    if not isinstance(items[0].label, tuple):
-        plain = [column[item.label] for item in items if isinstance(item.label, int)]
-        return np.asarray(plain, dtype=np.int64)
-    matrix = np.zeros((len(items), len(names)), dtype=np.int64)
-    for row, item in zip(matrix, items, strict=True):
-        if isinstance(item.label, tuple):
-            row[[column[index] for index in item.label]] = 1
-    return matrix
-
-
-def open_model(model: Path, device: str, trust: bool = False) -> Model:
-    """A shipped file or a run directory, ready to answer.
-
-    Raises:
-        UserError: Neither an ONNX file of ours nor a finished run directory; or one whose network
-            is a module, without `trust`.
-    """
-    if model.is_dir():
-        return _open_run(model, device, trust)
-    shipped = Predictor(model)
-    return Model(shipped.names, shipped.task, shipped.spec, shipped.probs, shipped.tuned)
-
-
-def _open_run(folder: Path, device: str, trust: bool) -> Model:
-    import torch
-
-    from distill.data.views.pixels import to_unit
-    from distill.device import resolve_device
-    from distill.models.inference import activate
-    from distill.training.run_directory import open_run
-
-    chosen = resolve_device(device)
-    run = open_run(folder)
-    if not trust:
-        run.check_trusted()
-    classifier = run.load().to(chosen)
-    contract = classifier.contract
-
-    def probabilities(pixels: Pixels) -> NDArray[np.float32]:
-        with torch.no_grad():
-            logits = classifier(to_unit(pixels, chosen)).logits.float()
-        result: NDArray[np.float32] = activate(logits, contract.task).cpu().numpy()
-        check_probs(result, contract.names, folder, len(pixels))
-        return result
-
-    return Model(contract.names, contract.task, contract.input_spec, probabilities)
-
-
 def _of_split(source: Source, split: str | None) -> list[Item]:
     items = [item for item in source.items if split is None or item.split == split]
     if not items:
         given = sorted({item.split for item in source.items if item.split})
         raise UserError(f"no split {split!r}", "--split", f"choose one of {given}")
     return items
-
-
-def _decode(source: Source, item: Item, spec: InputSpec) -> tuple[Pixels | None, str]:
-    """Pixels and the SHA-256 of an image, or None and why it cannot be read."""
-    try:
-        raw = source.read(item)
-        return to_pixels(raw, spec), image_sha256(raw)
-    except UnreadableImageError as error:
-        return None, str(error)

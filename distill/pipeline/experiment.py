@@ -20,6 +20,7 @@ from distill.data.views.parameters import check_views
 from distill.data.workspace import Workspace
 from distill.errors import UserError
 from distill.files import amend_manifest, atomic, is_complete, read_manifest, write_json
+from distill.pipeline.embedding import embedder
 from distill.progress import Progress
 from distill.recipe import module_folders, write_toml
 from distill.training.imbalance import check_class_weights
@@ -70,7 +71,9 @@ class Experiment:
     def listing(self) -> Listing:
         """The data as it was found; checking it is the first stage."""
         recipe = self.recipe
-        return list_data(self.source, recipe.data, recipe.seed, self.work, self.smoke)
+        embed = embedder(str(self.device), self.workers, self.progress)
+        args = (self.source, recipe.data, recipe.seed, self.work, self.smoke)
+        return list_data(*args, embed=embed)
 
     @cached_property
     def data(self) -> ImageData:

@@ -18,6 +18,7 @@ from distill.export.model_card import experiment_card
 from distill.files import atomic, read_json, seal, write_json
 from distill.models.inference import predict_logits
 from distill.pipeline.clock import record
+from distill.pipeline.elsewhere import with_elsewhere
 from distill.pipeline.experiment import Experiment
 from distill.pipeline.page import write_report
 from distill.pipeline.runs import all_runs, best_run, pairs
@@ -84,18 +85,19 @@ def score_experiment(
     # Where labels are many, an answer is what reaches its threshold, and only files have these.
     judged = tuned if data.task == "multi" else probs
     answers = {name: task.answers(probs[name], tuned.get(name)) for name in judged}
-    robustness = under_stress(experiment, verdict.get("shipped"), probs)
-    warnings = (
-        *cautions(rows, task, answers, truth, data.classes),
-        *fragile(robustness, task.main_score),
-    )
-    return Results(
+    shipped = verdict.get("shipped")
+    robustness = under_stress(experiment, shipped, probs)
+    results = Results(
         rows=tuple(rows),
-        warnings=warnings,
+        warnings=(
+            *cautions(rows, task, answers, truth, data.classes),
+            *fragile(robustness, task.main_score),
+        ),
         verdict=verdict,
         env=environment(),
         robustness=robustness,
     )
+    return with_elsewhere(experiment, results, probs, right)
 
 
 def under_stress(

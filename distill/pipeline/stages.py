@@ -34,6 +34,7 @@ class Settings:
         out: Experiment directory; None for `runs/` and the recipe's name.
         seed: Instead of the recipe's.
         unlabelled: Images for the teachers' term alone.
+        also: Labelled images from elsewhere, beside those of the recipe.
         data: Where the images of an experiment are by now; None for where they were.
         trust: A directory that is opened may name modules, which are run.
         dry_run: Say what would be done, and stop.
@@ -47,6 +48,7 @@ class Settings:
     overwrite: bool = False
     smoke: bool = False
     unlabelled: str | None = None
+    also: list[str] | None = None
     data: str | None = None
     trust: bool = False
     dry_run: bool = False
@@ -69,6 +71,9 @@ def experiment_of(recipe: Recipe, data: str, out: Path, settings: Settings) -> E
     from distill.pipeline.experiment import Experiment
     from distill.pipeline.plan import check_plugins
 
+    if settings.also:
+        places = (str(Path(w).resolve()) if Path(w).exists() else w for w in settings.also)
+        recipe = recipe.model_copy(update={"also": tuple(dict.fromkeys((*recipe.also, *places)))})
     check_plugins(recipe)
     return Experiment(
         recipe=recipe,
@@ -147,6 +152,7 @@ def run_stages(
     """
     from distill.data.sources import open_unlabelled
     from distill.pipeline.clock import stage
+    from distill.pipeline.elsewhere import check_also
     from distill.pipeline.plan import check_weights
     from distill.pipeline.train import begin, train_students, train_teachers
     from distill.training.world import joined
@@ -154,11 +160,13 @@ def run_stages(
     if dry_run:
         if is_main_process():
             check_weights(experiment, stages, load=False)
+            check_also(experiment)
             if experiment.unlabelled:
                 open_unlabelled(experiment.unlabelled)
             show_plan(experiment, stages, as_json)
         return
     _ = experiment.source  # a mistake in its name is told before anything begins
+    check_also(experiment)
     with joined(experiment.device) as world:
         with world.main_first():  # the others find weights fetched, and the images decoded
             check_weights(experiment, stages)
@@ -205,6 +213,7 @@ def ship(experiment: Experiment, stages: tuple[str, ...], as_json: bool) -> None
 
 def show_results(results: Results, out: Path) -> None:
     """The table, each class's recall, the verdict, what is wrong with it, and what comes next."""
+    from distill.report.lines import elsewhere_lines
     from distill.report.table import (
         main_questions,
         question_lines,
@@ -219,6 +228,8 @@ def show_results(results: Results, out: Path) -> None:
         show(recalls)
     print(verdict_line(results.verdict))
     for line in question_lines(main_questions(results.verdict)):
+        print(line)
+    for line in elsewhere_lines(results):
         print(line)
     for caution in results.warnings:
         print(caution)

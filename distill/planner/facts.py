@@ -87,7 +87,7 @@ def _decoding_s(source: Source, data: DataConfig) -> float:
 def split_counts(source: Source, data: DataConfig) -> dict[str, int]:
     """Images of each split that the source gives or that is taken out of `train`, about."""
     given = Counter(item.split or "train" for item in source.items)
-    if data.split == "grouped":
+    if data.split in ("grouped", "shifted"):
         given = Counter(train=len(source.items))
     counts, whole = dict(given), given["train"]
     for split, share in (("val", data.val_fraction), ("test", data.test_fraction)):

@@ -61,6 +61,10 @@ class Results(JsonModel):
             `predicted_range_s` of the whole.
         robustness: Of the shipped `file`, the main score of `n` test images as they are, and in
             `rows` after each stress: `name`, `strength`, and the score.
+        distance: Of the shipped `file`, `quarters` of the test images by their distance from the
+            training images, as `scoring.distance.Quarter` has them, the nearest first.
+        elsewhere: For each `location` of `also`, in `rows` the scores `test` by `name`, and
+            `farther_percent` of the images: those farther than the nearest three quarters.
     """
 
     rows: tuple[ResultRow, ...]
@@ -69,3 +73,5 @@ class Results(JsonModel):
     env: dict[str, Any]
     plan: dict[str, Any] | None = None
     robustness: dict[str, Any] | None = None
+    distance: dict[str, Any] | None = None
+    elsewhere: tuple[dict[str, Any], ...] = ()

@@ -10,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill.report.results import Caution, ResultRow
+from distill.scoring.distance import Quarter, least_loss
 from distill.scoring.tasks import SINGLE, Task
 
 DISTILLED = ("student", "onnx")  # kinds of rows
 FAR = 5.0  # points below its teacher from which a student is not what was asked for
+STEEP = 1.0  # points that images unlike the training images cost at least
 FRAGILE = 15.0  # points that a moderate stress may cost
 FEW = 10  # images of a class in a split: one more error is ten points of its recall
 Flags = NDArray[np.bool_]
@@ -59,6 +61,41 @@ def fragile(robustness: Mapping[str, Any] | None, main: str) -> Iterator[Caution
             what=f"{robustness['file']} has {clean:.2f} % {main}; points after {listed}",
             fix="train on such views ([views], docs/recipes.md), or keep such pictures away",
         )
+
+
+def far_from_training(distance: Mapping[str, Any] | None) -> Iterator[Caution]:
+    """What to say of a file that is the worse, the less an image is like one it was trained on."""
+    if distance is None:
+        return
+    near, *_, far = (Quarter(**quarter) for quarter in distance["quarters"])
+    if least_loss(near, far) > STEEP:
+        yield Caution(
+            kind="far_from_training",
+            what=f"{distance['file']} is right on {near.accuracy:.1f} % of the quarter of test "
+            f"images that are most like training images, and on {far.accuracy:.1f} % "
+            f"({far.low:.1f} to {far.high:.1f}) of those least like them: pictures from elsewhere "
+            "are less like them still",
+            fix="score some before you rely on it (--also DIR), and add such to the data",
+        )
+
+
+def worse_elsewhere(
+    rows: Sequence[ResultRow],
+    elsewhere: Sequence[Mapping[str, Any]],
+    shipped: str | None,
+    main: str,
+) -> Iterator[Caution]:
+    """What to say of a file that is far worse on labelled pictures from elsewhere."""
+    own = next((row.test[main] for row in rows if row.name == shipped and row.test), None)
+    for place in elsewhere:
+        there = next((r["test"].get(main) for r in place["rows"] if r["name"] == shipped), None)
+        if own is not None and there is not None and there < own - FAR:
+            yield Caution(
+                kind="worse_elsewhere",
+                what=f"{shipped} has {there:.2f} % {main} on the {place['n']:,} images of "
+                f"{place['location']}, {own:.2f} on the test split",
+                fix="add images like those to the data, or keep to pictures like the training's",
+            )
 
 
 def _below_controls(rows: Sequence[ResultRow], main: str) -> Iterator[Caution]:

@@ -27,6 +27,11 @@ def shapes() -> Iterator[tuple[Path, dict[str, Any]]]:
             yield file, json.loads(opened.metadata()[OPTIONS])
 
 
+def options_of(name: str) -> dict[str, Any]:
+    """Options of the network that a file is for, by its name without ending."""
+    return next(shape for file, shape in shapes() if file.stem == name)
+
+
 def find_backbone(options: dict[str, Any]) -> Path:
     """The file for a shape.
 

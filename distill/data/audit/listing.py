@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from distill.config import DataConfig
 from distill.data.audit.duplicates import copy_groups, join_groups
 from distill.data.audit.findings import Finding, advice, audit
 from distill.data.audit.fingerprints import Fingerprints, take_fingerprints
+from distill.data.audit.shift import Features, kept_units
 from distill.data.audit.splits import assign_splits, labels_of, limit_per_class
 from distill.data.decode import InputSpec
 from distill.data.digest import data_sha256
@@ -28,7 +29,6 @@ from distill.files import read_json, write_json
 
 SMOKE_IMAGES = 12
 RULES = 1  # of who is a copy of whom; what was found by other rules is not read
-Features = Callable[[Source, Sequence[Item]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -155,6 +155,7 @@ def list_data(
     smoke: bool = False,
     features: Features | None = None,
     always: bool = False,
+    embed: Features | None = None,
 ) -> Listing:
     """Looks at every image of a source, finds copies, and decides on the splits.
 
@@ -162,22 +163,27 @@ def list_data(
         smoke: Take only a few images of each class.
         features: What copies are compared by beside pixels.
         always: Look at the images even of a source without copies.
+        embed: What images are told apart by where whole kinds of them are held out.
 
     Raises:
         UnsplitError: It cannot be split; says why, what to do, and what else is wrong with it.
     """
     items = readable_few(source, work, SMOKE_IMAGES) if smoke else list(source.items)
     prints, copies = None, [item.name for item in items]
-    source_groups = [item.group for item in items]
-    if always or not source.distinct:
+    source_groups, shifted = [item.group for item in items], data.split == "shifted"
+    if always or shifted or not source.distinct:
         with work.progress.task(f"look at {len(items):,} images", len(items), "images") as task:
             prints = take_fingerprints(source, items, work.cache, work.workers, task.advance)
         vectors = features(source, items) if features else None
         copies = kept_copies(prints, vectors, work.cache)
     groups = join_groups([item.name for item in items], copies, source_groups)
-    apart = data.split == "random"
+    units: list[str] | None = None if data.split == "random" else groups
+    if shifted:
+        assert prints is not None
+        assert embed is not None, "a caller that has no network for it"
+        units = kept_units(source, items, groups, prints.sha256, seed, embed, work.cache)
     try:
-        splits = assign_splits(items, source.classes, data, seed, None if apart else groups)
+        splits = assign_splits(items, source.classes, data, seed, units)
     except UserError as error:
         given = [item.split or "train" for item in items]
         found = audit(source, items, given, prints, copies) if prints else ()

@@ -45,7 +45,8 @@ def assign_splits(
     Raises:
         UserError: A class has too few groups for that, or `train` lacks a class.
     """
-    given = [None if config.split == "grouped" else item.split for item in items]
+    anew = config.split in ("grouped", "shifted")
+    given = [None if anew else item.split for item in items]
     fractions = {
         split: fraction
         for split, fraction in (("test", config.test_fraction), ("val", config.val_fraction))
