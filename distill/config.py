@@ -359,6 +359,8 @@ class RunConfig(Options):
     """Who teaches: `best` (the best teacher on validation) or names of teachers and of earlier
     students.
     """
+    unlabelled: bool = True
+    """Learn from the images of `--unlabelled` too."""
     engine: Literal["distill", "kd_lib"] = "distill"
     """`distill`, or `kd_lib` to train through KD_Lib itself."""
     seed: Seed | None = None

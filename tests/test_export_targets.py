@@ -748,7 +748,7 @@ def test_what_is_not_a_number_agrees_with_nothing() -> None:
 
 
 def test_a_disagreement_names_the_path(single, monkeypatch) -> None:
-    shipment, _ = stage.prepare(single, "student")
+    shipment, _ = stage.prepare(single, "student", True)
     probs = probs_of_file(shipment.fp32, single.data.val.pixels)
     with pytest.raises(RunStopped, match=r"torch\.jit\.trace gives other answers"):
         shipment.demand(np.roll(probs, 1, axis=1), "torch.jit.trace")

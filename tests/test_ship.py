@@ -389,7 +389,7 @@ def test_an_int8_run_takes_nobodys_name_and_is_no_model_of_its_own(tmp_path, mak
 
 def test_calibration_images_are_views_drawn_by_the_seed(tmp_path, make_experiment, monkeypatch):
     experiment = make_experiment(tmp_path, "single")
-    made, _ = stage.prepare(experiment, "student")
+    made, _ = stage.prepare(experiment, "student", True)
     monkeypatch.setattr(shipment, "CALIBRATION_IMAGES", 70)
     few = made.calibration_pixels()
     assert (few.shape, few.dtype) == ((40, 16, 16, 3), np.uint8)  # there are 40 to train on
@@ -513,6 +513,7 @@ def test_an_accuracy_that_cannot_be_had_leaves_nothing_behind(tmp_path, make_exp
     _, probs, _ = stage.calibrated(
         make_experiment(tmp_path / "other", "single"),
         open_run(experiment.folder("student")).load(),
+        scaling=True,
     )
     experiment.data.val.labels[:] = (probs.argmax(axis=1) + 1) % 3
     with pytest.raises(UserError, match=r"export\.min_accuracy"):

@@ -19,6 +19,7 @@ import typer
 
 from distill import __version__
 from distill.cli import INTERRUPTED
+from distill.cli.ablate import ablate_command
 from distill.cli.advice import say_error, usage_error
 from distill.cli.bench import bench_app
 from distill.cli.cache import cache_app
@@ -197,6 +198,14 @@ app.command(
         "compare runs/a/students/small runs/b/students/small --margin 1",
     ),
 )(compare_command)
+app.command(
+    "ablate",
+    rich_help_panel=TOOLS,
+    epilog=examples(
+        "ablate mine.toml --data photos/ --dry-run",
+        "ablate mine.toml --data photos/ --vary temperature=1,8 --seeds 3",
+    ),
+)(ablate_command)
 app.command(
     "search",
     rich_help_panel=TOOLS,

@@ -65,12 +65,13 @@ def export_student(experiment: Experiment) -> None:
 
 def _export_student(experiment: Experiment) -> None:
     folder, name = experiment.out / "export", chosen_student(experiment)
+    scaling = with_temperature(experiment, folder, name)
     targets = make_targets(experiment.recipe.export)
-    record = open_record(folder, identity_of(experiment, name))
+    record = open_record(folder, identity_of(experiment, name, scaling))
     if is_complete(folder) and all(is_made(folder, record, *item) for item in targets.items()):
         experiment.progress.say("export: done before, kept")
         return
-    shipment, summary = prepare(experiment, name)
+    shipment, summary = prepare(experiment, name, scaling)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST).unlink(missing_ok=True)
     for leftover in folder.glob("*.tmp"):  # of a process that was killed
@@ -84,12 +85,32 @@ def _export_student(experiment: Experiment) -> None:
     amend_manifest(experiment.out, folder, experiment.out / PLOTS)
 
 
-def identity_of(experiment: Experiment, name: str) -> Record:
+def _is_of(known: Record, identity: Record) -> bool:
+    """Whether files are of an identity; of before there were temperatures, they have none."""
+    options = {"temperature_scaling": False, **known["options"]}
+    return {**known, "options": options} == identity
+
+
+def with_temperature(experiment: Experiment, folder: Path, name: str) -> bool:
+    """Whether logits are divided by a temperature: as the recipe says, and files that are there.
+
+    Those of before there were temperatures stay, and targets that are added agree with them.
+    """
+    wanted = experiment.recipe.export.temperature_scaling
+    if wanted and (folder / EXPORT).is_file():
+        known = read_json(folder / EXPORT, ExportFile)["identity"]
+        is_old = "temperature_scaling" not in known["options"]
+        return not (is_old and _is_of(known, identity_of(experiment, name, False)))
+    return wanted
+
+
+def identity_of(experiment: Experiment, name: str, scaling: bool) -> Record:
     """What all targets depend on: the student, the options of the stage, and our version."""
+    options = experiment.recipe.export.model_dump(mode="json", exclude={"targets"})
     return {
         "student": name,
         "weights_sha256": experiment.finished(name).weights_sha256,
-        "options": experiment.recipe.export.model_dump(mode="json", exclude={"targets"}),
+        "options": {**options, "temperature_scaling": scaling},
         "producer": producer(),
     }
 
@@ -98,7 +119,7 @@ def open_record(folder: Path, identity: Record) -> Record:
     """`export.json` as far as it goes; a folder of another identity is emptied first."""
     if (folder / EXPORT).is_file():
         record: Record = read_json(folder / EXPORT, ExportFile)
-        if record["identity"] == identity:
+        if _is_of(record["identity"], identity):
             return record
     remove_folder(folder)
     return {"identity": identity, "targets": {}}
@@ -145,11 +166,11 @@ def make_target(shipment: Shipment, record: Record, key: str, target: Target) ->
     return {**options, **made, "files": files}
 
 
-def prepare(experiment: Experiment, name: str) -> tuple[Shipment, Record]:
+def prepare(experiment: Experiment, name: str, scaling: bool) -> tuple[Shipment, Record]:
     """The student with its metadata, and what `export.json` says of it. Writes no file of it."""
     finished = experiment.finished(name)
     classifier = finished.load()
-    classifier, probs, calibration = calibrated(experiment, classifier)
+    classifier, probs, calibration = calibrated(experiment, classifier, scaling)
     tuned = tune_on_validation(experiment, probs)
     metadata = shipped_metadata(experiment, classifier, finished.strategy, probs, tuned)
     metadata["temperature"] = calibration["temperature"]
@@ -185,9 +206,9 @@ def producer() -> str:
 
 
 def calibrated(
-    experiment: Experiment, classifier: Classifier
+    experiment: Experiment, classifier: Classifier, scaling: bool
 ) -> tuple[Classifier, NDArray[np.float32], Record]:
-    """The classifier at the temperature that fits validation best, where the recipe has that on.
+    """The classifier at the temperature that fits validation best, or as it is without `scaling`.
 
     Returns:
         The classifier, its probabilities of the validation split, `(n, classes)`, and what
@@ -199,7 +220,7 @@ def calibrated(
     # In the precision of the shipped file, whose probabilities are to meet the thresholds.
     logits = predict_logits(classifier.to(device), data.val, device)
     probs = task.probabilities(logits).astype(np.float32)
-    if not experiment.recipe.export.temperature_scaling:
+    if not scaling:
         return classifier, probs, {"temperature": 1.0}
     temperature = best_temperature(logits, labels, task)
     scaled = at_temperature(classifier, temperature)

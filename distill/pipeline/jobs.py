@@ -45,7 +45,8 @@ def make_job(experiment: Experiment, config: RunConfig, with_inputs: bool = True
             "teachers": {name: experiment.finished(name).weights_sha256 for name in names},
             "start": config.start and experiment.finished(config.start).weights_sha256,
         }
-    recipe, taught = experiment.recipe, make_strategy(config.strategy).taught_by != "nobody"
+    recipe, extra = experiment.recipe, experiment.extra
+    taught = config.unlabelled and make_strategy(config.strategy).taught_by != "nobody"
     return Job(
         config,
         experiment.data,
@@ -54,7 +55,7 @@ def make_job(experiment: Experiment, config: RunConfig, with_inputs: bool = True
         experiment.folder(config.name),
         inputs=inputs,
         cache=experiment.out / "cache",
-        unlabelled=experiment.extra[0] if taught and experiment.extra else None,
+        unlabelled=extra[0] if taught and extra else None,
     )
 
 

@@ -1,0 +1,237 @@
+"""What `distill ablate` does: a recipe's student with one thing changed at a time.
+
+What each change is worth is judged on validation, as one chooses by it; the test split is not read.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distill.config import Recipe, RunConfig
+from distill.errors import UserError
+from distill.files import JsonModel, amend_manifest, write_json
+from distill.models.inference import predict_logits
+from distill.pipeline.experiment import Experiment
+from distill.pipeline.runs import controls, students_by_seed
+from distill.pipeline.verdicts import shares
+from distill.recipe import check_table, set_option
+from distill.scoring.comparison import Difference, Verdict, judge
+from distill.scoring.metrics import score
+from distill.scoring.tasks import SINGLE, task_of
+from distill.strategies import make_strategy
+
+FILE = "ablation.json"
+# What is changed, by a short name or by its key in the recipe, and what else is tried of it.
+OPTIONS = {
+    "views": ("cache.views", ("1", "4", "all")),
+    "temperature": ("strategy.temperature", ("1.0", "2.0", "4.0", "8.0")),
+    "weight": ("strategy.kd_weight", ("0.5", "0.9", "1.0")),
+    "epochs": ("train.epochs", ("half", "double")),
+    "pretrained": ("model.pretrained", ("false",)),
+    "unlabelled": ("unlabelled", ("false",)),
+}
+NOBODY, PLAIN = "nobody", "plain"
+FACTORS = ("teacher", *OPTIONS)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A student that differs from the recipe's in one thing.
+
+    Attributes:
+        teacher: That it needs beside the recipe's.
+    """
+
+    factor: str
+    value: str
+    student: RunConfig
+    teacher: RunConfig | None = None
+
+
+class Worth(JsonModel):
+    """What a change does: the score of the changed student, and the verdict on it over the base.
+
+    Attributes:
+        scores: Of each seed, top-1 accuracy or mean average precision on validation, in percent.
+    """
+
+    factor: str
+    value: str
+    run: str
+    scores: tuple[float, ...]
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """A recipe's last student and its variants, as one recipe of a student each and per seed."""
+
+    recipe: Recipe
+    base: RunConfig
+    variants: tuple[Variant, ...]
+    seeds: int
+
+
+def make_ablation(
+    recipe: Recipe, vary: Sequence[str], seeds: int, has_unlabelled: bool
+) -> Ablation:
+    """The ablation of a recipe's last student.
+
+    Args:
+        vary: Names of `FACTORS` or keys of the student, with `=` and values or without; none for
+            all of `FACTORS` that the recipe has.
+        has_unlabelled: There are images without labels.
+
+    Raises:
+        UserError: No student that somebody teaches, no such factor, or a value that does not fit.
+    """
+    if not recipe.students:
+        raise UserError("the recipe has no student", "distill ablate", "add one")
+    *earlier, base = recipe.students
+    if make_strategy(base.strategy).taught_by == "nobody":
+        what = f"nobody teaches {base.name}, so that there is little to change"
+        raise UserError(what, "strategy", "take one that has a teacher, such as vanilla")
+    asked = dict(wish.partition("=")[::2] for wish in vary) or dict.fromkeys(FACTORS, "")
+    variants: list[Variant] = []
+    for factor, values in asked.items():
+        tried = tuple(value.strip() for value in values.split(",") if value.strip())
+        found = list(_variants(recipe, base, factor, tried, has_unlabelled))
+        if vary and not found:
+            raise UserError(f"there is nothing else to try of {factor}", "--vary", "name values")
+        variants += found
+    students = (*earlier, base, *(variant.student for variant in variants))
+    seeded = recipe.model_copy(update={"students": students, "seeds": seeds})
+    teachers = {t.name: t for v in variants if (t := v.teacher) is not None}
+    update = {
+        "students": tuple(run for runs in students_by_seed(seeded) for run in runs),
+        "teachers": (*recipe.teachers, *teachers.values()),
+        "seeds": 0,
+    }
+    return Ablation(recipe.model_copy(update=update), base, tuple(variants), seeds)
+
+
+def _variants(
+    recipe: Recipe, base: RunConfig, factor: str, values: Sequence[str], has_unlabelled: bool
+) -> Iterator[Variant]:
+    if factor == "teacher":
+        yield from _of_teachers(recipe, base, values)
+        return
+    key, usual = OPTIONS.get(factor, (factor, ()))
+    options = {f"strategy.{name}" for name in type(make_strategy(base.strategy)).model_fields}
+    if key.startswith("strategy.") and key not in options and not values:
+        return
+    if (key == "unlabelled" and not has_unlabelled) or (
+        key == "model.pretrained" and not base.model.pretrained and not values
+    ):
+        return
+    known = [_effect(base)]
+    for value in values or usual:
+        shown = {"half": max(1, base.train.epochs // 2), "double": 2 * base.train.epochs}.get(value)
+        text = str(shown) if key == "train.epochs" and shown else value
+        changed = _changed(base, factor, key, text)
+        if (effect := _effect(changed)) not in known:
+            known.append(effect)
+            yield Variant(factor, text, changed)
+
+
+def _effect(run: RunConfig) -> dict[str, Any]:
+    """What a run comes to, whatever it is called: options of its strategy that are not said too."""
+    cache = (run.cache.use, run.cached_views, run.cache.top_k)
+    strategy = (run.strategy.name, make_strategy(run.strategy).model_dump())
+    return {**run.model_dump(), "name": "", "cache": cache, "strategy": strategy}
+
+
+def _changed(base: RunConfig, factor: str, key: str, value: str) -> RunConfig:
+    entry = json.loads(base.model_dump_json(exclude_none=True))
+    set_option({"students": [entry]}, f"student.{key}={value}")
+    entry["name"] = _name(base, factor, value)
+    changed = check_table(RunConfig, entry, "--vary")
+    make_strategy(changed.strategy)
+    return changed
+
+
+def _name(base: RunConfig, factor: str, value: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{base.name}-{factor}-{value}")[:100]
+
+
+def _of_teachers(recipe: Recipe, base: RunConfig, values: Sequence[str]) -> Iterator[Variant]:
+    """No teacher; each of several by itself; and the first one from a random start."""
+    names = [teacher.name for teacher in recipe.teachers]
+    others = [name for name in names if len(names) > 1 and base.teachers != (name,)]
+    plain = next((t for t in recipe.teachers if t.model.pretrained), None)
+    for value in values or (NOBODY, *others, *([PLAIN] if plain else [])):
+        name = _name(base, "teacher", value)
+        if value == NOBODY:
+            alone = controls([base])
+            if base.name in alone:  # KD_Lib's loops have none
+                yield Variant("teacher", value, alone[base.name].model_copy(update={"name": name}))
+        elif value == PLAIN and plain is not None:
+            model = plain.model.model_copy(update={"pretrained": False})
+            teacher = plain.model_copy(update={"name": f"{plain.name}-plain", "model": model})
+            student = base.model_copy(update={"name": name, "teachers": (teacher.name,)})
+            yield Variant("teacher", f"{plain.name} from a random start", student, teacher)
+        elif value in names:
+            student = base.model_copy(update={"name": name, "teachers": (value,)})
+            yield Variant("teacher", value, student)
+        else:
+            known = ", ".join((NOBODY, *names, *([PLAIN] if plain else [])))
+            raise UserError(f"no teacher {value!r}", "--vary", f"choose of {known}")
+
+
+def judge_ablation(experiment: Experiment, ablation: Ablation) -> list[Worth]:
+    """What each change is worth on validation; `ablation.json` keeps it with the experiment.
+
+    Args:
+        experiment: Of the ablation's recipe, all runs finished.
+    """
+    data, variants = experiment.data, ablation.variants
+    groups = np.array([data.groups.get(name, name) for name in data.val.names])
+    base, base_scores = _answers(experiment, ablation, ablation.base.name)
+    rights, scores = {}, {}
+    for variant in variants:
+        rights[variant.student.name], scores[variant.student.name] = _answers(
+            experiment, ablation, variant.student.name
+        )
+    over = ablation.base.name
+    asked = [(f"{n} over {over}", Difference(right, base, groups)) for n, right in rights.items()]
+    found = [
+        Worth(
+            factor=variant.factor,
+            value=variant.value,
+            run=variant.student.name,
+            scores=tuple(scores[variant.student.name]),
+            verdict=verdict,
+        )
+        for variant, verdict in zip(variants, judge(asked), strict=True)
+    ]
+    main = task_of(data.task).main_score
+    kept = {"base": over, "split": "val", "score": main, "scores": base_scores}
+    place = experiment.out / FILE
+    write_json(place, {**kept, "rows": [worth.to_json() for worth in found]})
+    amend_manifest(experiment.out, place)
+    return found
+
+
+def _answers(
+    experiment: Experiment, ablation: Ablation, name: str
+) -> tuple[NDArray[Any], list[float]]:
+    """Of each seed's run which validation images are right, `(seeds, n)`, and its score."""
+    data, task = experiment.data, task_of(experiment.data.task)
+    truth = task.truth(data.val.labels, len(data.classes))
+    first = ablation.recipe.seed
+    names = [name, *(f"{name}-seed{first + further}" for further in range(1, ablation.seeds))]
+    rights, scores = [], []
+    for run in names:
+        classifier = experiment.finished(run).load().to(experiment.device)
+        probs = task.probabilities(predict_logits(classifier, data.val, experiment.device))
+        same = task.answers(probs) == truth
+        rights.append(shares(same.all(axis=1) if task is SINGLE else same))
+        scores.append(float(score(probs, data.val.labels, data.classes)[task.main_score]))
+    return np.stack(rights), scores
