@@ -144,7 +144,6 @@ def test_results_have_a_row_per_model_and_file(experiment):
     student = export["identity"]["student"]
     trained = next(row for row in results["rows"] if row["name"] == student)
     assert shipped["test"]["per_class_recall"] == trained["test"]["per_class_recall"]
-    assert len(results["distance"]["quarters"]) == 4
     assert results["elsewhere"] == []
 
 
@@ -734,6 +733,7 @@ def test_pictures_from_elsewhere(experiment, photos, tmp_path, distill):
     (place,) = results["elsewhere"]
     names = {row["name"] for row in results["rows"] if "test" in row}
     assert {row["name"] for row in place["rows"]} == names - {"random_forest"}
+    assert "distance" not in results  # of so few test images there are no quarters
     assert "trained_on" in {caution["kind"] for caution in results["warnings"]}
     assert str(photos) in out
     assert distill("report", copied)[0] == 0

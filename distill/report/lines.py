@@ -12,7 +12,8 @@ def elsewhere_lines(results: Results) -> Iterator[str]:
     if results.distance is not None:
         file, quarters = results.distance["file"], results.distance["quarters"]
         listed = ", ".join(f"{quarter['accuracy']:.1f}" for quarter in quarters)
-        yield f"{file} by quarters of the test images, the most like training first: {listed} %"
+        how = "by quarters, from the most to the least like training images"
+        yield f"{file} on test {how}: {listed} %"
     main, unit = ("map", "% mAP") if "map" in results.verdict else ("top1", "%")
     for place in results.elsewhere:
         shown = ((row["name"], row["test"].get(main)) for row in place["rows"])

@@ -16,6 +16,7 @@ from distill.scoring.tasks import TINY
 
 NEIGHBOURS = 3
 QUARTERS = 4
+FEWEST = 10  # groups in a quarter
 CHUNK = 256  # images that are compared with all training images at a time
 Groups = NDArray[np.str_]
 
@@ -68,7 +69,7 @@ def by_distance(
     labels: NDArray[np.int64],
     names: tuple[str, ...],
 ) -> list[Quarter]:
-    """The quarters of the test images, the nearest first; empty of fewer than four groups.
+    """The quarters of the test images, the nearest first; empty of fewer than 40 groups.
 
     Args:
         away: Distance of each image, `(n,)`.
@@ -76,7 +77,7 @@ def by_distance(
         groups: The group of each image.
         probs, labels, names: As `scoring.metrics.score` takes them.
     """
-    if len(np.unique(groups)) < QUARTERS:
+    if len(np.unique(groups)) < FEWEST * QUARTERS:
         return []
     quarters = []
     for rows in np.array_split(np.argsort(away, kind="stable"), QUARTERS):
