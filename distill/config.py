@@ -521,6 +521,10 @@ class Recipe(Options):
     """Labelled images from elsewhere, read as `--data` is, that every model of the table is scored
     on; nothing is chosen by them.
     """
+    track: Annotated[tuple[str, ...], Words] = ()
+    """Who is told of every epoch of every run, beside its `metrics.jsonl` and `metrics.csv`:
+    files in `training/trackers/`, see docs/recipes.md, or dotted modules.
+    """
     data: DataConfig = DataConfig()
     """The images."""
     views: ViewsConfig = ViewsConfig()

@@ -25,6 +25,8 @@ SILENCE = {
     "ORT_TELEMETRY_DISABLED": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "DO_NOT_TRACK": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "WANDB_ERROR_REPORTING": "false",
     "WANDB_MODE": "offline",
 }
 

@@ -205,8 +205,9 @@ def files_below(folder: Path) -> list[str]:
 
 
 def lasting_files(folder: Path) -> list[str]:
-    """`files_below`, but for caches and learning-rate tests, which may be made again any time."""
-    names = (name for name in files_below(folder) if not name.startswith("cache/"))
+    """`files_below`, but for caches and learning-rate tests, which may be made again any time, and
+    what trackers keep, which others write to."""
+    names = (name for name in files_below(folder) if not name.startswith(("cache/", "track/")))
     return [name for name in names if PurePosixPath(name).stem != "lr_find"]
 
 

@@ -60,7 +60,8 @@ def read_table(path: str | Path) -> Table:
     file = find_recipe(path)
     table = _expand_runs(_read(file), file.parent, (file.resolve(),))
     targets = _as(dict, table.get("export", {}), "export").get("targets", ())
-    if any(map(_is_module, targets if isinstance(targets, list) else ())):
+    lists = [plugins for plugins in (targets, table.get("track")) if isinstance(plugins, list)]
+    if any(_is_module(plugin) for plugins in lists for plugin in plugins):
         look_in(file.parent)
     return table
 
@@ -191,7 +192,8 @@ def modules_of(recipe: Recipe) -> list[str]:
     runs = (*recipe.teachers, *recipe.students)
     names = [name for config in runs for name in (config.model.name, config.strategy.name)]
     names += [target.name for target in recipe.export.targets]
-    return [name for name in dict.fromkeys((*names, *recipe.bench.engines)) if _is_module(name)]
+    names += [*recipe.bench.engines, *recipe.track]
+    return [name for name in dict.fromkeys(names) if _is_module(name)]
 
 
 def write_toml(recipe: Recipe, whole: bool = True) -> str:

@@ -22,7 +22,7 @@ from distill.files import read_json, verify_manifest
 from distill.pipeline import evaluate as evaluate_module
 from distill.registry import names_in, summaries
 from distill.runtime.predict import Predictor
-from distill.training import fit as fit_module
+from distill.training import run_log
 
 RECIPE = """
 seed = 1
@@ -89,7 +89,7 @@ def test_a_run_writes_exactly_these_files(experiment):
         if path.is_file() and "cache" not in path.parts
     }
     of_a_run = {"config.json", "env.json", "metrics.jsonl", "last/state.pt", "best.safetensors"}
-    of_a_run |= {"contract.json", "manifest.json", "test_correct.npy"}
+    of_a_run |= {"contract.json", "manifest.json", "test_correct.npy", "metrics.csv"}
     runs = ["teachers/teacher", *(f"students/{n}" for n in ("first", "again-self", "again"))]
     runs.append("students/second")
     expected = {f"{folder}/{name}" for folder in runs for name in of_a_run}
@@ -560,7 +560,7 @@ def test_a_full_disk_is_one_line_and_status_3(recipe, photos, distill, tmp_path,
     def full(path, value):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
-    monkeypatch.setattr(fit_module, "append_line", full)
+    monkeypatch.setattr(run_log, "append_line", full)
     status, _, err = distill("teacher", recipe, "--data", photos, "--out", tmp_path)
     assert status == 3
     assert err.splitlines()[-1].startswith("error: no space left: ")

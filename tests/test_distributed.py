@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from distill.files import verify_manifest
 
 RECIPE = """
+    track = ["tensorboard"]
     [data]
     size = 32
     [[teachers]]
@@ -93,8 +94,8 @@ def test_one_process_does_what_follows_and_all_is_there(folders):
         count: {path.relative_to(folder).as_posix() for path in (folder / "out").rglob("*")}
         for count, folder in folders.items()
     }
-    differing = {path for path in files[1] ^ files[2] if "/cache/" not in path}
-    assert not differing
+    differing = (path for path in files[1] ^ files[2] if "/cache/" not in path)
+    assert not [path for path in differing if ".tfevents." not in path]  # which have times in them
     verify_manifest(folders[2] / "out")
     splits = {(folder / "out" / "manifest.parquet").read_bytes() for folder in folders.values()}
     assert len(splits) == 1
@@ -105,6 +106,14 @@ def test_one_process_does_what_follows_and_all_is_there(folders):
     assert tests[0].keys() == tests[1].keys()
     for name, scores in tests[0].items():
         assert scores["nll"] == pytest.approx(tests[1][name]["nll"], abs=1e-3)
+
+
+def test_one_process_tells_trackers(folders):
+    """Of each run a file of events of its epochs, and one of its scores."""
+    for folder in folders.values():
+        files = list((folder / "out" / "track" / "tensorboard").rglob("*.tfevents.*"))
+        runs = [file.parent.name for file in files]
+        assert sorted(runs) == ["cached"] * 2 + ["live"] * 2 + ["teacher"] * 2
 
 
 def test_repeated_it_keeps_what_is_done(folders):

@@ -201,6 +201,7 @@ def test_a_strategy_leaves_a_complete_run_directory(
         "contract.json",
         "env.json",
         "manifest.json",
+        "metrics.csv",
         "metrics.jsonl",
     ]
     rows = [json.loads(line) for line in (job.folder / "metrics.jsonl").read_text().splitlines()]

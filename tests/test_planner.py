@@ -294,6 +294,9 @@ def test_a_plan_is_made_anew_for_other_wishes(tiny_preset, photos, tmp_path):
     (tmp_path / "plan.json").write_text(json.dumps(plan.record))
     (tmp_path / "recipe.toml").write_text(plan.toml())
     assert plan_module.kept_plan(request, tmp_path) == plan
+    tracked = plan_module.kept_plan(replace(request, overrides=("track=wandb",)), tmp_path)
+    assert tracked is not None  # whoever is told of the runs, they are the same
+    assert tracked.recipe == plan.recipe.model_copy(update={"track": ("wandb",)})
     other = replace(request, minutes=3.0)
     assert plan_module.kept_plan(other, tmp_path) is None
     (tmp_path / "teachers").mkdir()  # something was trained: nobody times networks in vain

@@ -80,6 +80,7 @@ def test_the_run_directory_is_exactly_what_the_contract_says(data, tmp_path):
         "config.json",
         "env.json",
         "metrics.jsonl",
+        "metrics.csv",
         "last/state.pt",
         "best.safetensors",
         "contract.json",

@@ -24,6 +24,7 @@ from distill.strategies import make_strategy
 from distill.training.job import Job
 from distill.training.resume import stored_state
 from distill.training.run_directory import BEST, CONFIG, load_weights
+from distill.training.tracking import Tracking
 from distill.training.world import World
 
 MOVED = {"distill.qad": "distill.pipeline.int8_training"}  # modules that stored runs name
@@ -56,6 +57,7 @@ def make_job(experiment: Experiment, config: RunConfig, with_inputs: bool = True
         inputs=inputs,
         cache=experiment.out / "cache",
         unlabelled=extra[0] if taught and extra else None,
+        tracking=Tracking(recipe.track, experiment.out),
     )
 
 

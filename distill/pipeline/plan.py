@@ -17,6 +17,7 @@ from distill.pipeline.experiment import Experiment
 from distill.pipeline.runs import all_runs
 from distill.strategies import make_strategy
 from distill.training.selection import check_task
+from distill.training.trackers import find_tracker
 
 NAMES = ("first", "second")  # of classes, where any will do
 
@@ -39,6 +40,8 @@ def check_plugins(recipe: Recipe) -> None:
         raise UserError(f"two runs are called {twice[0]!r}", "students", "rename that student")
     make_targets(recipe.export)
     find_engines(recipe.bench.engines)
+    for name in recipe.track:
+        find_tracker(name)
 
 
 def _check_run(config: RunConfig, recipe: Recipe) -> None:

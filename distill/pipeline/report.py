@@ -23,6 +23,7 @@ from distill.pipeline.experiment import Experiment
 from distill.pipeline.page import write_report
 from distill.pipeline.runs import all_runs, best_run, pairs
 from distill.pipeline.stored import EXPORT, BenchFile, FinishedExport
+from distill.pipeline.track import track_scores
 from distill.pipeline.verdicts import keep_correct, verdicts
 from distill.report.results import Caution, ResultRow, Results
 from distill.report.warnings import cautions, fragile
@@ -298,6 +299,7 @@ def report_experiment(
     main = task_of(experiment.data.task).main_score
     results = with_speeds(scored, experiment.out / "bench.json", main)
     results = results.model_copy(update={"plan": record(experiment)})
+    track_scores(experiment, results)
     write_json(experiment.out / "results.json", results.to_json())
     if "shipped" in results.verdict:
         predictor = Predictor(experiment.out / "export" / results.verdict["shipped"])

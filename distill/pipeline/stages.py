@@ -155,8 +155,11 @@ def run_stages(
     from distill.pipeline.elsewhere import check_also
     from distill.pipeline.plan import check_weights
     from distill.pipeline.train import begin, train_students, train_teachers
+    from distill.training.trackers import check_installed
     from distill.training.world import joined
 
+    if {"teacher", "student"} & {*stages}:
+        check_installed(experiment.recipe.track)
     if dry_run:
         if is_main_process():
             check_weights(experiment, stages, load=False)

@@ -68,7 +68,7 @@ def kept_plan(request: Request, folder: Path, overwrite: bool = False) -> Plan |
     record = read_json(folder / PLAN, PlanFile)
     asked = request.describe(open_source(request.location, None))
     if record["asked"] == asked:
-        return Plan(load_recipe(folder / RECIPE), record)
+        return Plan(load_recipe(folder / RECIPE, request.track), record)
     if (folder / "teachers").is_dir() and not overwrite:
         odd = ", ".join(differing_keys(record["asked"], asked))
         hint = "choose another --out, or repeat with --overwrite to train anew"

@@ -37,13 +37,18 @@ class Request:
         """What its folder below `runs/` is called."""
         return Path(self.location).resolve().stem or "run"
 
+    @property
+    def track(self) -> list[str]:
+        """Those of the overrides that say who is told of the runs, which changes no plan."""
+        return [override for override in self.overrides if override.startswith("track=")]
+
     def describe(self, source: Source) -> dict[str, Any]:
         """What a kept plan has to have been made for."""
         return {
             "data": source.fingerprint,
             "preset": self.preset,
             "minutes": self.minutes,
-            "overrides": list(self.overrides),
+            "overrides": [o for o in self.overrides if o not in self.track],
             "teachers": list(self.teachers),
             "smoke": self.smoke,
             "version": __version__,

@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import math
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from torch import Tensor
 from distill.data.views.images import num_batches
 from distill.environment import environment
 from distill.errors import RunStopped
-from distill.files import append_line, atomic, sha256_of
+from distill.files import atomic, sha256_of
 from distill.models.classifier import Classifier
 from distill.models.inference import predict_logits
 from distill.progress import Progress, Task
@@ -32,6 +33,7 @@ from distill.training.job import Job
 from distill.training.optim import set_lr
 from distill.training.resume import STATE, stored_state, waiting_weights
 from distill.training.run_directory import BEST, ROWS, begin_run, finish_run, save_weights
+from distill.training.run_log import RunLog
 from distill.training.selection import Worth, chosen_score, validation_row, worth
 from distill.training.teachers import open_teachers
 from distill.training.trainer import Trainer
@@ -92,7 +94,10 @@ def fit(
     world.wait()
     standing = _resume(trainer, job.folder, progress)
     images = num_batches(len(job.images), config.batch_size, world.size) * config.batch_size
-    with progress.task(job.config.name, config.epochs * images, "images") as bar:
+    with (
+        RunLog(job, progress.say) if world.is_main else nullcontext() as log,
+        progress.task(job.config.name, config.epochs * images, "images") as bar,
+    ):
         bar.skip((standing.epoch + 1) * images)
         for epoch in range(standing.epoch + 1, config.epochs):
             if config.patience and standing.waited >= config.patience:
@@ -105,15 +110,15 @@ def fit(
                 trainer.schedule.after_epoch(row["val/loss"])
             value = worth(row, config.select, job.data.task) if "val/loss" in row else None
             standing = standing.after(epoch, value)
-            if world.is_main:
-                standing = _keep(trainer, row, standing)
+            if log is not None:
+                standing = _keep(trainer, row, standing, log)
             bar.note(_summary(row, f"val/{task_of(job.data.task).main_score}", config.epochs))
     if world.is_main:
         finish_run(job.folder)
     world.wait()
 
 
-def _keep(trainer: Trainer, row: dict[str, Any], standing: Standing) -> Standing:
+def _keep(trainer: Trainer, row: dict[str, Any], standing: Standing, log: RunLog) -> Standing:
     """Puts an epoch on disk: its row, the state after it, and its weights if they are the best.
 
     Weights wait beside the state until that is written: so whenever the process dies, the kept
@@ -127,13 +132,14 @@ def _keep(trainer: Trainer, row: dict[str, Any], standing: Standing) -> Standing
     if is_best:
         save_weights(trainer.evaluated, waiting)
         standing = replace(standing, best_sha256=sha256_of(waiting))
-    append_line(folder / ROWS, row)
+    log.append(row)
     content = io.BytesIO()
     torch.save({**asdict(standing), **trainer.state()}, content)
     with atomic(folder / STATE) as temporary:
         temporary.write_bytes(content.getbuffer())
     if is_best:
         waiting.replace(folder / BEST)
+    log.tell()
     return standing
 
 

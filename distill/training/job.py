@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from distill.data.views.images import TrainingImages, split_sha256
 from distill.models.classifier import Classifier
 from distill.strategies import make_strategy
 from distill.training.imbalance import log_prior
+from distill.training.tracking import Tracking
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Job:
         unlabelled: Images that teachers give an opinion on and labels do not; None for none.
         teacher_adjustments: The `train.logit_adjustment` that each teacher was trained with, on
             the same data; () where none was.
+        tracking: Who is told of it, which changes nothing in it.
     """
 
     config: RunConfig
@@ -42,6 +44,7 @@ class Job:
     cache: Path | None = None
     unlabelled: Split | None = None
     teacher_adjustments: Sequence[float] = ()
+    tracking: Tracking = field(default_factory=Tracking)
 
     @cached_property
     def images(self) -> TrainingImages:
@@ -85,6 +88,12 @@ class Job:
         prior = log_prior(self.data)
         rows = [adjustment * prior for adjustment in self.teacher_adjustments]
         return np.stack(rows)[:, None].astype(np.float32)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What `describe` says, the run's own options by their names in a recipe."""
+        described = self.describe()
+        return {**described.pop("run"), **described}
 
     def describe(self) -> dict[str, Any]:
         """The content of `config.json`."""

@@ -27,7 +27,6 @@ from distill.config import RunConfig, TaskName, TrainConfig, TransferConfig
 from distill.data.views.images import num_batches
 from distill.environment import environment, num_processes
 from distill.errors import DistillError, RunStopped, UserError
-from distill.files import append_line
 from distill.models.classifier import Classifier
 from distill.models.inference import predict_logits
 from distill.progress import Progress
@@ -39,6 +38,7 @@ from distill.training.job import Job
 from distill.training.kd_lib_loaders import Logits, TrainViews, ValImages
 from distill.training.optim import make_optimizer, set_lr
 from distill.training.run_directory import BEST, CONFIG, ROWS, begin_run, finish_run, save_weights
+from distill.training.run_log import RunLog
 from distill.training.selection import Worth, validation_row, worth
 
 STRATEGIES = {
@@ -111,17 +111,23 @@ def _refuse(config: RunConfig, key: str, value: Any, allowed: Any) -> None:
 
 
 class Journal:
-    """`metrics.jsonl` and `best.safetensors` of a student that KD_Lib trains.
+    """Rows and `best.safetensors` of a student that KD_Lib trains.
 
     KD_Lib reveals an accuracy, so each epoch is validated a second time for the other scores. Time
     is that of the student's training: what a self-teacher took before is in no row.
     """
 
     def __init__(
-        self, classifier: Classifier, job: Job, device: torch.device, train: TrainViews, bar: Bar
+        self,
+        classifier: Classifier,
+        job: Job,
+        device: torch.device,
+        train: TrainViews,
+        bar: Bar,
+        log: RunLog,
     ) -> None:
         self._classifier, self._job, self._device = classifier, job, device
-        self._train, self._bar = train, bar
+        self._train, self._bar, self._log = train, bar, log
         self._epoch = 0
         self._best: Worth = (-math.inf, -math.inf)
         self._losses: list[Tensor] = []
@@ -166,7 +172,8 @@ class Journal:
             "train/loss": loss,
             **scores,
         }
-        append_line(self._job.folder / ROWS, row)
+        self._log.append(row)
+        self._log.tell()
         self._epoch += 1
         done = f"epoch {self._epoch}/{config.epochs} loss {loss:.4f}"
         self._bar.note(f"{done} val {scores['val/top1']:.2f} % {row['images_per_s']:.0f}/s")
@@ -208,9 +215,12 @@ def fit_with_kd_lib(
     torch.manual_seed(job.seed)
     batch_size = job.config.train.batch_size
     images = passes * num_batches(count, batch_size) * min(batch_size, count)
-    with progress.task(job.config.name, images, "images") as bar:
+    with (
+        RunLog(job, progress.say) as log,
+        progress.task(job.config.name, images, "images") as bar,
+    ):
         train = TrainViews(job, device, bar)
-        journal = Journal(classifier, job, device, train, bar)
+        journal = Journal(classifier, job, device, train, bar, log)
         val = ValImages(job, device, journal.epoch_ended)
         with _blaming(job), _on(device), contextlib.redirect_stdout(io.StringIO()):
             learner = make_learner(library, classifier, job, train, val, device)

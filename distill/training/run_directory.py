@@ -28,6 +28,7 @@ from distill.training.selection import worth
 
 CONFIG, ENV, CONTRACT, ROWS = "config.json", "env.json", "contract.json", "metrics.jsonl"
 BEST = "best.safetensors"
+TABLE = "metrics.csv"  # of the same rows
 PROMISED = (CONFIG, CONTRACT, ROWS, BEST)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -17,12 +19,13 @@ from distill.environment import SILENCE
 OUTSIDE = re.compile(r"(?:connect|sendto|sendmsg|sendmmsg)\(.*AF_INET6?.*")
 QUESTION = "htons(53)"  # to a name server, which may be on this machine
 LOOPBACK = re.compile(r'"127\.|"::1"|"::ffff:127\.')
+TESTING = ("CI", "PYTEST_CURRENT_TEST")  # by which MLflow knows that its figures would be worthless
 
 
 def sent(command: list[str], folder: Path, **variables: str) -> list[str]:
     """What a command and its children try to send beyond this machine, by strace."""
     log = folder / "strace.log"
-    environment = {k: v for k, v in os.environ.items() if k not in SILENCE}
+    environment = {k: v for k, v in os.environ.items() if k not in (*SILENCE, *TESTING)}
     calls = "trace=connect,sendto,sendmsg,sendmmsg"
     done = subprocess.run(
         ["strace", "-f", "-qq", "-e", calls, "-o", str(log), *command],
@@ -68,9 +71,25 @@ def test_a_whole_run_and_its_workers_ask_nobody(tmp_path):
     program = "from distill.cli import main; main()"
     recipe = "students/compact_demo.toml"
     few = ["data.size=32", "bench.seconds=0.02", "bench.rounds=1", "random_forest.trees=5"]
-    few += ["bench.batch_sizes=[1]", "bench.scenarios=single_stream"]
+    few += ["bench.batch_sizes=[1]", "bench.scenarios=single_stream", "track=tensorboard"]
     command = ["run", recipe, "--data", "demo:60", "--out", "run", "--smoke", *few]
     assert sent([sys.executable, "-c", program, *command], tmp_path) == []
+
+
+@needs_strace
+@pytest.mark.trackers
+@pytest.mark.parametrize("name", ["mlflow", "wandb", "trackio"])
+def test_trackers_ask_nobody(name, tmp_path):
+    """MLflow reports usage to its makers unless told not to, W&B sends runs to its service."""
+    if find_spec(name) is None:
+        pytest.skip(f"{name} is not installed: make trackers")
+    program = "from distill.cli import main; main()"
+    command = ["teacher", "students/compact_demo.toml", "--data", "demo:60", "--out", "run"]
+    command += ["--smoke", "data.size=32", f"track={name}"]
+    home = {"TRACKIO_DIR": str(tmp_path / "trackio")}
+    assert sent([sys.executable, "-c", program, *command], tmp_path, **home) == []
+    told = json.loads(next((tmp_path / "run").rglob("tracking.json")).read_text())["told"]
+    assert told == {name: 2}
 
 
 @needs_strace
