@@ -531,6 +531,11 @@ class Recipe(Options):
     """Each is distilled; on the command line `student.KEY` reaches all of them."""
     random_forest: ForestConfig = ForestConfig()
     """The baseline without a network."""
+    haar: Literal["auto", "on", "off"] = "auto"
+    """The baseline of OpenCV's Haar cascades: which class goes with the faces, eyes and mouths that
+    they find. `auto` has it where a sample of the training images shows faces and
+    `distillate[haar]` is installed.
+    """
     export: ExportConfig = ExportConfig()
     """What is shipped."""
     bench: BenchConfig = BenchConfig()

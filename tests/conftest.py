@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).resolve().parents[1]
 TINY_PRESET = """
 random_forest.trees = 5
+haar = "off"
 [plan]
 minutes = 20
 sizes = [16, 32, 64]
@@ -201,6 +202,7 @@ def make_experiment() -> Callable[..., Experiment]:
             teachers=(runs["teacher"],),
             students=(runs["student"],),
             random_forest={"trees": 5, "size": 4},
+            haar="off",
             export=ExportConfig(**{"targets": (), **export}),
         )
         quiet = Progress(quiet=True)

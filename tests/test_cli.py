@@ -27,6 +27,7 @@ from distill.training import fit as fit_module
 RECIPE = """
 seed = 1
 random_forest.trees = 5
+haar = "off"
 [data]
 size = 32
 [bench]

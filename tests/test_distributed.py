@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from distill.files import verify_manifest
 
 RECIPE = """
+    haar = "off"
     [data]
     size = 32
     [[teachers]]

@@ -67,7 +67,13 @@ def test_predictions_ask_nobody(tiny_onnx, write_images, tmp_path):
 def test_a_whole_run_and_its_workers_ask_nobody(tmp_path):
     program = "from distill.cli import main; main()"
     recipe = "students/compact_demo.toml"
-    few = ["data.size=32", "bench.seconds=0.02", "bench.rounds=1", "random_forest.trees=5"]
+    few = [
+        "data.size=32",
+        "bench.seconds=0.02",
+        "bench.rounds=1",
+        "random_forest.trees=5",
+        "haar=off",
+    ]
     few += ["bench.batch_sizes=[1]", "bench.scenarios=single_stream"]
     command = ["run", recipe, "--data", "demo:60", "--out", "run", "--smoke", *few]
     assert sent([sys.executable, "-c", program, *command], tmp_path) == []
