@@ -402,6 +402,10 @@ class ExportConfig(Options):
     """Name of the student; `best` is the best on validation among the last links."""
     license: str = ""
     """Licence of the shipped file, as an SPDX identifier, written into its metadata."""
+    data_license: str = ""
+    """Licence of the images, for the model card; where it is empty, what the data state
+    themselves: in the metadata of a `README.md`, or in a file `LICENSE` beside them.
+    """
     path: Literal["auto", "dynamo", "dynamo-unoptimized", "legacy"] = "auto"
     """Exporter: `dynamo`, `dynamo-unoptimized`, `legacy`, or `auto`, the first of them whose file
     agrees with torch.

@@ -35,6 +35,7 @@ from distill.models.head import at_temperature
 from distill.models.inference import predict_logits
 from distill.pipeline.experiment import Experiment
 from distill.pipeline.int8_training import int8_distillation
+from distill.pipeline.materials import materials
 from distill.pipeline.runs import chosen_student
 from distill.pipeline.stored import EXPORT, ExportFile
 from distill.report.threshold_plots import draw_thresholds
@@ -196,6 +197,7 @@ def prepare(experiment: Experiment, name: str, scaling: bool) -> tuple[Shipment,
         progress=experiment.progress,
         threads=recipe.bench.threads,
         distil=int8_distillation(experiment, name),
+        materials=materials(experiment, name),
     )
     return shipment, summary
 

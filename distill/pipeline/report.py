@@ -21,8 +21,9 @@ from distill.models.inference import predict_logits
 from distill.pipeline.clock import record
 from distill.pipeline.elsewhere import with_elsewhere
 from distill.pipeline.experiment import Experiment
+from distill.pipeline.materials import materials
 from distill.pipeline.page import write_report
-from distill.pipeline.runs import all_runs, best_run, pairs
+from distill.pipeline.runs import all_runs, best_run, chosen_student, pairs
 from distill.pipeline.stored import EXPORT, BenchFile, FinishedExport
 from distill.pipeline.verdicts import keep_correct, verdicts
 from distill.report.results import Caution, ResultRow, Results
@@ -309,7 +310,8 @@ def report_experiment(
     write_json(experiment.out / "results.json", results.to_json())
     if "shipped" in results.verdict:
         predictor = Predictor(experiment.out / "export" / results.verdict["shipped"])
-        card = experiment_card(results, predictor.metadata)
+        made_of = materials(experiment, chosen_student(experiment))
+        card = experiment_card(results, predictor.metadata, made_of)
         with atomic(experiment.out / "README.md") as temporary:
             temporary.write_text(card, "utf-8")
     if probs is not None:
