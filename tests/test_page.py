@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 from distill.files import write_json
 from distill.pipeline import page as page_module
 from distill.pipeline.export import export_student
-from distill.pipeline.page import figures, pictures, records
+from distill.pipeline.page import beyond, figures, pictures, records
 from distill.pipeline.page.content import Content
 from distill.pipeline.report import report_experiment, score_experiment
 from distill.report import plots
@@ -204,6 +205,26 @@ def test_latencies_are_of_one_engine_and_opponents_are_lines():
     named = {text.get_text() for text in latency.texts}
     assert named == {"t", "student.fp32.onnx", "rival.onnx"}
     assert [1e6 * float(line.get_xdata()[0]) for line in size.lines] == pytest.approx([8, 3, 4])
+
+
+def test_images_by_distance_and_from_elsewhere_have_tables(content):
+    main = content.task.main_score
+    quarter = {"n": 8, "distance": 0.1, "accuracy": 90.0, "low": 80.0, "high": 95.0, "ece": 3.0}
+    row = {"name": "student.fp32.onnx", "test": {main: 75.0, "ece": 9.0}}
+    update = {
+        "distance": {"file": "student.fp32.onnx", "quarters": [quarter] * 4},
+        "elsewhere": ({"location": "phones", "n": 7, "rows": [row], "farther_percent": 60.0},),
+    }
+    found = replace(content, results=content.results.model_copy(update=update))
+    section = beyond.elsewhere(found)
+    near, phones = section.tables
+    assert near.rows[3] == ["farthest", "8", "90.00", "80.00 to 95.00", "3.00"]
+    assert phones.title == "phones, 7 images"
+    assert phones.rows == [["student.fp32.onnx", "75.00", "", "9.00"]]
+    assert section.lines[0].startswith("phones: 60 % of the images are farther away")
+    update = {"distance": None, "elsewhere": ()}
+    nothing = replace(content, results=content.results.model_copy(update=update))
+    assert beyond.elsewhere(nothing) is None
 
 
 def test_a_rate_test_is_shown_with_what_it_was_made_with(reported, content):

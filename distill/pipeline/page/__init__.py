@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from distill.pipeline.experiment import Experiment
-from distill.pipeline.page import figures, pictures, records
+from distill.pipeline.page import beyond, figures, pictures, records
 from distill.pipeline.page.content import Content
 from distill.report.page import Page, Section, write_page
 from distill.report.results import Results
@@ -59,7 +59,8 @@ def sections(content: Content) -> Iterator[Section | None]:
         yield pictures.losses(content.answers)
         yield pictures.samples(content.answers, content.experiment.recipe.seed)
     yield figures.confidence(content)
-    yield figures.stress(content)
+    yield beyond.stress(content)
+    yield beyond.elsewhere(content)
     yield records.training(content)
     yield records.learning_rates(content)
     yield pictures.views(content)

@@ -176,25 +176,12 @@ def confidence(content: Content) -> Section | None:
         made += content.plot("coverage", plots.coverage(content.shown, labels), alt)
     text = "Whether answers are as often right as they are sure, and what is gained by giving "
     text += "only those that are."
+    if content.answers and (by := content.answers.predictor.metadata.get("temperature", 1.0)) != 1:
+        text += f" The files divide their logits by {by:.2f}, which validation gave."
     thresholds = content.experiment.out / "plots" / "thresholds.png"
     if thresholds.is_file():
         made.append(plot_of(thresholds, "What thresholds would give on validation."))
     return Section("confidence", "Confidence", text, made)
-
-
-def stress(content: Content) -> Section | None:
-    """Scores of images that went through something."""
-    found, main = content.results.robustness, content.task.main_score
-    if found is None:
-        return None
-    rows = [
-        [row["name"], row["strength"], cell(row[main], 2), f"{row[main] - found[main]:+.2f}"]
-        for row in found["rows"]
-    ]
-    table = Table("Under stress", ["stress", "strength", f"{main} %", "points"], rows)
-    text = f"{found['file']} has {found[main]:.2f} % on {found['n']:,} test images as they are. "
-    text += "What it has of the same images after what cameras, messengers and crops do to them."
-    return Section("stress", "Under stress", text, tables=[table])
 
 
 def speed(content: Content) -> Section | None:
