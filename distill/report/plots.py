@@ -31,6 +31,7 @@ MOST_NAMED = 30  # classes of a confusion matrix whose names are written
 MOST_CELLS = 12  # classes up to which its shares are written, too
 MOST_RUNS = 7  # curves in a panel, each of its own colour
 BINS = 10  # of confidence
+LINE, MARK = 9, 4  # height of a name, half the width of a mark, in points
 DPI = 120
 
 
@@ -120,15 +121,16 @@ def _line(panel: Axes, x: float, name: str) -> None:
 
 
 def _name(panel: Axes, points: Sequence[tuple[str, float, float]]) -> None:
-    """Writes names beside points, higher where another one is in the way."""
-    taken: list[tuple[float, float, float]] = []
-    for name, x, y in sorted(points, key=lambda point: point[1:]):
-        across, up = panel.transData.transform((x, y)) * 72 / panel.figure.dpi  # in points
-        start, end, bottom = across + 5, across + 5 + 4.2 * len(name), up + 3
-        while any(start < b and end > a and abs(bottom - c) < 9 for a, b, c in taken):
-            bottom += 9
+    """Writes names beside points, higher where another one or its name is in the way."""
+    scale = 72 / panel.figure.dpi
+    places = [(name, x, y, scale * panel.transData.transform((x, y))) for name, x, y in points]
+    taken = [(across - MARK, across + MARK, up) for *_, (across, up) in places]
+    for name, x, y, (across, up) in sorted(places, key=lambda place: place[1:3]):
+        start, end, bottom = across + MARK + 1, across + MARK + 1 + 4.2 * len(name), up + 3
+        while any(start < b and end > a and abs(bottom - c) < LINE for a, b, c in taken):
+            bottom += LINE
         taken.append((start, end, bottom))
-        place: dict[str, Any] = {"xytext": (5, bottom - up), "textcoords": "offset points"}
+        place: dict[str, Any] = {"xytext": (MARK + 1, bottom - up), "textcoords": "offset points"}
         panel.annotate(name, (x, y), fontsize=7, **place)
 
 
