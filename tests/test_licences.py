@@ -12,9 +12,9 @@ from distill.config import ModelConfig, RunConfig, StrategyConfig
 from distill.data.sources import license_of
 from distill.data.sources._license import license_of_text
 from distill.export.licences import Material, hub_license, licences
-from distill.files import read_json
+from distill.files import read_json, write_json
 from distill.models.origin import origin_of
-from distill.pipeline.export import export_student
+from distill.pipeline.export import export_student, identity_of, open_record
 from distill.pipeline.materials import materials
 from distill.pipeline.report import report_experiment, score_experiment
 
@@ -176,3 +176,19 @@ def test_the_card_tells_all_licences(reported):
     silent = "\n".join(licences("", [Material("images", "photos")]))
     assert "| images | photos | not stated (`export.data_license`) |" in silent
     assert "| this model | | not stated (`export.license`) |" in silent
+
+
+def test_files_of_before_stay_until_a_licence_is_named(make_experiment, tmp_path):
+    """Their `export.json` does not know the option."""
+    experiment = make_experiment(tmp_path / "mine", "single")
+    export_student(experiment)
+    place = experiment.out / "export" / "export.json"
+    record = read_json(place)
+    del record["identity"]["options"]["data_license"]
+    write_json(place, record)
+    scaling = record["identity"]["options"]["temperature_scaling"]
+    assert open_record(place.parent, identity_of(experiment, "student", scaling))["targets"]
+    named = experiment.recipe.export.model_copy(update={"data_license": "mit"})
+    recipe = experiment.recipe.model_copy(update={"export": named})
+    other = identity_of(replace(experiment, recipe=recipe), "student", scaling)
+    assert open_record(place.parent, other)["targets"] == {}

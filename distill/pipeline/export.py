@@ -87,8 +87,11 @@ def _export_student(experiment: Experiment) -> None:
 
 
 def _is_of(known: Record, identity: Record) -> bool:
-    """Whether files are of an identity; of before there were temperatures, they have none."""
-    options = {"temperature_scaling": False, **known["options"]}
+    """Whether files are of an identity; of before there were temperatures, they have none.
+
+    Nor was it known then what licence their images are under.
+    """
+    options = {"temperature_scaling": False, "data_license": "", **known["options"]}
     return {**known, "options": options} == identity
 
 
