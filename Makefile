@@ -31,7 +31,7 @@ hostile: $(READY)
 browser: $(READY)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt playwright
 	npm install --prefix build/browser --ignore-scripts --no-audit --no-fund \
-		onnxruntime-web@1.30.0 @huggingface/transformers@4.3.1
+		onnxruntime-web@1.30.0 @huggingface/transformers@4.3.1 axe-core@4.14.1
 	command -v chromium || apt-get install --yes chromium || $(BIN)/playwright install chromium
 	$(BIN)/python -m pytest -m browser
 

@@ -402,6 +402,10 @@ class ExportConfig(Options):
     """Name of the student; `best` is the best on validation among the last links."""
     license: str = ""
     """Licence of the shipped file, as an SPDX identifier, written into its metadata."""
+    data_license: str = ""
+    """Licence of the images, for the model card; where it is empty, what the data state
+    themselves: in the metadata of a `README.md`, or in a file `LICENSE` beside them.
+    """
     path: Literal["auto", "dynamo", "dynamo-unoptimized", "legacy"] = "auto"
     """Exporter: `dynamo`, `dynamo-unoptimized`, `legacy`, or `auto`, the first of them whose file
     agrees with torch.
@@ -535,6 +539,11 @@ class Recipe(Options):
     """Each is distilled; on the command line `student.KEY` reaches all of them."""
     random_forest: ForestConfig = ForestConfig()
     """The baseline without a network."""
+    haar: Literal["auto", "on", "off"] = "auto"
+    """The baseline of OpenCV's Haar cascades: which class goes with the faces, eyes and mouths that
+    they find. `auto` has it where a sample of the training images shows faces and
+    `distillate[haar]` is installed.
+    """
     export: ExportConfig = ExportConfig()
     """What is shipped."""
     bench: BenchConfig = BenchConfig()

@@ -394,6 +394,7 @@ def shrink(table: Table) -> None:
         if run.get("model", {}).get("pretrained") is True:
             run["model"]["pretrained"] = False
     table["random_forest"] = {**table.get("random_forest", {}), "trees": 8}
+    table.setdefault("haar", "off")
     table["bench"] = {**table.get("bench", {}), "seconds": 0.05, "rounds": 1, "opponents": []}
     table["search"] = {**table.get("search", {}), "widths": [8, 12], "depths": [[1, 1, 1, 1]]}
     table["search"] |= {"brief_epochs": 1, "promising": 2}

@@ -19,8 +19,9 @@ from distill.config import Depth, Fraction, Width
 from distill.config import Options as BaseOptions
 from distill.errors import UserError
 from distill.models import IMAGENET_MEAN, IMAGENET_STD, Channels
+from distill.models.origin import Origin
 from distill.models.weights import read_weights, transfer_weights
-from distill.students.backbones import find_backbone
+from distill.students.backbones import FOLDER, find_backbone
 
 Stride = Annotated[int, Field(ge=1, le=8)]
 
@@ -215,6 +216,12 @@ def build(
         file = find_backbone(options.model_dump(mode="json"))
         transfer_weights(network, read_weights(file), ["classifier"])
     return network
+
+
+def origin(variant: str) -> Origin:
+    """The weights that come with this package; their cards lie beside them."""
+    terms = "apache-2.0, learned from images under ImageNet's terms"
+    return Origin("the features of students/backbones", FOLDER, "", license=terms)
 
 
 def normalisation(variant: str) -> tuple[Channels, Channels]:

@@ -69,7 +69,8 @@ def origin(variant: str) -> Origin:
             file = Path(cached) if isinstance(cached, str) else file
         if not constants.HF_HUB_OFFLINE:
             url = f"{constants.ENDPOINT}/{config.hf_hub_id}/resolve/main/config.json"
-    return Origin(f"timm/{variant}", file, url, advice(variant))
+    license, repository = (config.license, config.hf_hub_id) if config else (None, None)
+    return Origin(f"timm/{variant}", file, url, advice(variant), license or "", repository or "")
 
 
 def normalisation(variant: str) -> tuple[Channels, Channels]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).resolve().parents[1]
 TINY_PRESET = """
 random_forest.trees = 5
+haar = "off"
 [plan]
 minutes = 20
 sizes = [16, 32, 64]
@@ -201,6 +202,7 @@ def make_experiment() -> Callable[..., Experiment]:
             teachers=(runs["teacher"],),
             students=(runs["student"],),
             random_forest={"trees": 5, "size": 4},
+            haar="off",
             export=ExportConfig(**{"targets": (), **export}),
         )
         quiet = Progress(quiet=True)
@@ -416,3 +418,23 @@ def tiny_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (folder / f"{name}.toml").write_text(TINY_PRESET)
     monkeypatch.setattr("distill.planner.preset._folder", lambda: folder)
     monkeypatch.setattr("distill.planner.pace.SECONDS", 0.05)
+
+
+@pytest.fixture(scope="session")
+def packages(repository) -> Path:
+    """What npm installed."""
+    folder = repository / "build" / "browser" / "node_modules"
+    if not folder.is_dir():
+        pytest.skip("no packages of npm: run `make browser`")
+    return folder
+
+
+@pytest.fixture
+def page() -> Iterator[object]:
+    """An empty page of Chromium."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    found = shutil.which("chromium") or shutil.which("chromium-browser")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield browser.new_page()
+        browser.close()

@@ -25,15 +25,6 @@ pytestmark = pytest.mark.browser
 WIDE = ModelConfig(name="compact", options={"width": [32, 64], "depth": [1, 1], "head_width": 0})
 
 
-@pytest.fixture(scope="module")
-def packages(repository) -> Path:
-    """What npm installed."""
-    folder = repository / "build" / "browser" / "node_modules"
-    if not folder.is_dir():
-        pytest.skip("no packages of npm: run `make browser`")
-    return folder
-
-
 @pytest.fixture(scope="module", params=["fp32", "int8"])
 def exported(request, tmp_path_factory, make_experiment, packages) -> Experiment:
     """`web/` and `hub/`, the runtime beside the page as npm installed it."""
@@ -62,17 +53,6 @@ def address(exported) -> Iterator[str]:
         yield f"http://127.0.0.1:{server.server_port}/"
         server.shutdown()
         thread.join()
-
-
-@pytest.fixture
-def page(tmp_path) -> Iterator[object]:
-    """An empty page of Chromium."""
-    sync_api = pytest.importorskip("playwright.sync_api")
-    found = shutil.which("chromium") or shutil.which("chromium-browser")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield browser.new_page()
-        browser.close()
 
 
 def save_picture(file: Path) -> Path:

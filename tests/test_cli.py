@@ -27,6 +27,7 @@ from distill.training import run_log
 RECIPE = """
 seed = 1
 random_forest.trees = 5
+haar = "off"
 [data]
 size = 32
 [bench]

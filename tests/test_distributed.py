@@ -13,6 +13,7 @@ from distill.files import verify_manifest
 
 RECIPE = """
     track = ["tensorboard"]
+    haar = "off"
     [data]
     size = 32
     [[teachers]]

@@ -59,6 +59,7 @@ SHORTER = {  # what makes a command quick
 }
 RECIPE = """
 random_forest.trees = 5
+haar = "off"
 [data]
 size = 32
 [bench]

@@ -85,7 +85,12 @@ def test_an_experiment_remembers_where_its_modules_are(own, tmp_path, distill, m
     """Trained from elsewhere, it could not be reported from there; nor did workers find them."""
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    quick = ("bench.scenarios=single_stream", "random_forest.trees=2", "export.targets=[]")
+    quick = (
+        "bench.scenarios=single_stream",
+        "random_forest.trees=2",
+        "haar=off",
+        "export.targets=[]",
+    )
     command = ("--data", "demo:60", "--out", tmp_path / "out", "--smoke", "--device", "cpu")
     status, _, err = distill("run", own, *command, "data.size=32", *quick, "export.student=s")
     assert status == 2  # no such student: nothing has begun

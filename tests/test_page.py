@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from distill.files import write_json
 from distill.pipeline import page as page_module
 from distill.pipeline.export import export_student
+from distill.pipeline.page import beyond, figures, pictures, records
+from distill.pipeline.page.content import Content
 from distill.pipeline.report import report_experiment, score_experiment
 from distill.report import plots
 from distill.report.page import Page, Pictures, Section, Table, write_page
+from distill.report.results import ResultRow
 
 NASTY = '<script>alert("1")</script> & "x"'
 
@@ -96,12 +101,12 @@ def test_every_plot_is_a_file_too(reported):
 def test_names_are_text_and_nothing_else(tmp_path):
     table = Table(NASTY, [NASTY], [[NASTY]], NASTY)
     figure = Pictures(["data:image/png;base64,"], NASTY, NASTY)
-    section = Section("s", NASTY, NASTY, (), [table], [NASTY], [figure], NASTY)
+    section = Section("s", NASTY, NASTY, (), [table], [NASTY], [figure], NASTY, {NASTY: NASTY})
     page = Page(NASTY, NASTY, [(NASTY, "")], (), table, NASTY, [section])
     write_page(tmp_path / "page.html", page)
     reader = read(tmp_path / "page.html")
     assert "script" not in [tag for tag, _ in reader.tags]
-    assert reader.text.count(NASTY) >= 9
+    assert reader.text.count(NASTY) >= 11
 
 
 def test_without_the_libraries_the_rest_is_written(reported, tmp_path, monkeypatch, capsys):
@@ -115,19 +120,128 @@ def test_without_the_libraries_the_rest_is_written(reported, tmp_path, monkeypat
     assert (reported.out / "report.html").stat().st_mtime_ns == before
 
 
-def test_mistakes_are_the_surest_wrong_answers_first(reported):
-    if reported.data.task == "multi":
-        return
-    probs = {}
+@pytest.fixture
+def content(reported) -> Content:
+    probs: dict = {}
     results = score_experiment(reported, probs)
-    section = page_module._Content(reported, results, probs)._mistakes()
-    shipped = probs[results.verdict["shipped"]]
-    wrong = shipped.argmax(axis=1) != reported.data.test.labels
+    return Content(reported, results, probs)
+
+
+def test_mistakes_are_the_surest_wrong_answers_first(content):
+    answers = content.answers
+    section = pictures.mistakes(answers)
+    if content.data.task == "multi":
+        assert section is None
+        return
+    wrong = answers.probs.argmax(axis=1) != content.data.test.labels
     assert section.text.startswith(f"{wrong.sum()} of {len(wrong)} test images")
     sure = [float(re.search(r"taken for \w+ \((\d+) %\)", f.caption)[1]) for f in section.figures]
     assert sure == sorted(sure, reverse=True)
-    assert len(sure) == min(wrong.sum(), page_module.MOST_PICTURES)
+    assert len(sure) == min(wrong.sum(), pictures.MOST)
     assert all(len(figure.sources) == 2 for figure in section.figures)  # the map beside it
+    assert {figure.tone for figure in section.figures} == {"bad"}
+
+
+def test_top_losses_are_the_highest_that_are_not_shown_above(content):
+    answers, test = content.answers, content.data.test
+    section = pictures.losses(answers)
+    mean = content.results.rows[-1].test["nll"]
+    assert answers.losses.mean() == pytest.approx(mean)
+    above = pictures.mistakes(answers)
+    shown = {f.caption.rpartition("; ")[2] for f in above.figures} if above else set()
+    names = [figure.caption.rpartition("; ")[2] for figure in section.figures]
+    ranked = [test.names[i] for i in np.argsort(-answers.losses, kind="stable")]
+    assert names == [name for name in ranked if name not in shown][: pictures.MOST]
+
+
+def test_a_sample_is_random_and_says_what_is_right(content):
+    section = pictures.samples(content.answers, 3)
+    assert len(section.figures) == pictures.SAMPLES
+    test, names = content.data.test, [f.caption.rpartition("; ")[2] for f in section.figures]
+    assert names != list(test.names[: pictures.SAMPLES])
+    assert names == [
+        f.caption.rpartition("; ")[2] for f in pictures.samples(content.answers, 3).figures
+    ]
+    right = content.answers.right
+    for name, figure in zip(names, section.figures, strict=True):
+        is_right = right[test.names.index(name)]
+        assert figure.caption.startswith("right: " if is_right else "wrong: ")
+        assert figure.tone == ("good" if is_right else "bad")
+
+
+def test_precision_and_what_is_taken_for_what(content):
+    (table,) = figures.classes(content).tables
+    scores = content.results.rows[-1].test
+    for row in table.rows:
+        cells = dict(zip(table.heads, row, strict=True))
+        own = f"recall of {content.answers.file.name}, %"
+        assert cells[own] == f"{scores['per_class_recall'][row[0]]:.1f}"
+        if content.data.task == "multi":
+            assert cells["precision, %"] == f"{scores['per_class_precision'][row[0]]:.1f}"
+            assert cells["threshold"]
+    f1 = [float(dict(zip(table.heads, row, strict=True))["F1, %"]) for row in table.rows]
+    assert np.mean(f1) == pytest.approx(scores["macro_f1"], abs=0.06)
+
+
+def test_curves_of_all_runs_have_rows_of_panels():
+    rows = [{"train/loss": 1.0, "val/top1": 50.0}, {"train/loss": 0.5, "val/top1": 60.0}]
+    for count, panels in ((1, 2), (7, 2), (8, 4), (15, 6)):
+        figure = plots.curves({f"run{n}": rows for n in range(count)}, "top1")
+        assert len(figure.axes) == panels
+        assert sum(len(panel.lines) for panel in figure.axes) == 2 * count
+
+
+def test_latencies_are_of_one_engine_and_opponents_are_lines():
+    """A teacher is where the file lies that was timed for it, not where torch puts it."""
+    rows = [
+        ResultRow(name="t", kind="teacher", test={"top1": 90.0}, latency_p50_ms=50.0, size_bytes=9),
+        ResultRow(name="s", kind="student", test={"top1": 80.0}, latency_p50_ms=20.0, size_bytes=3),
+        ResultRow(name="student.fp32.onnx", kind="onnx", test={"top1": 80.0}, latency_p50_ms=1.0),
+        ResultRow(name="t.onnx", kind="onnx", latency_p50_ms=5.0, size_bytes=8),
+        ResultRow(name="rival.onnx", kind="onnx", latency_p50_ms=3.0, size_bytes=4),
+    ]
+    latency, size = plots.results(rows, "top1").axes
+    assert [float(line.get_xdata()[0]) for line in latency.lines] == [5.0, 1.0, 3.0]
+    named = {text.get_text() for text in latency.texts}
+    assert named == {"t", "student.fp32.onnx", "rival.onnx"}
+    assert [1e6 * float(line.get_xdata()[0]) for line in size.lines] == pytest.approx([8, 3, 4])
+
+
+def test_images_by_distance_and_from_elsewhere_have_tables(content):
+    main = content.task.main_score
+    quarter = {"n": 8, "distance": 0.1, "accuracy": 90.0, "low": 80.0, "high": 95.0, "ece": 3.0}
+    row = {"name": "student.fp32.onnx", "test": {main: 75.0, "ece": 9.0}}
+    update = {
+        "distance": {"file": "student.fp32.onnx", "quarters": [quarter] * 4},
+        "elsewhere": ({"location": "phones", "n": 7, "rows": [row], "farther_percent": 60.0},),
+    }
+    found = replace(content, results=content.results.model_copy(update=update))
+    section = beyond.elsewhere(found)
+    near, phones = section.tables
+    assert near.rows[3] == ["farthest", "8", "90.00", "80.00 to 95.00", "3.00"]
+    assert phones.title == "phones, 7 images"
+    assert phones.rows == [["student.fp32.onnx", "75.00", "", "9.00"]]
+    assert section.lines[0].startswith("phones: 60 % of the images are farther away")
+    update = {"distance": None, "elsewhere": ()}
+    nothing = replace(content, results=content.results.model_copy(update=update))
+    assert beyond.elsewhere(nothing) is None
+
+
+def test_a_rate_test_is_shown_with_what_it_was_made_with(reported, content):
+    teacher = reported.recipe.teachers[0]
+    folder = reported.folder(teacher.name)
+    before = records.learning_rates(content)
+    hotter = teacher.train.model_copy(update={"lr": 0.5, "epochs": 3, "batch_size": 8})
+    run = teacher.model_copy(update={"train": hotter}).model_dump(mode="json")
+    steps = {"lr": [1e-4, 1e-3, 1e-2], "loss": [1.0, 0.5, 2.0], "suggested_lr": 1e-3}
+    write_json(folder / "lr_find.json", {**steps, "run": run})
+    section = records.learning_rates(content)
+    (folder / "lr_find.json").unlink()
+    assert before is None
+    (line,) = section.lines
+    assert line.startswith("teacher: 1.0e-03 was suggested, 1.0e-03 was taken; ")
+    assert line.endswith("with another train.batch_size")
+    assert len(section.plots) == 1
 
 
 def test_a_map_is_hot_where_its_values_are_high():

@@ -207,7 +207,7 @@ def test_the_card_of_an_experiment_has_test_scores_and_what_it_warns_of(
     assert f'Predictor("export/{file}")' in body
     assert "few_images" in {caution.kind for caution in results.warnings}
     parts = body.split("\n## ")
-    heads = ["Warnings", "Verdict", "Scores", "Use", "Limits"]
+    heads = ["Warnings", "Verdict", "Scores", "Use", "Limits", "Licences"]
     assert [part.splitlines()[0] for part in parts[1:]] == heads
     for caution in results.warnings:
         assert f"- {caution.what}. Fix: {caution.fix}." in parts[1]

@@ -14,7 +14,8 @@ from PIL import Image
 from pyarrow import parquet
 
 from distill.data.decode import read_image
-from distill.data.sources import open_source, open_unlabelled
+from distill.data.sources import license_of, open_source, open_unlabelled
+from distill.data.sources.hf import repository_of
 from distill.errors import UserError
 
 COMMIT, OLDER = "1" * 40, "2" * 40
@@ -75,6 +76,15 @@ def test_a_cached_data_set(cache: Path) -> None:
     assert source.items[2].name == "data/train-00001-of-00002/000000"
     assert read_image(source.read(source.items[1])).getpixel((0, 0)) == (1, 1, 1)
     assert {item.label for item in open_unlabelled("hf:owner/name").items} == {-1}
+
+
+def test_the_card_states_the_licence(cache: Path) -> None:
+    add(cache, {"data/train.parquet": [0, 1]})
+    assert license_of("hf:owner/name") == ""
+    card = cache / "snapshots" / COMMIT / "README.md"
+    card.write_text("---\nlicense: cc-by-4.0\n---\n# Name\n")
+    assert license_of("hf:owner/name") == "cc-by-4.0"
+    assert (repository_of("hf:owner/name@main"), repository_of("owner/name")) == ("owner/name", "")
 
 
 def test_another_folder(cache: Path) -> None:
@@ -151,7 +161,7 @@ def serve(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_what_is_not_cached_is_fetched_once(serve: Any) -> None:
     hub = serve({"small/train.parquet": [0, 1]})
     assert len(open_source("hf:owner/name/small").items) == 2
-    assert hub.patterns == ["small/*.parquet", "small/*classes.txt"]
+    assert hub.patterns == ["small/*.parquet", "small/*classes.txt", "README.md"]
     hub.patterns = []
     assert len(open_source("hf:owner/name/small").items) == 2
     assert hub.patterns == []

@@ -124,7 +124,7 @@ def seeded(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("seeded")
     (folder / "recipe.toml").write_text(
-        "random_forest.trees = 2\n[data]\nsize = 16\n"
+        "haar = 'off'\nrandom_forest.trees = 2\n[data]\nsize = 16\n"
         '[teacher]\nname = "teacher"\nmodel = {name = "baseline_cnn", options = {width = [8, 8], '
         "hidden = 8}}\ntrain = {epochs = 1, batch_size = 16}\n"
         '[student]\nname = "student"\nstrategy.name = "vanilla"\ncache.views = 1\n'

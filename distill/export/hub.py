@@ -59,7 +59,8 @@ class Target(Base):
         write_json(hub / "preprocessor_config.json", preprocessor_config(shipment.metadata))
         published = (shipment.onnx(precision) for precision, _, _ in FILES.values())
         scored = [Predictor(file).metadata for file in published if file]
-        (hub / "README.md").write_text(hub_card(shipment.student, scored), "utf-8")
+        card = hub_card(shipment.student, scored, shipment.materials)
+        (hub / "README.md").write_text(card, "utf-8")
         return {"files": files}
 
     def _verify(self, shipment: Shipment, file: Path, source: Path, limits: Limits) -> Record:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from distill.export.licences import IMAGES, Material, hub_license, licences, plain
 from distill.report.results import Results, Scores
 from distill.report.table import main_questions, question_lines
-from distill.scoring.tasks import task_of
 
 Record = dict[str, Any]
-METRICS = {"top1": "accuracy", "map": "mean_average_precision"}  # ours by the Hub's name
+# Ours by the Hub's name, the main score first.
+METRICS = {"accuracy": "top1", "mean_average_precision": "map", "f1": "macro_f1"}
+NAMED = {"f1": "macro F1"}
 SHOWN = ("top1", "map", "macro_f1", "micro_f1", "exact_match", "nll", "ece")
 TRANSFORMERS = """\
 With [transformers.js](https://huggingface.co/docs/transformers.js), `FOLDER` being this one or its
@@ -44,22 +45,18 @@ with normalised `pixel_values` in and `logits` out. `model.safetensors` has the 
 """
 
 
-def plain(text: str) -> str:
-    """A text of somebody else's as Markdown shows it: no link, tag or cell of a table."""
-    return re.sub(r"([\\`*\[\]<>|])", r"\\\1", text)
-
-
-def hub_card(student: str, files: Sequence[Record]) -> str:
+def hub_card(student: str, files: Sequence[Record], materials: Sequence[Material] = ()) -> str:
     """The README of a folder for the Hub: Markdown with the Hub's metadata at its head.
 
     Args:
         files: Metadata of its ONNX files, the fp32 one first.
+        materials: What it was made from.
     """
     metadata = files[0]
     scores = metadata["metrics"]
     scored = {record["precision"]: record["metrics"] for record in files}
     lines = [
-        *_head(student, metadata, scores, "validation", "transformers.js"),
+        *_head(student, metadata, scores, "validation", "transformers.js", materials),
         "## Scores",
         "",
         f"Of the **validation** split, {scores['n']:,} images. The epoch and any thresholds were "
@@ -79,15 +76,17 @@ def hub_card(student: str, files: Sequence[Record]) -> str:
             "labels are many: there take a sigmoid of the `logits` yourself. `Predictor` does "
             "both.",
         ),
+        *licences(metadata["license"], materials),
     ]
     return "\n".join(lines) + "\n"
 
 
-def experiment_card(results: Results, metadata: Record) -> str:
+def experiment_card(results: Results, metadata: Record, materials: Sequence[Material] = ()) -> str:
     """The README of an experiment: as that of the Hub, of the test split, and what it warns of.
 
     Args:
         metadata: Of the file that ships.
+        materials: What it was made from.
     """
     shipped = results.verdict["shipped"]
     scored = {
@@ -100,7 +99,7 @@ def experiment_card(results: Results, metadata: Record) -> str:
     ]
     questions = [f"- {plain(line)}." for line in question_lines(main_questions(results.verdict))]
     lines = [
-        *_head(shipped, metadata, scored[shipped], "test", "onnx"),
+        *_head(shipped, metadata, scored[shipped], "test", "onnx", materials),
         *(["## Warnings", "", *warnings, ""] if warnings else []),
         *(["## Verdict", "", *questions, "", VERDICT, ""] if questions else []),
         "## Scores",
@@ -116,32 +115,49 @@ def experiment_card(results: Results, metadata: Record) -> str:
         PREDICTOR.format(file=f"export/{shipped}"),
         f"{FILES}\n",
         *_limits(metadata),
+        *licences(metadata["license"], materials),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _head(name: str, metadata: Record, scores: Scores, split: str, library: str) -> list[str]:
+def _head(
+    name: str,
+    metadata: Record,
+    scores: Scores,
+    split: str,
+    library: str,
+    materials: Sequence[Material],
+) -> list[str]:
     """The Hub's metadata, whose values are JSON and so YAML, and what the model is."""
     names = metadata["names"]
     kind = "labels, any number of them per image" if metadata["task"] == "multi" else "classes"
-    main = task_of(metadata["task"]).main_score
-    data = f"unpublished, SHA-256 {metadata['data_sha256'][:12]}"
-    metric = {
-        "type": METRICS[main],
-        "value": scores[main] / 100,
-        "name": f"{METRICS[main]} on {scores['n']} {split} images",
-    }
+    measured = {metric: key for metric, key in METRICS.items() if key in scores}
+    data_sets = [m.repository for m in materials if m.what == IMAGES and m.repository]
+    unpublished = f"unpublished, SHA-256 {metadata['data_sha256'][:12]}"
+    data = {"type": "unpublished", "name": unpublished, "split": split}
+    if data_sets:
+        data |= {"type": data_sets[0], "name": data_sets[0]}
     result = {
         "task": {"type": "image-classification"},
-        "dataset": {"type": "unpublished", "name": data, "split": split},
-        "metrics": [metric],
+        "dataset": data,
+        "metrics": [
+            {
+                "type": metric,
+                "value": scores[key] / 100,
+                "name": f"{NAMED.get(metric, metric)} on {scores['n']} {split} images",
+            }
+            for metric, key in measured.items()
+        ],
     }
+    bases = [m.repository for m in materials if m.is_base and m.repository]
     head = {
-        "license": metadata["license"].lower() or "unknown",
+        **hub_license(metadata["license"]),
         "library_name": library,
         "pipeline_tag": "image-classification",
         "tags": ["image-classification", "onnx", "knowledge-distillation", "distillate"],
-        "metrics": [METRICS[main]],
+        **({"datasets": data_sets} if data_sets else {}),
+        **({"base_model": bases} if bases else {}),
+        "metrics": list(measured),
         "labels": list(names),
         "model-index": [{"name": name, "results": [result]}],
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,7 @@ from distill.data.prepare import ImageData
 from distill.data.views.images import TrainingImages
 from distill.errors import RunStopped
 from distill.export.int8.quantiser import Distil
+from distill.export.licences import Material
 from distill.export.onnx_file import probs_of_file
 from distill.export.parity import FLOAT32, Limits, answer_rule, compare_probs
 from distill.models.classifier import Classifier
@@ -42,6 +44,7 @@ class Shipment:
         folder: Where finished targets lie.
         threads: Threads of onnxruntime while a file is timed; 0 leaves it to onnxruntime.
         distil: Trains the student to be rounded; None where the recipe has that off.
+        materials: What it was made from.
     """
 
     student: str
@@ -57,6 +60,7 @@ class Shipment:
     progress: Progress
     threads: int = 0
     distil: Distil | None = None
+    materials: Sequence[Material] = ()
 
     def onnx(self, precision: str = "fp32") -> Path | None:
         """The ONNX file of a precision, None where there is none."""

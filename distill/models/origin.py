@@ -27,12 +27,16 @@ class Origin(NamedTuple):
         file: Where they are already, in a cache or an installed package.
         url: What is there where they can be downloaded; empty where they cannot.
         advice: What to do where they are nowhere.
+        license: As their publisher states it; empty where that is nowhere.
+        repository: Their name on the Hub; empty where they are not there.
     """
 
     name: str
     file: Path | None
     url: str
     advice: str = ADVICE
+    license: str = ""
+    repository: str = ""
 
 
 def torch_origin(name: str, url: str) -> Origin:
@@ -51,18 +55,21 @@ def can_load(config: ModelConfig) -> UserError | None:
             check_weights_file(config.pretrained)
         except UserError as error:
             return error
-    if config.pretrained is not True:
-        return None
-    folder, module, variant = split_name(config.name)
-    family = find_module(folder, module, "model.name", "build")
-    if not hasattr(family, "origin"):
-        return None
-    origin: Origin = family.origin(variant)
-    if origin.file or (origin.url and answers(origin.url)):
+    origin = origin_of(config)
+    if origin is None or origin.file or (origin.url and answers(origin.url)):
         return None
     there = f"at {urlsplit(origin.url).hostname}" if origin.url else "to be fetched"
     what = f"no pretrained weights for {origin.name}, neither on this machine nor {there}"
     return UserError(what, "model.pretrained", origin.advice)
+
+
+def origin_of(config: ModelConfig) -> Origin | None:
+    """Of the library's own weights of a model; None where it starts from none, or none is known."""
+    if config.pretrained is not True:
+        return None
+    folder, module, variant = split_name(config.name)
+    family = find_module(folder, module, "model.name", "build")
+    return family.origin(variant) if hasattr(family, "origin") else None
 
 
 def answers(url: str) -> bool:

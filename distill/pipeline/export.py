@@ -35,6 +35,7 @@ from distill.models.head import at_temperature
 from distill.models.inference import predict_logits
 from distill.pipeline.experiment import Experiment
 from distill.pipeline.int8_training import int8_distillation
+from distill.pipeline.materials import materials
 from distill.pipeline.runs import chosen_student
 from distill.pipeline.stored import EXPORT, ExportFile
 from distill.report.threshold_plots import draw_thresholds
@@ -86,8 +87,11 @@ def _export_student(experiment: Experiment) -> None:
 
 
 def _is_of(known: Record, identity: Record) -> bool:
-    """Whether files are of an identity; of before there were temperatures, they have none."""
-    options = {"temperature_scaling": False, **known["options"]}
+    """Whether files are of an identity; of before there were temperatures, they have none.
+
+    Nor was it known then what licence their images are under.
+    """
+    options = {"temperature_scaling": False, "data_license": "", **known["options"]}
     return {**known, "options": options} == identity
 
 
@@ -196,6 +200,7 @@ def prepare(experiment: Experiment, name: str, scaling: bool) -> tuple[Shipment,
         progress=experiment.progress,
         threads=recipe.bench.threads,
         distil=int8_distillation(experiment, name),
+        materials=materials(experiment, name),
     )
     return shipment, summary
 

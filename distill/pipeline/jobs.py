@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from distill.config import Options, RunConfig, ViewsConfig
 from distill.errors import UserError
-from distill.files import differing_keys, is_complete, read_json, remove_folder
+from distill.files import atomic, differing_keys, is_complete, read_json, remove_folder
 from distill.models.classifier import Classifier, build_classifier
 from distill.models.inference import predict_logits
 from distill.pipeline.experiment import Experiment
@@ -93,7 +93,11 @@ def is_done(job: Job, overwrite: bool, world: World) -> bool:
         raise stale_error({job.config.name: changed}, job.folder)
     world.wait()  # until every process has looked
     if changed and world.is_main:
+        tests = {file: file.read_bytes() for file in job.folder.glob("lr_find.*")}
         remove_folder(job.folder)
+        for file, content in tests.items():  # the rate that they found may be all that changed
+            with atomic(file) as temporary:
+                temporary.write_bytes(content)
     return world.from_main(is_complete(job.folder))
 
 

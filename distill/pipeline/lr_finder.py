@@ -9,15 +9,18 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, NotRequired
 
 import numpy as np
+from typing_extensions import TypedDict
 
 from distill.config import RunConfig
 from distill.data.views.images import Batch
-from distill.files import atomic, write_json
+from distill.files import differing_keys, read_json, write_json
 from distill.pipeline.experiment import Experiment
 from distill.pipeline.jobs import prepare_run
+from distill.report import plots
 from distill.training.optim import set_lr
 from distill.training.teachers import live_teachers
 from distill.training.trainer import Trainer
@@ -26,7 +29,22 @@ from distill.training.world import World
 LOWEST, HIGHEST = 1e-6, 1.0
 STEPS = 100
 SMOOTHING = 0.9  # share of the running loss kept at each step
+FILE = "lr_find.json"
+FREE = ("train.lr", "train.epochs", "train.patience")  # options that a test does not depend on
 BLOWN_UP = 4.0  # times the lowest smoothed loss at which the test stops
+
+
+class RateTest(TypedDict):
+    """`lr_find.json`.
+
+    Attributes:
+        run: Options of the run that was tested; absent in files of before.
+    """
+
+    suggested_lr: float
+    lr: list[float]
+    loss: list[float]
+    run: NotRequired[dict[str, Any]]
 
 
 def find_lr(experiment: Experiment, config: RunConfig) -> dict[str, Any]:
@@ -55,10 +73,24 @@ def find_lr(experiment: Experiment, config: RunConfig) -> dict[str, Any]:
             bar.advance()
     suggested = suggest(rates, losses)
     plot = job.folder / "lr_find.png"
-    draw(rates, losses, suggested, plot, config.name)
     record = {"suggested_lr": suggested, "lr": rates, "loss": losses, "plot": str(plot)}
-    write_json(job.folder / "lr_find.json", record)
+    plots.save(plots.rates({config.name: record}), plot)
+    write_json(job.folder / FILE, {**record, "run": config.model_dump(mode="json")})
     return record
+
+
+def kept_test(folder: Path, config: RunConfig) -> tuple[RateTest, list[str]] | None:
+    """The test that was made of a run, and the options that it has not any more; None for none.
+
+    How far training goes, and what was tested, are no difference.
+    """
+    file = folder / FILE
+    if not file.is_file():
+        return None
+    test = read_json(file, RateTest)
+    now = config.model_dump(mode="json")
+    changed = differing_keys(test.get("run", now), now)
+    return test, [key for key in changed if key not in FREE]
 
 
 def suggest(rates: list[float], losses: list[float]) -> float:
@@ -73,20 +105,3 @@ def suggest(rates: list[float], losses: list[float]) -> float:
 def _endless(trainer: Trainer) -> Iterator[Batch]:
     for epoch in itertools.count():
         yield from trainer.batches(epoch)
-
-
-def draw(rates: list[float], losses: list[float], suggested: float, file: Any, title: str) -> None:
-    """Plots the test as a PNG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
-    axes.plot(rates, losses)
-    axes.axvline(suggested, linestyle="--", color="tab:red", label=f"try {suggested:.1e}")
-    axes.set(xscale="log", xlabel="learning rate", ylabel="loss, smoothed", title=title)
-    axes.legend()
-    with atomic(file) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
-    pyplot.close(figure)

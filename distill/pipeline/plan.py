@@ -15,6 +15,7 @@ from distill.models.origin import can_load
 from distill.models.weights import check_weights_file
 from distill.pipeline.experiment import Experiment
 from distill.pipeline.runs import all_runs
+from distill.scoring.haar import has_cascades
 from distill.strategies import make_strategy
 from distill.training.selection import check_task
 from distill.training.trackers import find_tracker
@@ -28,7 +29,7 @@ def check_plugins(recipe: Recipe) -> None:
     Raises:
         UserError: An unknown name, an option that does not exist or fit, an input size that a
             network cannot work at, a weights file that is not there, nobody to teach a student, or
-            a target that cannot be made here.
+            a target or a baseline that cannot be made here.
     """
     for config in (*recipe.teachers, *recipe.students):
         try:
@@ -38,6 +39,9 @@ def check_plugins(recipe: Recipe) -> None:
     names = [run.name for run in all_runs(recipe)]
     if twice := [name for name in names if names.count(name) > 1]:
         raise UserError(f"two runs are called {twice[0]!r}", "students", "rename that student")
+    if recipe.haar == "on" and not has_cascades():
+        hint = "pip install 'distillate[haar]', or set haar=off"
+        raise UserError("OpenCV is not installed, or is one without Haar cascades", "haar", hint)
     make_targets(recipe.export)
     find_engines(recipe.bench.engines)
     for name in recipe.track:

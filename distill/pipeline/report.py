@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from distill.config import Recipe
 from distill.data.prepare import ImageData
 from distill.environment import environment
 from distill.export.model_card import experiment_card
@@ -20,8 +21,9 @@ from distill.models.inference import predict_logits
 from distill.pipeline.clock import record
 from distill.pipeline.elsewhere import with_elsewhere
 from distill.pipeline.experiment import Experiment
+from distill.pipeline.materials import materials
 from distill.pipeline.page import write_report
-from distill.pipeline.runs import all_runs, best_run, pairs
+from distill.pipeline.runs import all_runs, best_run, chosen_student, pairs
 from distill.pipeline.stored import EXPORT, BenchFile, FinishedExport
 from distill.pipeline.track import track_scores
 from distill.pipeline.verdicts import keep_correct, verdicts
@@ -29,6 +31,7 @@ from distill.report.results import Caution, ResultRow, Results
 from distill.report.warnings import cautions, fragile
 from distill.runtime.predict import Predictor
 from distill.runtime.shipped import preferred
+from distill.scoring import haar
 from distill.scoring.baselines import random_forest_probs
 from distill.scoring.metrics import score
 from distill.scoring.robustness import STRESSES, stressed
@@ -72,8 +75,7 @@ def score_experiment(
                 size_bytes=(run.folder / BEST).stat().st_size,
             )
         )
-    if recipe.random_forest.trees:
-        rows.append(_forest_row(experiment))
+    rows += _baseline_rows(data, recipe)
     rows += _onnx_rows(experiment, probs, tuned)
     if reference is not None:
         rows = [_with_agreement(row, probs, reference, task) for row in rows]
@@ -193,11 +195,18 @@ def _with_agreement(
     return row.model_copy(update={task.agreement_key: agreement, "kl_teacher": divergence})
 
 
-def _forest_row(experiment: Experiment) -> ResultRow:
-    data, recipe = experiment.data, experiment.recipe
-    probs = random_forest_probs(data, recipe.random_forest, recipe.seed)
-    test = score(probs, data.test.labels, data.classes)
-    return ResultRow(name="random_forest", kind="control", seed=recipe.seed, test=test)
+def _baseline_rows(data: ImageData, recipe: Recipe) -> Iterator[ResultRow]:
+    """Classifiers without a network, as far as the recipe and the data have them."""
+
+    def row(name: str, probs: NDArray[Any], seed: int | None = None) -> ResultRow:
+        test = score(probs, data.test.labels, data.classes)
+        return ResultRow(name=name, kind="control", seed=seed, test=test)
+
+    if recipe.random_forest.trees:
+        probs = random_forest_probs(data, recipe.random_forest, recipe.seed)
+        yield row("random_forest", probs, recipe.seed)
+    if haar.is_wanted(data, recipe.haar):
+        yield row("haar_cascades", haar.haar_probs(data))
 
 
 def _onnx_rows(
@@ -303,7 +312,8 @@ def report_experiment(
     write_json(experiment.out / "results.json", results.to_json())
     if "shipped" in results.verdict:
         predictor = Predictor(experiment.out / "export" / results.verdict["shipped"])
-        card = experiment_card(results, predictor.metadata)
+        made_of = materials(experiment, chosen_student(experiment))
+        card = experiment_card(results, predictor.metadata, made_of)
         with atomic(experiment.out / "README.md") as temporary:
             temporary.write_text(card, "utf-8")
     if probs is not None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,16 +45,21 @@ class Plot:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Pictures side by side with a caption."""
+    """Pictures side by side with a caption, which is `good`, `bad` or neither."""
 
     sources: Sequence[str]
     alt: str
     caption: str
+    tone: str = ""
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page, whatever it consists of."""
+    """A part of the page, whatever it consists of.
+
+    Attributes:
+        folded: Texts that unfold, by their titles.
+    """
 
     id: str
     title: str
@@ -64,6 +69,7 @@ class Section:
     lines: Sequence[str] = ()
     figures: Sequence[Pictures] = ()
     code: str = ""
+    folded: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,10 +26,12 @@ Labels = NDArray[np.int64]
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "black")
 MARKS = {"teacher": ("s", "#0072B2"), "student": ("o", "#D55E00"), "control": ("^", "#7A7A7A")}
 ONNX_MARK = ("D", "#009E73")
+MEASURES = {"latency of one image, ms": ("latency_p50_ms", 1.0), "size, MB": ("size_bytes", 1e-6)}
 MOST_NAMED = 30  # classes of a confusion matrix whose names are written
 MOST_CELLS = 12  # classes up to which its shares are written, too
-MOST_RUNS = 8  # curves in a panel
+MOST_RUNS = 7  # curves in a panel, each of its own colour
 BINS = 10  # of confidence
+LINE, MARK = 9, 4  # height of a name, half the width of a mark, in points
 DPI = 120
 
 
@@ -38,76 +41,144 @@ def save(figure: Figure, file: Path) -> None:
         figure.savefig(temporary, format="png", dpi=DPI)
 
 
-def panels(count: int, width: float = 4.6, height: float = 3.6) -> tuple[Figure, list[Axes]]:
-    """A figure of some panels side by side."""
+def panels(
+    count: int, width: float = 4.6, height: float = 3.6, rows: int = 1
+) -> tuple[Figure, list[Axes]]:
+    """A figure of some panels side by side, row after row."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width * count, height), layout="constrained")
-    axes = figure.subplots(1, count, squeeze=False)[0]
+    figure = Figure(figsize=(width * count, height * rows), layout="constrained")
+    axes = list(figure.subplots(rows, count, squeeze=False).flat)
     for panel in axes:
         panel.spines[["top", "right"]].set_visible(False)
-    return figure, list(axes)
+    return figure, axes
 
 
 def results(rows: Sequence[ResultRow], main: str) -> Figure | None:
-    """Score against latency and against size, one mark per model; None where nothing was timed."""
-    measures: dict[str, Callable[[ResultRow], float | None]] = {
-        "latency of one image, ms": lambda row: row.latency_p50_ms,
-        "size, MB": lambda row: row.size_bytes / 1e6 if row.size_bytes else None,
-    }
-    scored = [row for row in rows if row.test and main in row.test]
-    kept = {title: f for title, f in measures.items() if any(f(row) for row in scored)}
+    """Score against latency and against size, one mark per model; None where nothing was timed.
+
+    Networks with random weights, which have no score, are lines.
+    """
+    scored = {row.name: row.test[main] for row in rows if row.test and main in row.test}
+    at = {title: _places(rows, key, scale) for title, (key, scale) in MEASURES.items()}
+    kept = {title: places for title, places in at.items() if places.keys() & scored.keys()}
     if not kept:
         return None
     figure, axes = panels(len(kept))
-    for panel, (title, measure) in zip(axes, kept.items(), strict=True):
-        points = [(row, at) for row in scored if (at := measure(row))]
-        for row, at in points:
+    for panel, (title, places) in zip(axes, kept.items(), strict=True):
+        known = [row for row in rows if row.name in places]
+        for row in known:
             mark, colour = MARKS.get(row.kind, ONNX_MARK)
-            panel.plot(at, (row.test or {})[main], mark, color=colour)
-        panel.set_xscale("log")
+            if row.name in scored:
+                panel.plot(places[row.name], scored[row.name], mark, color=colour)
+            elif row.name.removesuffix(".onnx") not in scored:
+                _line(panel, places[row.name], row.name)
+        _plain_log(panel)
         panel.margins(x=0.3, y=0.25)
-        _name(panel, [(row.name, at, (row.test or {})[main]) for row, at in points])
         panel.set_xlabel(title)
         panel.set_ylabel(f"{main} on test, %")
         panel.grid(alpha=0.3)
+    figure.draw_without_rendering()  # from now on points are where they will be
+    for panel, places in zip(axes, kept.values(), strict=True):
+        _name(panel, [(name, places[name], y) for name, y in scored.items() if name in places])
     return figure
 
 
+def _plain_log(panel: Axes) -> None:
+    """A logarithmic axis with numbers as people write them, none of them over another."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+    panel.set_xscale("log")
+    panel.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    panel.xaxis.set_minor_locator(NullLocator())
+    panel.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _places(rows: Sequence[ResultRow], key: str, scale: float) -> dict[str, float]:
+    """A measure of each row by name: of the file that was made of a run to be timed, if any.
+
+    Latencies are compared in one engine: beside those of files, those of runs are left out.
+    """
+    known = {row.name: scale * value for row in rows if (value := getattr(row, key))}
+    kinds = {row.name: row.kind for row in rows}
+    alike = key == "latency_p50_ms" and any(kinds[name] == "onnx" for name in known)
+    places = {}
+    for row in rows:
+        file = f"{row.name}.onnx"
+        name = file if file in known else row.name
+        if name in known and (kinds[name] == "onnx" or not alike):
+            places[row.name] = known[name]
+    return places
+
+
+def _line(panel: Axes, x: float, name: str) -> None:
+    """A model of which only speed and size are known."""
+    panel.axvline(x, color="#7A7A7A", linestyle=":", linewidth=1)
+    place = (x, 0.02)
+    across = panel.get_xaxis_transform()
+    panel.text(*place, name, fontsize=7, rotation=90, ha="right", va="bottom", transform=across)
+
+
 def _name(panel: Axes, points: Sequence[tuple[str, float, float]]) -> None:
-    """Writes names beside points, higher where another one is in the way."""
-    taken: list[tuple[float, float, float]] = []
-    for name, x, y in sorted(points, key=lambda point: point[1:]):
-        across, up = panel.transData.transform((x, y)) * 72 / panel.figure.dpi  # in points
-        start, end, bottom = across + 5, across + 5 + 4.2 * len(name), up + 3
-        while any(start < b and end > a and abs(bottom - c) < 8 for a, b, c in taken):
-            bottom += 8
+    """Writes names beside points, higher where another one or its name is in the way."""
+    scale = 72 / panel.figure.dpi
+    places = [(name, x, y, scale * panel.transData.transform((x, y))) for name, x, y in points]
+    taken = [(across - MARK, across + MARK, up) for *_, (across, up) in places]
+    for name, x, y, (across, up) in sorted(places, key=lambda place: place[1:3]):
+        start, end, bottom = across + MARK + 1, across + MARK + 1 + 4.2 * len(name), up + 3
+        while any(start < b and end > a and abs(bottom - c) < LINE for a, b, c in taken):
+            bottom += LINE
         taken.append((start, end, bottom))
-        place: dict[str, Any] = {"xytext": (5, bottom - up), "textcoords": "offset points"}
+        place: dict[str, Any] = {"xytext": (MARK + 1, bottom - up), "textcoords": "offset points"}
         panel.annotate(name, (x, y), fontsize=7, **place)
 
 
 def curves(runs: Mapping[str, Sequence[dict[str, Any]]], main: str) -> Figure:
-    """Training loss and validation score by epoch.
+    """Training loss and validation score by epoch; many runs take several rows of panels.
 
     Args:
         runs: The rows of each run's `metrics.jsonl`, by its name.
     """
-    figure, (loss, score) = panels(2)
-    for number, (name, rows) in enumerate(list(runs.items())[:MOST_RUNS]):
-        colour = COLOURS[number % len(COLOURS)]
-        for panel, key in ((loss, "train/loss"), (score, f"val/{main}")):
+    from matplotlib.ticker import MaxNLocator
+
+    count = max(1, math.ceil(len(runs) / MOST_RUNS))
+    figure, axes = panels(2, rows=count)
+    for number, (name, rows) in enumerate(runs.items()):
+        colour, place = COLOURS[number % MOST_RUNS], 2 * (number // MOST_RUNS)
+        for panel, key in zip(axes[place : place + 2], ("train/loss", f"val/{main}"), strict=True):
             points = [(epoch, row[key]) for epoch, row in enumerate(rows, 1) if key in row]
             if points:
                 marker = "." if len(points) < 30 else None
                 panel.plot(*zip(*points, strict=True), color=colour, label=name, marker=marker)
-    loss.set_ylabel("training loss")
-    loss.set_yscale("log")
-    score.set_ylabel(f"{main} on validation, %")
-    for panel in (loss, score):
-        panel.set_xlabel("epoch")
-        panel.grid(alpha=0.3)
-    score.legend(fontsize=7, frameon=False)
+    for loss, score in zip(axes[::2], axes[1::2], strict=True):
+        loss.set_ylabel("training loss")
+        loss.set_yscale("log")
+        score.set_ylabel(f"{main} on validation, %")
+        score.legend(fontsize=7, frameon=False)
+        for panel in (loss, score):
+            panel.set_xlabel("epoch")
+            panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+            panel.grid(alpha=0.3)
+    return figure
+
+
+def rates(tests: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Loss against a learning rate that grows, and where it falls fastest, a line per run.
+
+    Args:
+        tests: By the name of a run, `lr` and `loss` of each step, and `suggested_lr`.
+    """
+    figure, (panel,) = panels(1, 6.0, 4.0)
+    for number, (name, test) in enumerate(tests.items()):
+        colour, suggested = COLOURS[number % len(COLOURS)], test["suggested_lr"]
+        panel.plot(test["lr"], test["loss"], color=colour, label=f"{name}: try {suggested:.1e}")
+        panel.axvline(suggested, linestyle="--", linewidth=1, color=colour)
+    panel.set_xscale("log")
+    panel.set_xlabel("learning rate")
+    panel.set_ylabel("training loss, smoothed")
+    panel.grid(alpha=0.3)
+    panel.legend(fontsize=7, frameon=False)
     return figure
 
 
@@ -149,7 +220,7 @@ def reliability(probs: Mapping[str, Probs], truth: NDArray[np.bool_], task: Task
         share = [float(right[place == b].mean()) for b in filled]
         colour = COLOURS[number % len(COLOURS)]
         lines.plot(at, share, "o-", color=colour, label=name, markersize=4)
-        counts.step(edges[:-1], np.bincount(place, minlength=BINS), where="post", color=colour)
+        counts.stairs(np.bincount(place, minlength=BINS), edges, color=colour)
     lines.plot([0, 1], [0, 1], color="grey", linestyle=":", linewidth=1)
     lines.set_xlabel("confidence")
     lines.set_ylabel("share that is right")
@@ -160,22 +231,30 @@ def reliability(probs: Mapping[str, Probs], truth: NDArray[np.bool_], task: Task
 
 
 def coverage(probs: Mapping[str, Probs], labels: Labels) -> Figure:
-    """Accuracy of the images that are answered, if only the most confident ones are."""
-    figure, (panel,) = panels(1)
+    """Accuracy of the images that are answered, if only the most confident ones are.
+
+    Against the share of them that is, and both against the confidence that is asked for.
+    """
+    figure, (shares, thresholds) = panels(2)
     for number, (name, of) in enumerate(probs.items()):
         order = np.argsort(-of.max(axis=1), kind="stable")
         right = (of.argmax(axis=1) == labels)[order]
         answered = np.arange(1, len(right) + 1)
-        accuracy = 100.0 * np.cumsum(right) / answered
         few = max(1, len(right) // 50)  # of fewer than these, one error is all there is to see
+        accuracy = (100.0 * np.cumsum(right) / answered)[few - 1 :]
+        share, sure = (100.0 * answered / len(right))[few - 1 :], of.max(axis=1)[order][few - 1 :]
         colour = COLOURS[number % len(COLOURS)]
-        panel.plot(
-            100.0 * answered[few - 1 :] / len(right), accuracy[few - 1 :], color=colour, label=name
-        )
-    panel.set_xlabel("answered, % of the test images")
-    panel.set_ylabel("of these right, %")
-    panel.grid(alpha=0.3)
-    panel.legend(fontsize=7, frameon=False)
+        shares.plot(share, accuracy, color=colour, label=name)
+        thresholds.plot(sure, accuracy, color=colour, label="of these right" if not number else "")
+        label = "answered" if not number else ""
+        thresholds.plot(sure, share, "--", color=colour, label=label)
+    shares.set_xlabel("answered, % of the test images")
+    shares.set_ylabel("of these right, %")
+    thresholds.set_xlabel("least confidence of an answer")
+    thresholds.set_ylabel("% of the test images")
+    for panel in (shares, thresholds):
+        panel.grid(alpha=0.3)
+        panel.legend(fontsize=7, frameon=False)
     return figure
 
 

@@ -58,7 +58,7 @@ class Results(JsonModel):
     Attributes:
         warnings: What nobody should ship without having read it.
         plan: Seconds per stage: `real_s` and, where there was a plan, `predicted_s` and
-            `predicted_range_s` of the whole.
+            `predicted_range_s` of the whole; `energy_j` of stages where the machine has counters.
         robustness: Of the shipped `file`, the main score of `n` test images as they are, and in
             `rows` after each stress: `name`, `strength`, and the score.
         distance: Of the shipped `file`, `quarters` of the test images by their distance from the

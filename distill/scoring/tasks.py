@@ -75,10 +75,19 @@ class Task:
             probs: `(n, num_classes)`; they count as 1e-12 at least.
             truth: `(n, num_classes)`, as of `truth`.
         """
-        likely = probs[truth]
-        if self is not SINGLE:
-            likely = np.concatenate([likely, 1.0 - probs[~truth]])
-        return -float(np.log(np.maximum(likely.astype(np.float64), TINY)).sum())
+        return float(self.losses(probs, truth).sum())
+
+    def losses(self, probs: Probs, truth: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Cross-entropy of each image in nats, `(n,)`; of several labels, the sum of each one's.
+
+        Args:
+            probs: `(n, num_classes)`; they count as 1e-12 at least.
+            truth: Which labels the images have, `(n, num_classes)`.
+        """
+        wide = probs.astype(np.float64)
+        likelihood = np.where(truth, wide, 1.0 if self is SINGLE else 1.0 - wide)
+        each: NDArray[np.float64] = -np.log(np.maximum(likelihood, TINY)).sum(axis=1)
+        return each
 
     def divergence(self, reference: Probs, probs: Probs) -> float:
         """Mean Kullback-Leibler divergence of probabilities from a reference's, in nats per image.

@@ -61,6 +61,13 @@ class FinishedRun:
         return [json.loads(line) for line in lines]
 
     @property
+    def best_epoch(self) -> int:
+        """The epoch whose weights were kept, from 1 on."""
+        select, task = self.config["run"]["train"]["select"], self.contract.task
+        validated = [(n, row) for n, row in enumerate(self.rows, 1) if "val/loss" in row]
+        return max(validated, key=lambda one: worth(one[1], select, task))[0]
+
+    @property
     def best_score(self) -> float:
         """The task's main validation score of the kept epoch, in percent.
 
@@ -68,10 +75,8 @@ class FinishedRun:
             UserError: No epoch has one.
         """
         try:
-            select, task = self.config["run"]["train"]["select"], self.contract.task
-            validated = [row for row in self.rows if "val/loss" in row]
-            kept = max(validated, key=lambda row: worth(row, select, task))
-            return float(kept[f"val/{task_of(task).main_score}"])
+            kept = self.rows[self.best_epoch - 1]
+            return float(kept[f"val/{task_of(self.contract.task).main_score}"])
         except (LookupError, TypeError, ValueError):
             hint = "train it again"
             raise UserError("no epoch has a score", str(self.folder / ROWS), hint) from None

@@ -14,6 +14,7 @@ import pytest
 from safetensors.numpy import load_file
 
 RECIPE = """
+haar = "off"
 [data]
 size = 16
 [[teachers]]

@@ -72,6 +72,7 @@ def test_a_whole_run_and_its_workers_ask_nobody(tmp_path):
     recipe = "students/compact_demo.toml"
     few = ["data.size=32", "bench.seconds=0.02", "bench.rounds=1", "random_forest.trees=5"]
     few += ["bench.batch_sizes=[1]", "bench.scenarios=single_stream", "track=tensorboard"]
+    few += ["haar=off"]
     command = ["run", recipe, "--data", "demo:60", "--out", "run", "--smoke", *few]
     assert sent([sys.executable, "-c", program, *command], tmp_path) == []
 

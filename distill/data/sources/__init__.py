@@ -3,7 +3,8 @@
 `demo` or `demo:3000` is `sources/demo.py`, `parquet:PATH` is `sources/parquet.py`. A source module
 has a function `open_source(rest: str) -> Source`, and may have `recognises(location: str) -> bool`
 for locations that are its own without a scheme; what no module recognises is a folder of images.
-One whose images need no labels has `open_unlabelled(rest: str) -> Source`, too.
+One whose images need no labels has `open_unlabelled(rest: str) -> Source`, too, and one that knows
+of licences `license_of(rest: str) -> str`; else what lies beside the data states them.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from PIL import Image
 
 from distill.config import TaskName
 from distill.data.decode import warn_of_heif
+from distill.data.sources._license import license_beside
 from distill.errors import RunStopped, UserError, printable, unprintable
 
 SPLITS = ("train", "val", "test")
@@ -193,6 +195,15 @@ def open_unlabelled(location: str) -> Source:
     source = _guarded(module.open_source(rest))
     items = tuple(Item(item.name, -1) for item in source.items)
     return replace(source, items=items, task="single")
+
+
+def license_of(location: str) -> str:
+    """The licence that data state, by its name on the Hub or in SPDX; empty where they do not."""
+    name, rest = _kind(location)
+    module = _module(name)
+    if hasattr(module, "license_of"):
+        return str(module.license_of(rest))
+    return license_beside(Path(rest))
 
 
 def _kind(location: str) -> tuple[str, str]:

@@ -31,3 +31,8 @@ def open_source(rest: str) -> Source:
         fingerprint=f"demo-1-{count}",
         distinct=True,
     )
+
+
+def license_of(rest: str) -> str:
+    """That of this package, which paints them."""
+    return "apache-2.0"

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from distill.data.sources import SPLIT_NAMES, Source, parquet
+from distill.data.sources._license import license_of_card
 from distill.errors import UserError
 
 NAME = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(/(?P<folder>[^@]+))?(@(?P<revision>.+))?")
@@ -42,6 +43,23 @@ def open_source(rest: str) -> Source:
     if place is None:
         place = _fetched(named["repository"], named["revision"], folder, where)
     return replace(parquet.open_source(str(place)), location=where)
+
+
+def license_of(rest: str) -> str:
+    """What the data set's card states, as far as it is in the local cache."""
+    named = NAME.fullmatch(rest)
+    if named is None:
+        return ""
+    card = _hub(f"hf:{rest}").try_to_load_from_cache(
+        named["repository"], "README.md", repo_type="dataset", revision=named["revision"]
+    )
+    return license_of_card(Path(card)) if isinstance(card, str) else ""
+
+
+def repository_of(location: str) -> str:
+    """The name on the Hub of data from there; empty of others."""
+    named = NAME.fullmatch(location.removeprefix("hf:"))
+    return named["repository"] if named and location.startswith("hf:") else ""
 
 
 def _cached(repository: str, revision: str | None, folder: str | None, where: str) -> Path | None:
@@ -102,7 +120,7 @@ def _snapshot(
         repository,
         repo_type="dataset",
         revision=revision,
-        allow_patterns=[f"{inside}*.parquet", f"{inside}*classes.txt"],
+        allow_patterns=[f"{inside}*.parquet", f"{inside}*classes.txt", "README.md"],
         **options,
     )
     return path
