@@ -20,7 +20,6 @@ def elsewhere_lines(results: Results) -> Iterator[str]:
         scores = ", ".join(f"{name} {score:.2f}" for name, score in shown if score is not None)
         what = f"{place['n']:,} images"
         if "farther_percent" in place:
-            what += (
-                f", {place['farther_percent']:.0f} % of them in that order behind three quarters"
-            )
+            share = place["farther_percent"]
+            what += f", {share:.0f} % of them less like training than three quarters of test"
         yield f"{place['location']} ({what}): {scores} {unit}"
