@@ -77,6 +77,7 @@ def results(rows: Sequence[ResultRow], main: str) -> Figure | None:
         panel.margins(x=0.3, y=0.25)
         panel.set_xlabel(title)
         panel.set_ylabel(f"{main} on test, %")
+        panel.set_ylim(top=min(101.0, panel.get_ylim()[1]))
         panel.grid(alpha=0.3)
     figure.draw_without_rendering()  # from now on points are where they will be
     for panel, places in zip(axes, kept.values(), strict=True):
