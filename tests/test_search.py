@@ -22,6 +22,7 @@ from distill.search.timing import count_macs, time_files
 
 RECIPE = """
 random_forest.trees = 0
+haar = "off"
 [data]
 size = 32
 [bench]
