@@ -8,6 +8,7 @@ arXiv:2101.03697). Plain convolutions are what every runtime and int8 kernel is 
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Annotated, cast
 
 import torch
@@ -213,9 +214,18 @@ def build(
             raise UserError(f"{name} is neither one value nor one per stage", "model.options")
     network = Compact(num_classes, options)
     if pretrained:
-        file = find_backbone(options.model_dump(mode="json"))
-        transfer_weights(network, read_weights(file), ["classifier"])
+        transfer_weights(network, read_weights(weights_of(options)), ["classifier"])
     return network
+
+
+def weights_of(options: Options) -> Path:
+    """The file of this shape's weights.
+
+    Raises:
+        UserError: There is none; says for which shapes there are.
+    """
+    file: Path = find_backbone(options.model_dump(mode="json"))
+    return file
 
 
 def origin(variant: str) -> Origin:

@@ -78,3 +78,30 @@ def test_those_that_ship_have_a_card_and_fit_into_a_wheel():
         assert find_backbone(shape) == file
         model = ModelConfig(name="compact", pretrained=True, options=shape)
         build_classifier(model, ("a", "b"), InputSpec(height=96, width=96))
+
+
+def test_a_shape_without_weights_is_told_before_its_teacher_is_trained(tmp_path, distill):
+    """Dry runs say it too."""
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text(
+        """
+        [data]
+        size = 32
+        [[teachers]]
+        name = "teacher"
+        model = { name = "baseline_cnn" }
+        [[students]]
+        name = "student"
+        model.name = "compact"
+        model.pretrained = true
+        model.options = { width = [8, 16], depth = [1, 1] }
+        strategy.name = "vanilla"
+        """
+    )
+    for more in ((), ("--dry-run",)):
+        command = ("run", recipe, "--data", "demo:60", "--out", tmp_path / "out", *more)
+        status, _, err = distill(*command)
+        assert status == 2
+        assert "no backbone of this shape of compact" in err
+        assert "compact-290k" in err
+    assert not (tmp_path / "out" / "teachers").exists()

@@ -62,7 +62,7 @@ class Family(Protocol):
     """What a file in `students/` or `teachers/` offers, beside a model `Options`.
 
     One whose `pretrained` has to be fetched also says where from: `origin(variant)`, an
-    `models.origin.Origin`.
+    `models.origin.Origin`; one that has weights for some shapes only, `weights_of(options)`.
     """
 
     def build(

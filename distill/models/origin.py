@@ -12,7 +12,7 @@ import torch
 
 from distill.config import ModelConfig
 from distill.errors import UserError
-from distill.models.classifier import split_name
+from distill.models.classifier import model_options, split_name
 from distill.models.weights import ADVICE, check_weights_file
 from distill.registry import find_module
 
@@ -50,17 +50,27 @@ def can_load(config: ModelConfig) -> UserError | None:
 
     A module without a function `origin`, which says where they are, is believed.
     """
-    if isinstance(config.pretrained, str):
-        try:
+    try:
+        if isinstance(config.pretrained, str):
             check_weights_file(config.pretrained)
-        except UserError as error:
-            return error
+        elif config.pretrained:
+            check_shape(config)
+    except UserError as error:
+        return error
     origin = origin_of(config)
     if origin is None or origin.file or (origin.url and answers(origin.url)):
         return None
     there = f"at {urlsplit(origin.url).hostname}" if origin.url else "to be fetched"
     what = f"no pretrained weights for {origin.name}, neither on this machine nor {there}"
     return UserError(what, "model.pretrained", origin.advice)
+
+
+def check_shape(config: ModelConfig) -> None:
+    """Raises `UserError` where a family has weights for some shapes only, and not for this one."""
+    folder, module, _ = split_name(config.name)
+    family = find_module(folder, module, "model.name", "build")
+    if hasattr(family, "weights_of"):
+        family.weights_of(model_options(config))
 
 
 def origin_of(config: ModelConfig) -> Origin | None:
