@@ -74,6 +74,10 @@ class ImageData:
         """Images of a split, whatever their labels."""
         return len(self.splits[split].labels)
 
+    def groups_of(self, split: str) -> np.ndarray[Any, np.dtype[np.str_]]:
+        """The group of each image of a split: of copies, and as the source says."""
+        return np.array([self.groups.get(name, name) for name in self.splits[split].names])
+
     def describe(self) -> dict[str, Any]:
         """The content of `data.json`."""
         return {

@@ -192,7 +192,7 @@ def judge_ablation(experiment: Experiment, ablation: Ablation) -> list[Worth]:
         experiment: Of the ablation's recipe, all runs finished.
     """
     data, variants = experiment.data, ablation.variants
-    groups = np.array([data.groups.get(name, name) for name in data.val.names])
+    groups = data.groups_of("val")
     base, base_scores = _answers(experiment, ablation, ablation.base.name)
     rights, scores = {}, {}
     for variant in variants:

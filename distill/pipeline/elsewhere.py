@@ -37,7 +37,7 @@ class Surroundings:
         count = len(train.names)
         self._rows = np.unique(np.linspace(0, count - 1, min(MOST, count)).round().astype(np.int64))
         self._known = self.of(train, self._rows)
-        self._groups = groups_of(experiment, train)[self._rows]
+        self._groups = experiment.data.groups_of("train")[self._rows]
 
     def of(self, split: Split, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Features of some images of a split, `(n, d)`."""
@@ -81,11 +81,6 @@ def with_elsewhere(
     return results.model_copy(update=update)
 
 
-def groups_of(experiment: Experiment, split: Split) -> Groups:
-    """The group of each image of a split."""
-    return np.array([experiment.data.groups.get(name, name) for name in split.names])
-
-
 def quarters_of_test(
     experiment: Experiment,
     around: Surroundings,
@@ -99,7 +94,7 @@ def quarters_of_test(
         probs: What it answers on the test split, `(images, classes)`.
         right: Which answers are, `(images,)`, or `(images, labels)` where those are many.
     """
-    test, groups = experiment.data.test, groups_of(experiment, experiment.data.test)
+    test, groups = experiment.data.test, experiment.data.groups_of("test")
     away = around.away(around.of(test, np.arange(len(test.names))), groups)
     found = by_distance(away, shares(right), groups, probs, test.labels, experiment.data.classes)
     if not found:
@@ -127,18 +122,19 @@ def scores_elsewhere(
     Args:
         farthest: Distance beyond which the farthest quarter of the test split begins.
     """
-    data, recipe = experiment.data, experiment.recipe
-    files = sorted((experiment.out / "export").glob("*.onnx"))
+    data, recipe, device = experiment.data, experiment.recipe, str(experiment.device)
+    if not recipe.also:
+        return
+    places = {config.name: experiment.folder(config.name) for config in all_runs(recipe)}
+    places |= {file.name: file for file in sorted((experiment.out / "export").glob("*.onnx"))}
+    models = {name: open_model(place, device, trust=True) for name, place in places.items()}
+    asked = {name: model.probabilities for name, model in models.items()}
     for location in recipe.also:
         source = open_source(location, data.task)
         check_classes(source, data.classes)
         tell(source, experiment.progress.say)
         has_test = any(item.split == "test" for item in source.items)
         items = [item for item in source.items if not has_test or item.split == "test"]
-        folders = {config.name: experiment.folder(config.name) for config in all_runs(recipe)}
-        places = {**folders, **{file.name: file for file in files}}
-        models = {n: open_model(at, str(experiment.device), trust=True) for n, at in places.items()}
-        asked = {name: model.probabilities for name, model in models.items()}
         answers = ask(
             {**asked, FEATURES: around.features},
             data.spec,
@@ -148,6 +144,8 @@ def scores_elsewhere(
             experiment.workers,
             experiment.progress,
         )
+        if count := len(answers.unreadable):
+            experiment.progress.say(f"also {location}: {count:,} images could not be read")
         labels = true_labels(answers.items, source.classes, data.classes)
         rows = [
             {

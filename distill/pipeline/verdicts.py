@@ -29,7 +29,7 @@ def verdicts(
             name of a row.
         teacher: The best one.
     """
-    groups = groups_of_test(experiment)
+    groups = experiment.data.groups_of("test")
     if len(set(groups)) < 2:
         return ()
 
@@ -54,12 +54,6 @@ def verdicts(
 def shares(right: Flags) -> NDArray[Any]:
     """Of each image whether its answer is right, or the share of its labels that are."""
     return right if right.ndim == 1 else right.mean(axis=1)
-
-
-def groups_of_test(experiment: Experiment) -> NDArray[np.str_]:
-    """The group of each test image: of copies, and as the source says."""
-    data = experiment.data
-    return np.array([data.groups.get(name, name) for name in data.test.names])
 
 
 def keep_correct(folder: Path, right: Flags) -> None:
