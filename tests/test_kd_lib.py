@@ -22,7 +22,7 @@ from distill.errors import RunStopped, UserError
 from distill.models.classifier import Classifier, build_classifier
 from distill.models.inference import predict_logits
 from distill.progress import Progress
-from distill.strategies import make_strategy
+from distill.strategies import Lesson, make_strategy
 from distill.training.fit import fit
 from distill.training.job import Job
 from distill.training.kd_lib import check_kd_lib, fit_with_kd_lib, import_kd_lib
@@ -213,8 +213,10 @@ def test_a_strategy_leaves_a_complete_run_directory(
     logits = predict_logits(loaded, job.data.val, CPU)
     top1 = 100.0 * float((logits.argmax(axis=1) == job.data.val.labels).mean())
     assert top1 == best == open_run(job.folder).best_score
-    # What KD_Lib itself holds to be the best, and puts into the student at the end, is the same.
-    np.testing.assert_array_equal(predict_logits(student, job.data.val, CPU), logits)
+    # What KD_Lib itself holds to be the best, and puts into the student at the end, is as good: of
+    # equal epochs it takes the first, we that of the lower loss.
+    theirs = predict_logits(student, job.data.val, CPU)
+    assert 100.0 * float((theirs.argmax(axis=1) == job.data.val.labels).mean()) == best
 
 
 @pytest.mark.kd_lib
@@ -325,7 +327,7 @@ def kd_gradient(strategy: str, student: Tensor, teacher: Tensor, temperature: fl
         Draws(0, np.arange(len(student)), 0),
     )
     term = make_strategy(StrategyConfig(name=strategy, **options))
-    term(logits, teacher[None], labels, None, draws)["loss"].backward()
+    term(Lesson(logits, teacher[None], labels, None, draws))["loss"].backward()
     assert logits.grad is not None
     return logits.grad
 
