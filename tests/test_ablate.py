@@ -108,7 +108,8 @@ def test_wishes_name_values_and_keys(recipe):
     ("wish", "words"),
     [
         ("teacher=three", "no teacher 'three'"),
-        ("colour", "nothing else to try of colour"),
+        ("colour", "no factor 'colour'"),
+        ("train.lr", "nothing else to try of train.lr"),
         ("strategy.colour=1", "colour"),
         ("temperature=-1", "temperature"),
         ("epochs=many", "epochs"),

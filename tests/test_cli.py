@@ -753,3 +753,6 @@ def test_pictures_from_elsewhere_are_looked_at_before_anything_is_trained(
         assert status == 2
         assert "no class 'no such class'" in err
     assert not (tmp_path / "out" / "teachers").exists()
+    status, out, err = distill("run", photos, "--also", tmp_path / "nowhere", "--dry-run")
+    assert (status, out) == (2, "")  # and no plan
+    assert "no such folder" in err

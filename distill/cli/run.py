@@ -106,6 +106,7 @@ def run_planned(
     chosen: tuple[str, ...], request: Request, settings: Settings, find_lr: bool
 ) -> None:
     """Plans, unless that was done before, and runs the plan; a dry run prints it."""
+    from distill.data.sources import open_source
     from distill.device import resolve_device
     from distill.planner.plan import kept_plan, make_plan
     from distill.progress import Progress
@@ -114,6 +115,8 @@ def run_planned(
     if num_processes() > 1:
         hint = f"plan alone: distill run {location} --dry-run > plan.toml, and share that recipe"
         raise UserError("processes cannot share the making of a plan", "torchrun", hint)
+    for place in settings.also or ():  # before a minute of planning
+        open_source(place, None)
     out = settings.out or Path("runs") / request.name
     plan = None if settings.dry_run else kept_plan(request, out, settings.overwrite)
     if plan is None:

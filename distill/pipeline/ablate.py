@@ -101,6 +101,9 @@ def make_ablation(
     asked = dict(wish.partition("=")[::2] for wish in vary) or dict.fromkeys(FACTORS, "")
     variants: list[Variant] = []
     for factor, values in asked.items():
+        if factor not in FACTORS and "." not in factor:
+            hint = f"choose of {', '.join(FACTORS)}, or name a key such as train.lr=1e-3,1e-2"
+            raise UserError(f"no factor {factor!r}", "--vary", hint)
         tried = tuple(value.strip() for value in values.split(",") if value.strip())
         found = list(_variants(recipe, base, factor, tried, has_unlabelled))
         if vary and not found:
