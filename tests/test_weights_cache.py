@@ -124,7 +124,8 @@ def test_whether_weights_can_be_had_is_asked_of_caches_packages_and_servers(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(origin, "answers", lambda url: False)
     assert asked("torchvision/resnet18", False) is None
-    assert asked("compact") is None  # it does not say where its weights are, and is believed
+    assert asked("basic_cnn") is None  # it does not say where its weights are, and is believed
+    assert "no backbone of this shape" in str(asked("compact"))
     assert "no such weights file" in str(asked("torchvision/resnet18", str(tmp_path / "x.pth")))
     for name, said in (
         ("torchvision/resnet18", "torchvision/resnet18, neither on this machine nor at download."),
