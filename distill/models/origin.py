@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
@@ -67,8 +67,7 @@ def can_load(config: ModelConfig) -> UserError | None:
 
 def check_shape(config: ModelConfig) -> None:
     """Raises `UserError` where a family has weights for some shapes only, and not for this one."""
-    folder, module, _ = split_name(config.name)
-    family = find_module(folder, module, "model.name", "build")
+    family, _ = _family(config)
     if hasattr(family, "weights_of"):
         family.weights_of(model_options(config))
 
@@ -77,9 +76,14 @@ def origin_of(config: ModelConfig) -> Origin | None:
     """Of the library's own weights of a model; None where it starts from none, or none is known."""
     if config.pretrained is not True:
         return None
-    folder, module, variant = split_name(config.name)
-    family = find_module(folder, module, "model.name", "build")
+    family, variant = _family(config)
     return family.origin(variant) if hasattr(family, "origin") else None
+
+
+def _family(config: ModelConfig) -> tuple[Any, str]:
+    """The file that a model comes from, and which of its models that is."""
+    folder, module, variant = split_name(config.name)
+    return find_module(folder, module, "model.name", "build"), variant
 
 
 def answers(url: str) -> bool:

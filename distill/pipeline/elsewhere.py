@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill.data.sources import open_source, tell
-from distill.data.store import Split
+from distill.data.store import Split, spread
 from distill.models.features import BATCH, features_of_pixels
 from distill.pipeline.answers import Answers, ask, check_classes, open_model, true_labels
 from distill.pipeline.embedding import EMBEDDING, SIZE, embedding
@@ -31,13 +31,11 @@ class Surroundings:
     """The training images of an experiment, and how far others are from them."""
 
     def __init__(self, experiment: Experiment) -> None:
-        self._experiment = experiment
         self.features = features_of_pixels(embedding(), experiment.device)
         train = experiment.data.train
-        count = len(train.names)
-        self._rows = np.unique(np.linspace(0, count - 1, min(MOST, count)).round().astype(np.int64))
-        self._known = self.of(train, self._rows)
-        self._groups = experiment.data.groups_of("train")[self._rows]
+        rows = spread(train, MOST)
+        self._known = self.of(train, rows)
+        self._groups = experiment.data.groups_of("train")[rows]
 
     def of(self, split: Split, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Features of some images of a split, `(n, d)`."""

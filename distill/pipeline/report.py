@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from distill.config import Recipe
 from distill.data.prepare import ImageData
+from distill.data.store import spread
 from distill.environment import environment
 from distill.export.model_card import experiment_card
 from distill.files import atomic, read_json, seal, write_json
@@ -115,9 +116,8 @@ def under_stress(
         return None
     data, main = experiment.data, task_of(experiment.data.task).main_score
     predictor = Predictor(experiment.out / "export" / shipped)
-    spread = np.linspace(0, len(data.test.labels) - 1, min(STRESSED, len(data.test.labels)))
-    chosen = np.unique(spread.round().astype(np.int64))
-    pixels, labels = np.asarray(data.test.pixels[chosen]), data.test.labels[chosen]
+    chosen = spread(data.test, STRESSED)
+    pixels, labels = data.test.take(chosen), data.test.labels[chosen]
 
     def scored(answers: NDArray[Any]) -> float:
         return float(score(answers, labels, data.classes)[main])

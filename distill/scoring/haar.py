@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill.data.prepare import ImageData
-from distill.data.store import Split
+from distill.data.store import Split, spread
 from distill.scoring.tasks import task_of
 
 FRONT, PROFILE, EYE, MOUTH = (
@@ -60,13 +60,6 @@ def haar_probs(data: ImageData) -> NDArray[np.float64]:
     every = np.arange(len(data.test.labels))
     cells = [table.get(s.tobytes(), (usual, 1)) for s in cascades.seen(data.test, every)]
     return np.stack([total / count for total, count in cells])
-
-
-def spread(split: Split, most: int) -> NDArray[np.int64]:
-    """Images of a split, evenly over it, by their numbers."""
-    count = len(split.labels)
-    places = np.linspace(0, count - 1, min(most, count))
-    return places.round().astype(np.int64)
 
 
 class Box(NamedTuple):

@@ -68,6 +68,12 @@ class Split:
         return np.asarray(self.stored).take(rows, axis=0)
 
 
+def spread(split: Split, most: int) -> NDArray[np.int64]:
+    """Images of a split, evenly over it, by their numbers."""
+    count = len(split.labels)
+    return np.linspace(0, count - 1, min(most, count)).round().astype(np.int64)
+
+
 def subset(split: Split, rows: NDArray[np.int64]) -> Split:
     """Some images of a split, in the order of `rows`; nothing is copied."""
     return Split(
