@@ -38,7 +38,8 @@ from distill.pipeline.experiment import Experiment
 from distill.pipeline.export import export_student
 from distill.progress import Progress
 from distill.registry import find_module, names_in
-from distill.runtime.predict import Predictor, metadata_of, open_session
+from distill.runtime.predict import Predictor
+from distill.runtime.session import metadata_of, open_session
 from distill.scoring.tasks import task_of
 
 NAMES = names_in("export", "Target")
@@ -579,7 +580,7 @@ def test_the_hub_folder_is_what_a_pipeline_of_theirs_reads(exported) -> None:
     )
     values = np.ascontiguousarray(values.transpose(0, 3, 1, 2), dtype=np.float32)
     for name, ours in (("model", "fp32"), ("model_quantized", "int8")):
-        from distill.runtime.predict import open_session
+        from distill.runtime.session import open_session
 
         session = open_session(hub / "onnx" / f"{name}.onnx")
         (logits,) = session.run(["logits"], {"pixel_values": values})

@@ -7,7 +7,7 @@ from typing import Any
 
 from distill.benchmarks.engines import Device, Settings
 from distill.errors import UserError
-from distill.runtime.predict import open_session
+from distill.runtime.session import open_session
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 

@@ -16,7 +16,8 @@ from distill.export.onnx_file import Pixels, Probs, describe, in_batches, probs_
 from distill.export.parity import FLOAT32, Limits, in_words
 from distill.export.pixel_values import normalise, to_pixel_values
 from distill.files import write_json
-from distill.runtime.predict import Predictor, open_session
+from distill.runtime.predict import Predictor
+from distill.runtime.session import open_session
 from distill.scoring.tasks import task_of
 
 if TYPE_CHECKING:

@@ -58,7 +58,7 @@ def probs_of_file(file: Path, pixels: Pixels) -> Probs:
     Args:
         pixels: uint8 `(n, height, width, 3)`.
     """
-    from distill.runtime.predict import open_session
+    from distill.runtime.session import open_session
 
     session = open_session(file)
     return in_batches(lambda batch: session.run(["prob"], {"image": batch})[0], pixels)

@@ -18,7 +18,7 @@ from distill.errors import UserError
 from distill.export import Record
 from distill.export import Target as Base
 from distill.export.onnx_file import probs_of_file, write_labels
-from distill.runtime.predict import open_session
+from distill.runtime.session import open_session
 
 if TYPE_CHECKING:
     from distill.export.shipment import Shipment

@@ -17,7 +17,8 @@ from distill.data.digest import image_sha256
 from distill.data.sources import Item, Source
 from distill.errors import UserError
 from distill.progress import Progress
-from distill.runtime.predict import Predictor, check_probs
+from distill.runtime.predict import Predictor
+from distill.runtime.session import check_probs
 
 BATCH = 64
 Probabilities = Callable[[Pixels], NDArray[Any]]

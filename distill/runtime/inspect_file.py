@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.files import sha256_of
-from distill.runtime.predict import ends_of, metadata_of, open_session
+from distill.runtime.session import ends_of, metadata_of, open_session
 
 Record = dict[str, Any]
 KEYS = ("task", "precision", "strategy", "thresholds", "mean", "std", "license", "producer")

@@ -13,7 +13,7 @@ from time import perf_counter_ns
 import numpy as np
 from numpy.typing import NDArray
 
-from distill.runtime.predict import open_session
+from distill.runtime.session import open_session
 
 WARM_UP = 3  # calls at the beginning of a turn that are not counted
 

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from distill.config import TaskName
 from distill.data.decode import (
-    InputSpec,
     UnreadableImageError,
     heif_left_out,
     image_endings,
@@ -24,14 +21,20 @@ from distill.data.decode import (
     warn_of_heif,
 )
 from distill.data.walk import files_below
-from distill.errors import UserError, first_line, printable, unprintable
+from distill.errors import UserError
+from distill.runtime.session import (
+    check_probs,
+    ends_of,
+    open_session,
+    read_metadata,
+    read_spec,
+    run,
+)
 from distill.runtime.shipped import shipped_file
 from distill.scoring.tasks import task_of
 
+Pixels = NDArray[np.uint8]
 Probs = NDArray[np.float32]
-REQUIRED = ("names", "task", "input_spec", "thresholds")
-CHECKED = (*REQUIRED, "metrics", "precision")
-SLACK = 1e-3  # by which a probability may lie outside [0, 1]: halves round
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,22 @@ class Prediction:
         return ", ".join(f"{name} {100 * self.probs[name]:.1f} %" for name in self.labels)
 
 
+@dataclass(frozen=True)
+class Answers:
+    """What a file gives for a batch of pictures.
+
+    Attributes:
+        probs: `(n, classes)`.
+        cams: Class activation maps `(n, classes, h, w)`; None where they were not asked for, or
+            the file has none.
+        embeddings: Pooled features `(n, d)`; None likewise.
+    """
+
+    probs: Probs
+    cams: NDArray[np.float32] | None = None
+    embeddings: NDArray[np.float32] | None = None
+
+
 class Predictor:
     """A shipped ONNX file, ready to use.
 
@@ -70,6 +89,7 @@ class Predictor:
 
     Attributes:
         task: `single`, one label per picture, or `multi`, any number of them.
+        outputs: What the file gives: `prob`, and maybe `cam` and `embedding`.
         thresholds: What each class's probability must reach, `(classes,)`; for a class without
             one 0.5 in `multi`, and 0 in `single`.
 
@@ -84,6 +104,7 @@ class Predictor:
         self.names = tuple(self.metadata["names"])
         self.task: TaskName = self.metadata["task"]
         self.spec = read_spec(self.session, self.metadata, self.path)
+        self.outputs = tuple(end["name"] for end in ends_of(self.session, self.path)[1])
         thresholds, default = self.metadata["thresholds"], task_of(self.task).threshold
         self.thresholds = np.asarray(
             [thresholds.get(name, default) for name in self.names], np.float32
@@ -116,188 +137,63 @@ class Predictor:
             probs = self.probs(
                 np.stack([self._pixels(items, start + i) for i in range(len(chunk))])
             )
-            results += [self._decide(item, row) for item, row in zip(chunk, probs, strict=True)]
+            results += [
+                self.decide(row, str(item) if isinstance(item, str | Path) else None)
+                for item, row in zip(chunk, probs, strict=True)
+            ]
         return results
+
+    def pixels(self, image: Any) -> Pixels:
+        """A picture as the file's input, uint8 `(height, width, 3)`.
+
+        Args:
+            image: One picture, as `predict` takes it.
+
+        Raises:
+            UnreadableImageError: It is no picture.
+            OSError: Its file cannot be read now.
+        """
+        return to_pixels(image, self.spec)
 
     def _pixels(self, items: list[Any], index: int) -> NDArray[np.uint8]:
         item = items[index]
         try:
-            return to_pixels(item, self.spec)
+            return self.pixels(item)
         except UnreadableImageError as error:
             if len(items) == 1:
                 raise
             name = f" ({item})" if isinstance(item, str | Path) else ""
             raise UnreadableImageError(f"picture {index}{name}: {error}") from None
 
-    def probs(self, pixels: NDArray[np.uint8]) -> Probs:
+    def probs(self, pixels: Pixels) -> Probs:
         """Probabilities `(batch, classes)` of pixels, uint8 `(batch, height, width, 3)`."""
-        result: Probs = session_probs(self.session, pixels, self.path)
-        check_probs(result, self.names, self.path, len(pixels))
-        return result
+        return self.answers(pixels).probs
 
-    def _decide(self, item: Any, row: Probs) -> Prediction:
+    def answers(self, pixels: Pixels, *extra: str) -> Answers:
+        """All that is asked of pixels, uint8 `(batch, height, width, 3)`.
+
+        Args:
+            extra: `cam`, `embedding`; what the file does not give is None.
+        """
+        names = ["prob", *(name for name in extra if name in self.outputs)]
+        given = dict(zip(names, run(self.session, names, pixels, self.path), strict=True))
+        check_probs(given["prob"], self.names, self.path, len(pixels))
+        return Answers(given["prob"], given.get("cam"), given.get("embedding"))
+
+    def decide(self, row: Probs, path: str | None = None) -> Prediction:
+        """What a picture's probabilities `(classes,)` say, by the thresholds."""
         above = row >= self.thresholds
         if self.task == "single":
             chosen = [int(row.argmax())] if above[row.argmax()] else []
         else:
             chosen = sorted(np.flatnonzero(above).tolist(), key=lambda i: -row[i])
         return Prediction(
-            path=str(item) if isinstance(item, str | Path) else None,
+            path=path,
             labels=tuple(self.names[i] for i in chosen),
             prob=float(row[chosen[0]] if chosen else row.max()),
             probs={name: float(p) for name, p in zip(self.names, row, strict=True)},
             abstained=not chosen,
         )
-
-
-def open_session(path: Path, threads: int = 0) -> Any:
-    """An onnxruntime session on the CPU.
-
-    Raises:
-        UserError: No such file, or onnxruntime cannot read it.
-    """
-    import onnxruntime as ort
-
-    if path.is_dir():
-        hint = "name an .onnx file, or an experiment that has exported: distill run DATA"
-        raise UserError("no shipped file in this folder", str(path), hint)
-    if not path.is_file():
-        raise UserError("no such file", str(path), "name an .onnx file or an experiment")
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 4
-    try:
-        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's own exceptions share no public base class
-        reason = first_line(error)
-        hint = "it may be cut short: export it again"
-        raise UserError(f"not a usable ONNX file ({reason})", str(path), hint) from None
-
-
-class _Metadata(BaseModel):
-    """What the metadata of a shipped file has to be."""
-
-    model_config = ConfigDict(strict=True, arbitrary_types_allowed=True)
-
-    names: Annotated[list[str], Field(min_length=1)]
-    task: TaskName
-    input_spec: InputSpec
-    thresholds: dict[str, Annotated[float, Field(ge=0.0, le=1.0)]]
-    metrics: dict[str, Any] | None = None
-    precision: Annotated[str, Field(max_length=20, pattern=r"^[A-Za-z0-9._-]*$")] | None = None
-
-    @model_validator(mode="after")
-    def _names_are_names(self) -> Self:
-        if len(set(self.names)) < len(self.names):
-            raise ValueError("names: two classes have the same")
-        if odd := [name for name in self.names if unprintable(name)]:
-            raise ValueError(f"names: {printable(odd[0])!r} does not show")
-        if unknown := self.thresholds.keys() - set(self.names):
-            raise ValueError(f"thresholds: no class {printable(min(unknown))!r}")
-        return self
-
-
-def read_metadata(session: Any, path: Path) -> dict[str, Any]:
-    """The metadata of a shipped file, decoded from JSON.
-
-    Raises:
-        UserError: A key that every shipped file has is missing, or means nothing.
-    """
-    metadata, hint = metadata_of(session), "use a file that `distill export` wrote"
-    missing = [key for key in REQUIRED if key not in metadata]
-    if missing:
-        raise UserError(f"no metadata {missing[0]!r} in it", str(path), hint)
-    try:
-        _Metadata.model_validate_json(json.dumps({key: metadata.get(key) for key in CHECKED}))
-    except (ValidationError, ValueError) as error:
-        reason = str(error)
-        if isinstance(error, ValidationError):
-            problem = error.errors()[0]
-            key = ".".join(str(place) for place in problem["loc"])
-            reason = f"{key} {problem['msg']}".strip().removeprefix("Value error, ")
-        raise UserError(f"its metadata makes no sense, {reason}", str(path), hint) from None
-    return metadata
-
-
-def read_spec(session: Any, metadata: dict[str, Any], path: Path) -> InputSpec:
-    """How pictures become the input of a shipped file.
-
-    Raises:
-        UserError: The input is not uint8 `image` of the size that the metadata says, or what it
-            answers to a grey picture is not a probability per class.
-    """
-    inputs, outputs = ends_of(session, path)
-    ends = {value["name"]: value["type"] for value in (*inputs, *outputs)}
-    shape = inputs[0]["shape"][1:] if inputs else []
-    hint = "use a file that `distill export` wrote"
-    spec = InputSpec.model_validate(metadata["input_spec"])
-    if ends.get("image") != "tensor(uint8)" or "prob" not in ends:
-        raise UserError(f"takes and gives {', '.join(ends)}", str(path), hint)
-    if shape != [spec.height, spec.width, 3]:
-        what = f"takes {shape}, but its metadata says {spec.height} x {spec.width}"
-        raise UserError(what, str(path), hint)
-    grey = np.full((2, *shape), 128, np.uint8)
-    check_probs(session_probs(session, grey, path), metadata["names"], path, len(grey))
-    return spec
-
-
-def ends_of(session: Any, path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Name, type and shape of a file's inputs and outputs.
-
-    Raises:
-        UserError: One of them has a name that is no text.
-    """
-    try:
-        inputs, outputs = (
-            [{"name": v.name, "type": v.type, "shape": list(v.shape)} for v in values]
-            for values in (session.get_inputs(), session.get_outputs())
-        )
-    except UnicodeDecodeError:
-        raise UserError("an input or output has no name", str(path), "export it again") from None
-    return inputs, outputs
-
-
-def session_probs(session: Any, pixels: NDArray[np.uint8], path: Path) -> Any:
-    """The output `prob`.
-
-    Raises:
-        UserError: onnxruntime cannot run the file.
-    """
-    try:
-        return session.run(["prob"], {"image": pixels})[0]
-    except Exception as error:  # onnxruntime's own exceptions share no public base class
-        reason = first_line(error)
-        raise UserError(f"it does not run ({reason})", str(path), "export it again") from None
-
-
-def check_probs(probs: Any, names: Sequence[str], path: Path, count: int) -> None:
-    """Raises `UserError` where answers are no probabilities of a model's classes.
-
-    Args:
-        count: Images that were asked about.
-    """
-    classes = len(names)
-    hint = "use a file that `distill export` wrote"
-    if getattr(probs, "shape", ()) != (count, classes) or probs.dtype.kind != "f":
-        got = f"{getattr(probs, 'dtype', type(probs).__name__)} {getattr(probs, 'shape', '')}"
-        raise UserError(f"answers {got} for {classes} classes", str(path), hint)
-    if not ((probs >= -SLACK) & (probs <= 1.0 + SLACK)).all():  # which NaN is not either
-        raise UserError("its answers are no probabilities", str(path), "make it anew")
-
-
-def metadata_of(session: Any) -> dict[str, Any]:
-    """The metadata of any ONNX file; what is not JSON stays the text that it is."""
-    try:
-        raw = session.get_modelmeta().custom_metadata_map
-    except UnicodeDecodeError:
-        return {}
-    metadata: dict[str, Any] = {}
-    for key, value in raw.items():
-        try:
-            metadata[key] = json.loads(value)
-        except (ValueError, RecursionError):
-            metadata[key] = value
-    return metadata
 
 
 def find_images(
@@ -343,4 +239,4 @@ def _as_list(images: Any) -> list[Any]:
         raise UnreadableImageError(what) from None
 
 
-__all__ = ["Prediction", "Predictor", "UnreadableImageError", "find_images"]
+__all__ = ["Answers", "Prediction", "Predictor", "UnreadableImageError", "find_images"]

@@ -36,7 +36,7 @@ from distill.export.int8.calibration import (
 from distill.export.int8.integers import pass_pixels_on, pixel_tensors
 from distill.export.onnx_file import clean, describe, name_nodes, probs_of_file
 from distill.export.onnx_graph import ACTIVATIONS, inner_nodes, order_layers
-from distill.runtime.predict import open_session, read_metadata
+from distill.runtime.session import open_session, read_metadata
 
 # Trains the graph behind a quantised file: from that and the float graph to a float graph of other
 # weights, and the lowest and highest value of each activation.
