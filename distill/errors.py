@@ -41,6 +41,10 @@ class NoSpace(RunStopped):
     """A full disk."""
 
 
+class NotFinite(RunStopped):
+    """A loss that is no number any more, which the run's options bring about again."""
+
+
 MOVING = ("Cc", "Cf", "Zl", "Zp")  # categories of characters that are obeyed, not shown
 HARMLESS = "\u200c\u200d"  # joiners, of Indic scripts and of emoji
 

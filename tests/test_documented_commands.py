@@ -56,6 +56,7 @@ SHORTER = {  # what makes a command quick
     ],
     "bench": ["bench.seconds=0.02", "bench.rounds=1", "bench.batch_sizes=1"],
     "run": ["--no-bench"],
+    "sweep": ["--trials", "1"],
 }
 RECIPE = """
 random_forest.trees = 5

@@ -39,6 +39,7 @@ from distill.cli.reference import options_command
 from distill.cli.run import do_stages, run_command
 from distill.cli.search import search_command
 from distill.cli.shipped import evaluate_command, inspect_command, predict_command
+from distill.cli.sweep import sweep_command
 from distill.cli.teachers import teachers_command
 from distill.environment import num_processes
 from distill.errors import (
@@ -206,6 +207,14 @@ app.command(
         "ablate mine.toml --data photos/ --vary temperature=1,8 --seeds 3",
     ),
 )(ablate_command)
+app.command(
+    "sweep",
+    rich_help_panel=TOOLS,
+    epilog=examples(
+        "sweep mine.toml --data photos/ train.lr=1e-4..1e-2 --trials 20",
+        "sweep mine.toml --data photos/ train.lr=1e-3,3e-3",
+    ),
+)(sweep_command)
 app.command(
     "search",
     rich_help_panel=TOOLS,

@@ -5,26 +5,17 @@ What each change is worth is judged on validation, as one chooses by it; the tes
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from distill.config import Recipe, RunConfig
 from distill.errors import UserError
 from distill.files import JsonModel, amend_manifest, write_json
-from distill.models.inference import predict_logits
 from distill.pipeline.experiment import Experiment
 from distill.pipeline.runs import controls, students_by_seed
-from distill.pipeline.verdicts import shares
-from distill.recipe import check_table, set_option
+from distill.pipeline.variants import answers_by_seed, changed_run, effect_of, variant_name
 from distill.scoring.comparison import Difference, Verdict, judge
-from distill.scoring.metrics import score
-from distill.scoring.tasks import SINGLE, task_of
+from distill.scoring.tasks import task_of
 from distill.strategies import make_strategy
 
 FILE = "ablation.json"
@@ -134,34 +125,14 @@ def _variants(
         key == "model.pretrained" and not base.model.pretrained and not values
     ):
         return
-    known = [_effect(base)]
+    known = [effect_of(base)]
     for value in values or usual:
         shown = {"half": max(1, base.train.epochs // 2), "double": 2 * base.train.epochs}.get(value)
         text = str(shown) if key == "train.epochs" and shown else value
-        changed = _changed(base, factor, key, text)
-        if (effect := _effect(changed)) not in known:
+        changed = changed_run(base, (f"{key}={text}",), variant_name(base, factor, text))
+        if (effect := effect_of(changed)) not in known:
             known.append(effect)
             yield Variant(factor, text, changed)
-
-
-def _effect(run: RunConfig) -> dict[str, Any]:
-    """What a run comes to, whatever it is called: options of its strategy that are not said too."""
-    cache = (run.cache.use, run.cached_views, run.cache.top_k)
-    strategy = (run.strategy.name, make_strategy(run.strategy).model_dump())
-    return {**run.model_dump(), "name": "", "cache": cache, "strategy": strategy}
-
-
-def _changed(base: RunConfig, factor: str, key: str, value: str) -> RunConfig:
-    entry = json.loads(base.model_dump_json(exclude_none=True))
-    set_option({"students": [entry]}, f"student.{key}={value}")
-    entry["name"] = _name(base, factor, value)
-    changed = check_table(RunConfig, entry, "--vary")
-    make_strategy(changed.strategy)
-    return changed
-
-
-def _name(base: RunConfig, factor: str, value: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{base.name}-{factor}-{value}")[:100]
 
 
 def _of_teachers(recipe: Recipe, base: RunConfig, values: Sequence[str]) -> Iterator[Variant]:
@@ -170,7 +141,7 @@ def _of_teachers(recipe: Recipe, base: RunConfig, values: Sequence[str]) -> Iter
     others = [name for name in names if len(names) > 1 and base.teachers != (name,)]
     plain = next((t for t in recipe.teachers if t.model.pretrained), None)
     for value in values or (NOBODY, *others, *([PLAIN] if plain else [])):
-        name = _name(base, "teacher", value)
+        name = variant_name(base, "teacher", value)
         if value == NOBODY:
             alone = controls([base])
             if base.name in alone:  # KD_Lib's loops have none
@@ -196,11 +167,11 @@ def judge_ablation(experiment: Experiment, ablation: Ablation) -> list[Worth]:
     """
     data, variants = experiment.data, ablation.variants
     groups = data.groups_of("val")
-    base, base_scores = _answers(experiment, ablation, ablation.base.name)
+    base, base_scores = answers_by_seed(experiment, ablation.base.name, ablation.seeds)
     rights, scores = {}, {}
     for variant in variants:
-        rights[variant.student.name], scores[variant.student.name] = _answers(
-            experiment, ablation, variant.student.name
+        rights[variant.student.name], scores[variant.student.name] = answers_by_seed(
+            experiment, variant.student.name, ablation.seeds
         )
     over = ablation.base.name
     asked = [(f"{n} over {over}", Difference(right, base, groups)) for n, right in rights.items()]
@@ -220,21 +191,3 @@ def judge_ablation(experiment: Experiment, ablation: Ablation) -> list[Worth]:
     write_json(place, {**kept, "rows": [worth.to_json() for worth in found]})
     amend_manifest(experiment.out, place)
     return found
-
-
-def _answers(
-    experiment: Experiment, ablation: Ablation, name: str
-) -> tuple[NDArray[Any], list[float]]:
-    """Of each seed's run which validation images are right, `(seeds, n)`, and its score."""
-    data, task = experiment.data, task_of(experiment.data.task)
-    truth = task.truth(data.val.labels, len(data.classes))
-    first = ablation.recipe.seed
-    names = [name, *(f"{name}-seed{first + further}" for further in range(1, ablation.seeds))]
-    rights, scores = [], []
-    for run in names:
-        classifier = experiment.finished(run).load().to(experiment.device)
-        probs = task.probabilities(predict_logits(classifier, data.val, experiment.device))
-        same = task.answers(probs) == truth
-        rights.append(shares(same.all(axis=1) if task is SINGLE else same))
-        scores.append(float(score(probs, data.val.labels, data.classes)[task.main_score]))
-    return np.stack(rights), scores

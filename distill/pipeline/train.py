@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from distill.config import RunConfig
 from distill.files import amend_manifest, is_complete
@@ -68,11 +69,18 @@ def warn_of_teachers(experiment: Experiment, alone: RunConfig, student: str) -> 
         experiment.progress.say(f"WARNING: {what}. Fix: {hint}.")
 
 
-def train_run(experiment: Experiment, config: RunConfig) -> None:
+def train_run(
+    experiment: Experiment,
+    config: RunConfig,
+    after_epoch: Callable[[Mapping[str, Any]], None] | None = None,
+) -> None:
     """Trains one model into its run directory, unless that is complete and of the same options.
 
     The processes of one launcher train it together; two commands that are asked for the same run
     train it once.
+
+    Args:
+        after_epoch: As of `fit`; KD_Lib's loops have none.
 
     Raises:
         UserError: The directory holds a run of other options, and `overwrite` is off.
@@ -88,7 +96,7 @@ def train_run(experiment: Experiment, config: RunConfig) -> None:
 
             fit_with_kd_lib(classifier, job, experiment.device, experiment.progress)
         else:
-            fit(classifier, job, experiment.device, experiment.progress)
+            fit(classifier, job, experiment.device, experiment.progress, after_epoch=after_epoch)
         if world.is_main:
             amend_manifest(experiment.out, job.folder)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import math
 import time
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from distill.data.views.images import num_batches
 from distill.environment import environment
-from distill.errors import RunStopped
+from distill.errors import NotFinite
 from distill.files import atomic, sha256_of
 from distill.models.classifier import Classifier
 from distill.models.inference import predict_logits
@@ -75,15 +76,18 @@ def fit(
     device: torch.device,
     progress: Progress,
     alone: bool = False,
+    after_epoch: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> None:
     """Trains a model into `job.folder`, or continues what was begun there.
 
     Args:
         alone: Whatever processes there are, this one trains by itself.
+        after_epoch: Is given the row of `metrics.jsonl` of every epoch that is kept; what it
+            raises ends the run, which can be continued.
 
     Raises:
         UserError: The data has no such classes or scores as the options name.
-        RunStopped: The loss stopped being finite; the last whole epoch is kept.
+        NotFinite: The loss stopped being finite; the last whole epoch is kept.
     """
     config = job.config.train
     chosen_score(config.select, job.data.task)
@@ -112,6 +116,8 @@ def fit(
             standing = standing.after(epoch, value)
             if log is not None:
                 standing = _keep(trainer, row, standing, log)
+            if after_epoch is not None:
+                after_epoch(row)
             bar.note(_summary(row, f"val/{task_of(job.data.task).main_score}", config.epochs))
     if world.is_main:
         finish_run(job.folder)
@@ -202,7 +208,7 @@ def _train_epoch(trainer: Trainer, epoch: int, bar: Task) -> dict[str, Any]:
 
 def _check_finite(loss: Tensor | float, job: Job, epoch: int) -> None:
     if not math.isfinite(float(loss)):
-        raise RunStopped(
+        raise NotFinite(
             f"the loss is not finite in epoch {epoch + 1}",
             job.config.name,
             f"lower train.lr (now {job.config.train.lr:g}), set train.clip_norm=1 or "
