@@ -2,7 +2,7 @@
 
 import io
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
 
-from distill.data.audit import duplicates
+from distill.data.audit import duplicates, forest
 from distill.data.audit.duplicates import (
     components,
     copy_groups,
@@ -260,6 +260,36 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [7, 120] in whole
     monkeypatch.setattr(duplicates, "TILE", 7)
     assert near_pairs(prints, features).tolist() == whole
+
+
+def test_a_forest_finds_what_comparing_all_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies, mirrored ones too, and what features alone see, in leaves of a 50th of the images."""
+    prints, features = made_up(1000), np.eye(1000, 1300, dtype=np.float32)
+    features[7] = features[120]
+    alone, with_features = pairs_of(prints), near_pairs(prints, features).tolist()
+    monkeypatch.setattr(duplicates, "ALL_PAIRS", 100)
+    sizes = []
+
+    def small(points: duplicates.Points) -> Iterator[np.ndarray]:
+        for leaf in forest.leaves(points, leaf=20):
+            sizes.append(len(leaf))
+            yield leaf
+
+    monkeypatch.setattr(duplicates, "leaves", small)
+    assert pairs_of(prints) == alone
+    assert near_pairs(prints, features).tolist() == with_features
+    assert max(sizes) <= 20
+
+
+def test_leaves_hold_every_vector_once_per_tree() -> None:
+    rng = np.random.default_rng(0)
+    even, odd = (rng.standard_normal((n, d), np.float32) for n, d in ((777, 5), (777, 3)))
+    found = list(forest.leaves(forest.Points(even, odd), trees=3, leaf=50))
+    together = np.concatenate(found)
+    assert np.bincount(together).tolist() == [3] * 777
+    assert all((np.diff(leaf) > 0).all() for leaf in found)
+    same = forest.Points(np.ones((300, 5), np.float32), np.zeros((300, 0), np.float32))
+    assert sum(map(len, forest.leaves(same, trees=1, leaf=50))) == 300  # it ends
 
 
 def test_more_pairs_than_can_be_held_link_the_same_images(monkeypatch: pytest.MonkeyPatch) -> None:

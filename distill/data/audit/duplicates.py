@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill.data.audit.fingerprints import THUMB, Fingerprints
+from distill.data.audit.forest import ODD, SYMMETRIC, Points, directions, leaves
 
 Ids = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -36,6 +37,7 @@ LEAST_SIMILAR = 0.2  # of unrelated photographs; copies are not to differ by mor
 FEW, SIMILAR_AMONG_FEW = 16, 0.5  # with fewer images there is no telling what is common
 FLAT = 2.0  # standard deviation of a tiny picture's values below which its hash is noise
 THUMB_VALUES = THUMB * THUMB * 3
+ALL_PAIRS = 40_000  # images of which every pair is compared; of more a forest tells which
 TILE = 1024  # images that are compared with as many others at a time
 MOST_PAIRS = 1_000_000  # held at a time
 
@@ -160,22 +162,44 @@ def _blank_pairs(prints: Fingerprints, ids: Ids) -> Ids:
 
 
 def _compare(prints: Fingerprints, ids: Ids, features: Floats | None) -> Iterator[Ids]:
-    """Pairs among `ids`, tile by tile of the matrix over all pairs."""
-    thumbs, hashes = prints.thumbs[ids], [_signs(prints.hashes[ids, side]) for side in (0, 1)]
-    pixels = _sight(lambda index: _unit(thumbs[index]), len(ids), MAYBE_COPY)
-    seen = None
-    if features is not None:
-        known = features[ids]
-        # A network that was trained for these classes may see no more than the class: all count.
-        seen = _sight(lambda index: known[index], len(ids), 2.0)
-    for left, right in _tiles(len(ids)):
-        ahead, bits = left[:, None] < right, _bits_apart(hashes, left, right)
+    """Pairs among `ids`: of all where these are not too many, else of those a forest joins."""
+    comparison = _Comparison(prints, ids, features)
+    if len(ids) <= ALL_PAIRS:
+        blocks: Iterator[tuple[Ids, Ids]] = _tiles(len(ids))
+    else:
+        blocks = ((leaf, leaf) for points in comparison.points() for leaf in leaves(points))
+    for left, right in blocks:
+        yield comparison.pairs(left, right)
+
+
+class _Comparison:
+    """Tells copies among some of the images.
+
+    Args:
+        ids: Those that are compared; what is told of them is by their places here.
+    """
+
+    def __init__(self, prints: Fingerprints, ids: Ids, features: Floats | None) -> None:
+        self._ids, self._thumbs = ids, prints.thumbs[ids]
+        self._hashes = [_signs(prints.hashes[ids, side]) for side in (0, 1)]
+        self._pixels = _sight(lambda index: _unit(self._thumbs[index]), len(ids), MAYBE_COPY)
+        self._seen = None
+        if features is not None:
+            known = features[ids]
+            # A network that was trained for these classes may see no more than the class: all
+            # count.
+            self._seen = _sight(lambda index: known[index], len(ids), 2.0)
+
+    def pairs(self, left: Ids, right: Ids) -> Ids:
+        """Pairs of copies between two lists of places, `(m, 2)`, as ids, the smaller first."""
+        ahead, bits = left[:, None] < right, _bits_apart(self._hashes, left, right)
+        seen = self._seen
         most = HASH_DISTANCE if seen is None else WIDE_HASH_DISTANCE
         candidates = ahead & (bits <= most)
         kept_left, kept_right = candidates.any(axis=1), candidates.any(axis=0)
         at = np.ix_(kept_left, kept_right)
-        apart = _pixel_distance(thumbs[left[kept_left]], thumbs[right[kept_right]])
-        limits = pixels.limits(left[kept_left], right[kept_right])
+        apart = _pixel_distance(self._thumbs[left[kept_left]], self._thumbs[right[kept_right]])
+        limits = self._pixels.limits(left[kept_left], right[kept_right])
         near = np.zeros_like(candidates)
         near[at] = candidates[at] & (bits[at] <= HASH_DISTANCE) & (apart <= CLOSE * limits)
         if seen is not None:
@@ -184,7 +208,30 @@ def _compare(prints: Fingerprints, ids: Ids, features: Floats | None) -> Iterato
             near[at] |= candidates[at] & (share[at] <= FEATURES_AGREE) & (apart <= WIDE * limits)
             near |= ahead & (share <= FEATURES_ALONE)
         rows, columns = near.nonzero()
-        yield ids[np.stack([left[rows], right[columns]], axis=1)]
+        return self._ids[np.stack([left[rows], right[columns]], axis=1)]
+
+    def points(self) -> Iterator[Points]:
+        """The images in few dimensions: as tiny pictures and, where there are some, as features."""
+        sample = np.arange(min(SAMPLE, len(self._ids)))
+        even, odd = _halves(self._thumbs[sample])
+        bases = directions(even, SYMMETRIC), directions(odd, ODD)
+        parts: list[list[Floats]] = [[], []]
+        for start in range(0, len(self._ids), TILE):
+            halves = _halves(self._thumbs[start : start + TILE])
+            for part, half, basis in zip(parts, halves, bases, strict=True):
+                part.append(half @ basis)
+        yield Points(*(np.concatenate(part) for part in parts))
+        if self._seen is not None:
+            every = np.arange(len(self._ids))
+            basis = directions(self._seen.rows(sample), SYMMETRIC + ODD)
+            rows = [self._seen.rows(every[at : at + TILE]) @ basis for at in every[::TILE]]
+            yield Points(np.concatenate(rows), np.empty((len(every), 0), np.float32))
+
+
+def _halves(thumbs: NDArray[np.uint8]) -> tuple[Floats, Floats]:
+    """What mirroring leaves of tiny pictures, and what it turns round; both `(n, values)`."""
+    own, mirrored = _unit(thumbs), _unit(thumbs[:, :, ::-1])
+    return np.float32(0.5) * (own + mirrored), np.float32(0.5) * (own - mirrored)
 
 
 def _tiles(count: int) -> Iterator[tuple[Ids, Ids]]:
