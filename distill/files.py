@@ -63,11 +63,14 @@ def blame_system(error: Exception) -> None:
 
 
 @contextlib.contextmanager
-def atomic(path: Path) -> Iterator[Path]:
+def atomic(path: Path, keep: bool = False) -> Iterator[Path]:
     """Gives a temporary path to write to, and moves it to `path` if nothing was raised.
 
     The content is on the disk before the name is, so that a power cut leaves either file whole.
     What a process of this machine that was killed left beside the path is removed.
+
+    Args:
+        keep: What others put there meanwhile stays, and what was written is thrown away.
 
     Raises:
         RunStopped: The disk is full.
@@ -80,7 +83,8 @@ def atomic(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         sync(temporary)
-        temporary.replace(path)
+        if not (keep and _is_linked(temporary, path)):
+            temporary.replace(path)
         sync(path.parent)
     except OSError as error:
         if error.errno in NO_SPACE:
@@ -88,6 +92,22 @@ def atomic(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _is_linked(temporary: Path, path: Path) -> bool:
+    """Whether `path` is there: as a link to the temporary file, or as what was there before.
+
+    False on file systems without links.
+    """
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return True
+    except OSError as error:
+        if error.errno in NO_SPACE:
+            raise
+        return False
+    return True
 
 
 def _remove_abandoned(temporary: Path, pid: str) -> None:

@@ -76,6 +76,23 @@ def test_build_info_verify_and_then_the_students(distill_json, recipe, trained):
     assert (status, len(found["caches"])) == (0, 1)
 
 
+def test_what_it_will_take_is_told_before(distill_json, recipe, trained, distill):
+    """60 images are 42 of training; two views, three float16 logits each: 504 bytes."""
+    command = ("cache", "plan", recipe, "--data", "demo:60", "--out", trained)
+    status, told, err = distill_json(*command, "--price-per-hour", 2)
+    assert status == 0, err
+    (row,) = told["caches"]
+    assert (row["images"], row["views"], row["shards"], row["missing_shards"]) == (42, 2, 2, 2)
+    assert row["size_bytes"] == 42 * 2 * 3 * 2
+    assert row["hours"] * 1e6 == pytest.approx(row["hours_per_million"] * 84)
+    assert row["price_per_million"] == pytest.approx(2 * row["hours_per_million"])
+    assert build(distill_json, recipe, trained, "--claim")[0] == 0
+    row = distill_json(*command)[1]["caches"][0]
+    assert (row["missing_shards"], row["hours_left"], "price" in row) == (0, 0, False)
+    assert "0 of 2 shards to do" in distill(*command)[1]
+    assert not list((trained / "cache" / "claims").iterdir())
+
+
 def test_verify_refuses_what_the_teacher_did_not_say(distill_json, recipe, trained):
     _, found, _ = build(distill_json, recipe, trained)
     file = sorted(Path(found["caches"][0]["folder"]).glob("view-0001-*.npy"))[0]

@@ -419,6 +419,7 @@ def test_verify_finds_logits_that_the_teacher_did_not_say(data, tmp_path):
     assert found["max_difference"] < 0.01
     shard = Shard(1, 0, 25)
     said = np.load(cache.folder / shard.file_name)
+    (cache.folder / shard.file_name).unlink()
     cache.write_shard(shard, np.roll(said, 1, axis=0))  # joined to the wrong images
     with pytest.raises(UserError, match="view 1 of image"):
         verify_cache(cache, model, job.images, CPU)

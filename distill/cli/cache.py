@@ -20,6 +20,7 @@ from distill.environment import is_main_process
 from distill.errors import UserError, printable
 from distill.pipeline import stages
 from distill.pipeline.stages import Settings
+from distill.teaching.claims import LEASE_S
 
 cache_app = typer.Typer(
     help="Teacher logits, computed once and read by every student.",
@@ -32,7 +33,7 @@ cache_app = typer.Typer(
     "build",
     epilog=examples(
         "cache build mine.toml --data photos/ --out runs/mine",
-        "cache build mine.toml --data photos/ --out runs/mine --part 2/4",
+        "cache build mine.toml --data photos/ --out runs/mine --claim",
     ),
 )
 @takes("out", "device", "seed", "workers", "smoke", "unlabelled", "as_json")
@@ -44,11 +45,18 @@ def build_command(
     part: Annotated[
         str, typer.Option("--part", help="Such as 2/4: the second of four parts of the work.")
     ] = "1/1",
+    claim: Annotated[
+        bool, typer.Option("--claim", help="Share the work with all who do the same, as they come.")
+    ] = False,
+    lease_s: Annotated[
+        float,
+        typer.Option("--lease-s", min=1, help="After which a silent worker's shard is another's."),
+    ] = LEASE_S,
 ) -> None:
     """Compute the logits that the students of a recipe will read; the teachers must be trained.
 
-    distill student does the same by itself. Parts may run side by side on a
-    shared folder, be killed and be repeated.
+    distill student does the same by itself. Parts may run side by side on a shared folder, be
+    killed and be repeated; with --claim so may any number of workers, that come and go.
     """
     match = re.fullmatch(r"(\d+)/(\d+)", part)
     number, parts = (int(match[1]), int(match[2])) if match else (0, 0)
@@ -57,9 +65,45 @@ def build_command(
     from distill.pipeline.cache import build_experiment, list_caches
 
     experiment = stages.open_experiment(recipe, overrides, data, settings)
-    build_experiment(experiment, number - 1, parts)
+    build_experiment(experiment, number - 1, parts, lease_s if claim else None)
     if is_main_process():
         stages.emit({"caches": list_caches(experiment.out)}, settings.as_json)
+
+
+@cache_app.command(
+    "plan",
+    epilog=examples(
+        "cache plan mine.toml --data photos/ --out runs/mine",
+        "cache plan mine.toml --data photos/ --price-per-hour 2.5",
+    ),
+)
+@takes("out", "device", "seed", "workers", "smoke", "unlabelled", "as_json")
+def plan_command(
+    recipe: RecipeArg,
+    data: DataOpt,
+    settings: Settings,
+    overrides: Overrides = None,
+    price_per_hour: Annotated[
+        float | None, typer.Option("--price-per-hour", min=0, help="Of a machine like this one.")
+    ] = None,
+) -> None:
+    """Say what computing the logits will take: shards, bytes, hours here, price per million.
+
+    The teachers must be trained; each is asked about a few images.
+    """
+    from distill.pipeline.cache import plan_experiment
+
+    experiment = stages.open_experiment(recipe, overrides, data, settings)
+    rows = plan_experiment(experiment, price_per_hour)
+    for row in rows:
+        line = f"{row['teacher']}: {row['images']:,} images in {row['views']} views, "
+        line += f"{row['missing_shards']:,} of {row['shards']:,} shards to do, "
+        line += f"{row['size_bytes'] / 1e6:,.1f} MB, {row['hours_left']:,.2f} hours here "
+        line += f"({row['hours_per_million']:,.2f} per million answers)"
+        if price_per_hour is not None:
+            line += f", {row['price_left']:,.2f} ({row['price_per_million']:,.2f} per million)"
+        print(printable(line))
+    stages.emit({"caches": rows}, settings.as_json)
 
 
 @cache_app.command(

@@ -13,8 +13,10 @@ from distill.pipeline.experiment import Experiment
 from distill.pipeline.jobs import load_job
 from distill.pipeline.runs import student_runs, taught_by
 from distill.pipeline.train import begin
+from distill.teaching.answers import Teacher
 from distill.teaching.cache import CacheFile
-from distill.teaching.cache_build import verify_cache
+from distill.teaching.cache_build import seconds_per_image, stored_bytes, verify_cache
+from distill.teaching.claims import Claims
 from distill.training.job import Job
 from distill.training.teachers import build_caches, open_caches
 from distill.training.world import joined
@@ -37,19 +39,67 @@ def cached_jobs(experiment: Experiment) -> Iterator[Job]:
         raise UserError("no student of this recipe reads a teacher cache", where, hint)
 
 
-def build_experiment(experiment: Experiment, part: int, parts: int) -> None:
-    """Computes what the caches of all students lack, or one of several parts of it."""
+def build_experiment(
+    experiment: Experiment, part: int, parts: int, lease_s: float | None = None
+) -> None:
+    """Computes what the caches of all students lack, or one of several parts of it.
+
+    Args:
+        lease_s: Shares the work with others that do the same, shard by shard, see `Claims`.
+    """
     with joined(experiment.device) as world:
         with world.main_first():  # the others find the images decoded
             experiment.data, experiment.extra  # noqa: B018
         tell(experiment.source, experiment.progress.say)
         begin(experiment)
+        claims = Claims(experiment.out / "cache" / "claims", lease_s) if lease_s else None
         for job in cached_jobs(experiment):
-            build_caches(job, world, experiment.progress, part, parts)
+            build_caches(job, world, experiment.progress, part, parts, claims)
             world.wait()
             missing = sum(len(c.missing(range(job.config.cached_views))) for c in open_caches(job))
             state = "complete" if not missing else f"{missing} shards are left to other parts"
             experiment.progress.say(f"{job.config.name}: teacher logits: {state}")
+
+
+def plan_experiment(experiment: Experiment, price_per_hour: float | None) -> list[dict[str, Any]]:
+    """What the caches of all students take: shards, bytes, and time by a teacher's pace here.
+
+    Args:
+        price_per_hour: Of a machine such as this one.
+
+    Returns:
+        For each cache `teacher`, `images`, `views`, `shards`, `missing_shards`, `size_bytes` and
+        `hours` of all of them, `hours_left`, `hours_per_million` answers, and with a price `price`,
+        `price_left` and `price_per_million`.
+    """
+    rows: dict[Path, dict[str, Any]] = {}
+    for job in cached_jobs(experiment):
+        for cache, teacher in zip(open_caches(job), job.teachers, strict=True):
+            asked = Teacher(teacher, experiment.device, cache.features > 0)
+            hours = seconds_per_image(asked, job.images, experiment.device) / 3600.0
+            shards = list(cache.shards(range(job.config.cached_views)))
+            missing = cache.missing(range(job.config.cached_views))
+            answers, left = (sum(s.stop - s.start for s in some) for some in (shards, missing))
+            row: dict[str, Any] = {
+                "teacher": cache.name,
+                "folder": str(cache.folder),
+                "images": cache.count,
+                "views": job.config.cached_views,
+                "shards": len(shards),
+                "missing_shards": len(missing),
+                "size_bytes": stored_bytes(cache, shards),
+                "hours": hours * answers,
+                "hours_left": hours * left,
+                "hours_per_million": hours * 1e6,
+            }
+            if price_per_hour is not None:
+                row["price"] = price_per_hour * row["hours"]
+                row["price_left"] = price_per_hour * row["hours_left"]
+                row["price_per_million"] = price_per_hour * row["hours_per_million"]
+            known = rows.get(cache.folder)
+            if known is None or known["views"] < row["views"]:  # students share their caches
+                rows[cache.folder] = row
+    return list(rows.values())
 
 
 def verify_experiment(experiment: Experiment, samples: int) -> list[dict[str, Any]]:

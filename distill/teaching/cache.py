@@ -119,10 +119,14 @@ class TeacherCache:
     def write_shard(self, shard: Shard, rows: NDArray[Any]) -> None:
         """Puts a shard in its place, its checksum behind what numpy reads of the file.
 
+        One that is there already and whole stays: whoever was first has published it.
+
         Raises:
             RunStopped: The disk is full.
         """
-        with atomic(self.folder / shard.file_name) as temporary, temporary.open("wb") as file:
+        place = self.folder / shard.file_name
+        is_damaged = place.exists() and not self.is_whole(shard)
+        with atomic(place, keep=not is_damaged) as temporary, temporary.open("wb") as file:
             np.save(file, rows)
             file.write(checksum(rows).to_bytes(CHECKSUM, "little"))
 

@@ -1,14 +1,15 @@
 """Filling teacher caches, and checking what is in them.
 
-A shard is written beside its place and renamed. So any number of workers may be killed at any
-moment, and repeating them finishes the work.
+A shard is written beside its place and put there if nobody was faster. So any number of workers
+may be killed at any moment, repeating them finishes the work, and no two publish different ones.
 """
 
 from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from distill.models.classifier import Classifier
 from distill.progress import Progress, span
 from distill.teaching.answers import Answers, Teacher
 from distill.teaching.cache import CacheFile, CacheReader, Shard, TeacherCache, complete_views
+from distill.teaching.claims import Claims
 
 TOLERANCE = 0.02  # of a logit, or of its size if that is larger: float16, and other kernels
 
@@ -33,8 +35,12 @@ def build_missing(
     images: TrainingImages,
     device: torch.device,
     progress: Progress,
+    claims: Claims | None = None,
 ) -> None:
     """Computes these shards of a teacher's cache; says first what that will take.
+
+    Args:
+        claims: Shared with other workers that do the same shards: each is done by one of them.
 
     Raises:
         RunStopped: The disk has no room for it.
@@ -47,14 +53,33 @@ def build_missing(
     )
     asked = Teacher(teacher, device, cache.features > 0)
     total = sum(shard.stop - shard.start for shard in todo)
-    seconds = total * _seconds_per_image(asked, images, device)
+    seconds = total * seconds_per_image(asked, images, device)
     progress.say(
         f"{cache.name}: logits of {cache.count:,} images in {len({s.view for s in todo})} views, "
         f"{stored_bytes(cache, todo) / 1e6:,.1f} MB, about {span(seconds)}"
     )
     with progress.task(f"{cache.name}: logits", total, "images") as task:
-        for shard in todo:
+        for shard in todo if claims is None else claimed(cache, todo, claims):
             build_shard(cache, shard, asked, images, device, task.advance)
+
+
+def claimed(cache: TeacherCache, todo: Sequence[Shard], claims: Claims) -> Iterator[Shard]:
+    """Those of the shards that are ours to do, each claimed meanwhile, until all are there.
+
+    A worker begins at a place of its own, so that few want the same shard at the same time.
+    """
+    begin = zlib.crc32(claims.owner.encode()) % max(1, len(todo))
+    left = [*todo[begin:], *todo[:begin]]
+    while left:
+        is_idle = True
+        for shard in left:
+            with claims.held(f"{cache.folder.name}-{shard.file_name}") as is_ours:
+                if is_ours and not cache.is_whole(shard):
+                    is_idle = False
+                    yield shard
+        left = [shard for shard in left if not cache.is_whole(shard)]
+        if left and is_idle:
+            claims.wait()
 
 
 def build_shard(
@@ -90,7 +115,7 @@ def batch_size(device: torch.device) -> int:
     return 64 if device.type == "cpu" else 512
 
 
-def _seconds_per_image(teacher: Teacher, images: TrainingImages, device: torch.device) -> float:
+def seconds_per_image(teacher: Teacher, images: TrainingImages, device: torch.device) -> float:
     """Time of the teacher on one view of one image, its batch and its views included."""
     ids = np.arange(min(batch_size(device), len(images)))
     teacher(images.view(ids, 0, device)).logits.cpu()  # the first call allocates

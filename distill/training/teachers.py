@@ -8,6 +8,7 @@ from distill.progress import Progress
 from distill.strategies.objective import make_objective
 from distill.teaching.cache import TeacherCache, open_cache
 from distill.teaching.cache_build import build_missing
+from distill.teaching.claims import Claims
 from distill.teaching.teachers import CachedTeachers, LiveTeachers, Teachers
 from distill.training.job import Job
 from distill.training.world import World
@@ -30,13 +31,19 @@ def open_caches(job: Job) -> list[TeacherCache]:
 
 
 def build_caches(
-    job: Job, world: World, progress: Progress, part: int = 0, parts: int = 1
+    job: Job,
+    world: World,
+    progress: Progress,
+    part: int = 0,
+    parts: int = 1,
+    claims: Claims | None = None,
 ) -> list[TeacherCache]:
     """Computes what a job's caches lack, the processes sharing it; says first what that will take.
 
     Args:
         part, parts: Do each `parts`-th shard only, beginning with number `part`. Workers that do
-            the same shard write the same file.
+            the same shard publish one of them.
+        claims: Of this worker, among others that share the work as they come.
 
     Raises:
         RunStopped: The disk has no room for it.
@@ -47,7 +54,7 @@ def build_caches(
         own_shards = list(cache.shards(range(job.config.cached_views)))[first::step]
         todo = [shard for shard in own_shards if not cache.is_whole(shard)]
         if todo:
-            build_missing(cache, todo, teacher, job.images, world.device, progress)
+            build_missing(cache, todo, teacher, job.images, world.device, progress, claims)
     return caches
 
 

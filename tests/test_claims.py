@@ -1,0 +1,165 @@
+"""Claims: one worker at a time, whatever clocks say, and a silent one loses its work."""
+
+import json
+import multiprocessing
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from distill.files import atomic
+from distill.teaching.cache import Shard, TeacherCache
+from distill.teaching.cache_build import claimed
+from distill.teaching.claims import Claims
+
+
+class Clock:
+    """A clock that is moved by hand."""
+
+    def __init__(self, at: float = 0.0) -> None:
+        self.at = at
+
+    def __call__(self) -> float:
+        return self.at
+
+
+def worker(folder: Path, at: float = 0.0, lease_s: float = 60.0) -> tuple[Claims, Clock]:
+    clock = Clock(at)
+    return Claims(folder, lease_s, clock), clock
+
+
+def test_a_claim_is_one_workers_until_it_is_given_back(tmp_path):
+    (one, _), (other, clock) = worker(tmp_path), worker(tmp_path)
+    assert one.take("a")
+    assert not other.take("a")
+    assert other.take("b")
+    clock.at = 59.0
+    assert not other.take("a")
+    one.release("a")
+    assert other.take("a")
+    other.release("a")
+    other.release("b")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_silent_worker_loses_its_claim_by_the_clock_of_whoever_waits(tmp_path):
+    """Whose clock is a year ahead; the owner's says nothing at all."""
+    (one, _), (other, clock) = worker(tmp_path), worker(tmp_path, at=3e7)
+    assert one.take("a")
+    assert not other.take("a")  # the first look begins the lease
+    clock.at += 59.0
+    assert not other.take("a")
+    assert one.beat("a", 1)
+    clock.at += 59.0
+    assert not other.take("a")  # a sign of life begins it anew
+    clock.at += 61.0
+    assert other.take("a")
+    assert not one.beat("a", 2)
+    one.release("a")
+    assert not one.take("a")
+
+
+def test_many_that_take_over_at_once_are_one(tmp_path):
+    for round_ in range(20):
+        dead, _ = worker(tmp_path)
+        assert dead.take(f"{round_}")
+        workers = [worker(tmp_path) for _ in range(8)]
+        for claims, clock in workers:
+            assert not claims.take(f"{round_}")
+            clock.at = 100.0
+        start, taken = threading.Barrier(8), []
+
+        def attempt(claims: Claims, name: str, start=start, taken=taken) -> None:
+            start.wait()
+            if claims.take(name):
+                taken.append(claims.owner)
+
+        threads = [threading.Thread(target=attempt, args=(c, f"{round_}")) for c, _ in workers]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(taken) <= 1  # none where a claim changed hands under the eyes of others
+        file = tmp_path / f"{round_}.claim"
+        assert not taken or json.loads(file.read_text())["owner"] == taken[0]
+
+
+def test_work_that_takes_longer_than_a_lease_stays_ours(tmp_path):
+    one, other = Claims(tmp_path, 0.4), Claims(tmp_path, 0.4)
+    with one.held("a") as is_ours:
+        assert is_ours
+        until = time.monotonic() + 1.5
+        while time.monotonic() < until:
+            assert not other.take("a")
+            time.sleep(0.05)
+    assert other.take("a")
+
+
+def _die(folder: str, ready) -> None:
+    claims = Claims(Path(folder), 0.5)
+    assert claims.take("a")
+    ready.set()
+    time.sleep(60)
+
+
+def test_the_claim_of_a_killed_process_is_taken_over(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    ready = context.Event()
+    process = context.Process(target=_die, args=(str(tmp_path), ready))
+    process.start()
+    assert ready.wait(30)
+    process.kill()
+    process.join()
+    claims = Claims(tmp_path, 0.5)
+    assert not claims.take("a")
+    time.sleep(0.6)
+    assert claims.take("a")
+
+
+@pytest.fixture
+def cache(tmp_path) -> TeacherCache:
+    (tmp_path / "cache").mkdir()
+    return TeacherCache(tmp_path / "cache", {}, "teacher", 4096 * 6, 3, 0)
+
+
+def test_workers_share_shards_and_do_each_once(cache, tmp_path):
+    todo, done = list(cache.shards([0, 1])), []
+
+    def work() -> None:
+        for shard in claimed(cache, todo, Claims(tmp_path / "claims", 2.0)):
+            done.append(shard)
+            time.sleep(0.01)
+            cache.write_shard(shard, np.zeros_like(cache.empty_rows(shard.stop - shard.start)))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(done) == sorted(todo)
+    assert cache.missing([0, 1]) == []
+    assert list((tmp_path / "claims").iterdir()) == []
+
+
+def test_what_was_published_first_stays(cache):
+    """Of a worker that was thought dead, and comes with numbers of other kernels."""
+    shard = Shard(0, 0, 4096)
+    rows = cache.empty_rows(4096)
+    rows[...] = 1.0
+    cache.write_shard(shard, rows)
+    published = (cache.folder / shard.file_name).read_bytes()
+    cache.write_shard(shard, rows * np.float16(2.0))
+    assert (cache.folder / shard.file_name).read_bytes() == published
+    (cache.folder / shard.file_name).write_bytes(published[:-9])  # damaged: made anew
+    cache.write_shard(shard, rows)
+    assert (cache.folder / shard.file_name).read_bytes() == published
+
+
+def test_a_file_that_is_kept_is_whole_where_links_are_unknown(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.link", lambda *places: (_ for _ in ()).throw(OSError(95, "no links")))
+    with atomic(tmp_path / "a", keep=True) as temporary:
+        temporary.write_text("x")
+    assert (tmp_path / "a").read_text() == "x"
+    assert len(list(tmp_path.iterdir())) == 1
