@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import shutil
 import threading
 import time
@@ -23,7 +24,7 @@ from distill.runtime.predict import Predictor, UnreadableImageError
 pytestmark = pytest.mark.browser
 WIDE = ModelConfig(name="compact", options={"width": [32, 64], "depth": [1, 1], "head_width": 0})
 COLOURS = {"wine.png": (120, 20, 60), "leaf.png": (30, 140, 50), "näht – 夜.png": (20, 40, 130)}
-TOKEN = "open sesame"
+TOKEN = "open-sesame"
 VIOLATIONS = """
 window.violations = [];
 addEventListener("securitypolicyviolation", ({ effectiveDirective, blockedURI }) =>
@@ -73,11 +74,9 @@ def service_of(predictors: dict[str, Predictor], token: str | None = None) -> An
     app = FastAPI()
     app.include_router(router_of(predictors, faces=True))
 
-    def problem(status: int, detail: str) -> Response:
-        body = json.dumps(
-            {"type": "about:blank", "title": "no", "status": status, "detail": detail}
-        )
-        return Response(body, status, media_type="application/problem+json")
+    def problem(status: int, title: str, detail: str) -> Response:
+        record = {"type": "urn:x", "title": title, "status": status, "detail": detail}
+        return Response(json.dumps(record), status, media_type="application/problem+json")
 
     def answer(model: Predictor, image: Image.Image, explain: bool) -> dict[str, Any]:
         answers = model.answers(model.pixels(image)[None], *(["cam"] if explain else []))
@@ -94,7 +93,7 @@ def service_of(predictors: dict[str, Predictor], token: str | None = None) -> An
         request: Request, model: str | None = None, explain: bool = False, faces: bool = False
     ) -> Any:
         if token and request.headers.get("Authorization") != f"Bearer {token}":
-            return problem(401, "a token is needed")
+            return problem(401, "A bearer token is needed", "send one")
         chosen = predictors[model or next(iter(predictors))]
         predictions = []
         for part in (await request.form()).getlist("image"):
@@ -102,7 +101,8 @@ def service_of(predictors: dict[str, Predictor], token: str | None = None) -> An
                 image = Image.open(part.file).convert("RGB")
                 chosen.pixels(image)
             except (OSError, UnreadableImageError):
-                return problem(415, f"{part.filename}: not a picture")
+                detail = "image 0: cannot identify image file"
+                return problem(422, "The image cannot be read", detail)
             width, height = image.size
             known = {"path": part.filename, "size": [width, height]}
             boxes = [[0, 0, width // 2, height], [width // 2, 0, width // 2, height]]
@@ -169,6 +169,7 @@ class Visit:
     """A page that was opened, and whom it asked."""
 
     page: Any
+    engine: str
     address: str
     asked: list[str]
 
@@ -195,7 +196,7 @@ def visit(chromium, addresses) -> Iterator[Callable[..., Visit]]:
     def open_page(engine: str, query: str = "", script: str = "", **context: Any) -> Visit:
         contexts.append(chromium.new_context(**context))
         page, address = contexts[-1].new_page(), addresses[engine]
-        found = Visit(page, address, [])
+        found = Visit(page, engine, address, [])
         page.add_init_script(VIOLATIONS + script)
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("request", lambda request: found.asked.append(request.url))
@@ -369,7 +370,11 @@ def test_below_the_threshold_the_page_abstains(opened, pictures, predictor) -> N
 
 def test_what_is_no_picture_is_told_and_spoils_no_other(opened, pictures) -> None:
     opened.choose(Path(__file__), next(iter(pictures.values())))
-    opened.expect(".card.failed .verdict").to_contain_text("ot a picture")
+    said = {
+        "browser": "This is not a picture that the browser can read.",
+        "server": re.compile("^The image cannot be read: .*cannot identify image file.$"),
+    }
+    opened.expect(".card.failed .verdict").to_have_text(said[opened.engine])
     assert len(opened.probs(1)) == 1
     opened.expect("#status").to_contain_text("1 of 2 pictures have an answer. test_web_page.py: ")
 

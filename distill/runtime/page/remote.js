@@ -46,17 +46,12 @@ export async function request(url, options, token) {
   }
 }
 
-// The detail of a problem as RFC 9457 has it, else the status.
+// A problem as RFC 9457 has it, else the status.
 async function problemOf(answer) {
-  try {
-    const { title, detail } = await answer.json();
-    const said = typeof detail === "string" ? detail : title;
-    if (said) return sentence(said.replace(/^image 0: /, "")); // of one that is alone in its request
-  } catch { /* no JSON */ }
-  return `The service answered ${answer.status} ${answer.statusText}`.trim() + ".";
+  const { title, detail } = await answer.json().catch(() => ({}));
+  if (!title) return `The service answered ${answer.status}.`;
+  return `${title}: ${String(detail).replace(/^image 0: /, "")}.`; // which is alone in its request
 }
-
-const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
 
 const blobOf = (source) =>
   source instanceof OffscreenCanvas ? source.convertToBlob({ type: "image/jpeg", quality: 0.9 }) : source;
