@@ -145,6 +145,8 @@ def test_no_phone_scrolls_sideways(task, exported, address, page, tmp_path) -> N
     checked(page, address)
     assert page.evaluate("document.scrollingElement.scrollWidth") <= 360
     page.set_input_files("#file", save_picture(tmp_path / "picture.png"))
+    page.wait_for_selector("[data-probs]")
+    assert ("map of" in page.inner_text(".facts")) == (task == "multi")
     page.click("text=37 more labels")
     page.wait_for_selector("details[open] li")
     assert page.locator(".shares li").count() == 42

@@ -47,7 +47,7 @@ export function createCard(name, media, remove) {
     $(".boxes").replaceChildren(...answer.regions.map((region, i) => boxOf(region, words[i], answer.size)));
     if (media.tagName === "IMG") media.alt = `${name}: ${title}`;
     drawMaps($(".heat"), answer, model, settings);
-    $(".facts").textContent = facts(answer, rate);
+    $(".facts").textContent = [...facts(answer, rate), ...mapped(answer, settings)].join(" · ");
     element.dataset.probs = JSON.stringify(answer.regions.map(({ probs }) => probs));
     return title;
   }
@@ -68,7 +68,13 @@ function facts({ size, ms }, rate) {
   const parts = [`${size[0]} × ${size[1]}`, `${milliseconds(ms.total)}`];
   if (ms.model !== undefined) parts[1] += `, of which the model ${milliseconds(ms.model)}`;
   if (rate) parts.push(`${rate.toFixed(rate < 10 ? 1 : 0)} frames/s`);
-  return parts.join(" · ");
+  return parts;
+}
+
+// Which labels the maps are of, where that is not the whole answer.
+function mapped({ regions }, { model, why }) {
+  const labels = new Set(regions.flatMap(({ map }) => (map ? [map.label] : [])));
+  return why && labels.size && model.task === "multi" ? [`map of ${[...labels].join(", ")}`] : [];
 }
 
 const milliseconds = (ms) => `${ms.toFixed(ms < 10 ? 1 : 0)} ms`;
