@@ -48,16 +48,21 @@ function contributions(from, to, interpolation) {
 
 // Horizontally, then vertically; each pass rounds to 8 bits.
 function resample(picture, toWidth, toHeight, interpolation) {
+  const { data: from, width } = picture;
   const wide = new Uint8ClampedArray(toWidth * picture.height * 3);
-  contributions(picture.width, toWidth, interpolation).forEach(({ first, weights }, x) => {
-    for (let y = 0; y < picture.height; y++)
-      for (let c = 0; c < 3; c++) {
-        let sum = 0;
-        for (let k = 0; k < weights.length; k++)
-          sum += weights[k] * picture.data[(y * picture.width + first + k) * 4 + c];
-        wide[(y * toWidth + x) * 3 + c] = toByte(sum);
+  const across = contributions(width, toWidth, interpolation);
+  for (let y = 0, to = 0; y < picture.height; y++)
+    for (const { first, weights } of across) {
+      let r = 0, g = 0, b = 0, at = (y * width + first) * 4;
+      for (let k = 0; k < weights.length; k++, at += 4) {
+        r += weights[k] * from[at];
+        g += weights[k] * from[at + 1];
+        b += weights[k] * from[at + 2];
       }
-  });
+      wide[to++] = toByte(r);
+      wide[to++] = toByte(g);
+      wide[to++] = toByte(b);
+    }
   const data = new Uint8ClampedArray(toWidth * toHeight * 3), row = toWidth * 3;
   contributions(picture.height, toHeight, interpolation).forEach(({ first, weights }, y) => {
     for (let i = 0; i < row; i++) {
