@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -427,6 +431,31 @@ def packages(repository) -> Path:
     if not folder.is_dir():
         pytest.skip("no packages of npm: run `make browser`")
     return folder
+
+
+@pytest.fixture(scope="session")
+def serve_folder() -> Callable[[Path], AbstractContextManager[str]]:
+    """Serves a folder, files of which other origins may load, and gives its address."""
+
+    class Handler(SimpleHTTPRequestHandler):
+        def end_headers(self) -> None:
+            self.send_header("Access-Control-Allow-Origin", "*")
+            super().end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    @contextmanager
+    def serve(folder: Path) -> Iterator[str]:
+        handler = functools.partial(Handler, directory=str(folder))
+        with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+            thread = threading.Thread(target=server.serve_forever, daemon=True)
+            thread.start()
+            yield f"http://127.0.0.1:{server.server_port}/"
+            server.shutdown()
+            thread.join()
+
+    return serve
 
 
 @pytest.fixture

@@ -1,12 +1,9 @@
 """The student in the browser and through transformers.js; `make browser` installs what it takes."""
 
-import functools
 import json
 import shutil
 import subprocess
-import threading
 from collections.abc import Iterator
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +16,7 @@ from distill.export.golden import draw_picture
 from distill.export.web_runtime import FILES, PACKAGE, VERSION
 from distill.pipeline.experiment import Experiment
 from distill.pipeline.export import export_student
+from distill.runtime.page import index_page
 from distill.runtime.predict import Predictor
 
 pytestmark = pytest.mark.browser
@@ -43,16 +41,10 @@ def exported(request, tmp_path_factory, make_experiment, packages) -> Experiment
 
 
 @pytest.fixture
-def address(exported) -> Iterator[str]:
+def address(exported, serve_folder) -> Iterator[str]:
     """Where the page is served."""
-    folder = exported.out / "export" / "web"
-    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(folder))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
-        thread.join()
+    with serve_folder(exported.out / "export" / "web") as address:
+        yield address
 
 
 def save_picture(file: Path) -> Path:
@@ -63,7 +55,7 @@ def save_picture(file: Path) -> Path:
 def checked(page, address: str) -> dict:
     """What the page found when it tried itself."""
     page.goto(address)
-    page.wait_for_function("document.body.dataset.check", timeout=60_000)
+    page.wait_for_selector("body[data-check]", timeout=60_000)
     found: dict = json.loads(page.evaluate("document.body.dataset.check"))
     return found
 
@@ -82,15 +74,13 @@ def test_the_page_answers_as_predictor_does(exported, address, page, tmp_path) -
     assert check["passed"]
     picture = save_picture(tmp_path / "picture.png")
     page.set_input_files("#file", picture)
-    page.wait_for_function("document.body.dataset.prob")
-    found = json.loads(page.evaluate("document.body.dataset.prob"))
+    card = page.wait_for_selector("[data-probs]")
+    (found,) = json.loads(card.get_attribute("data-probs"))
     spec = json.loads((exported.out / "export" / "web" / "spec.json").read_text())
     predictor = Predictor(exported.out / "export" / "web" / "model.onnx")
     (expected,) = predictor.predict(picture)
     np.testing.assert_allclose(found, list(expected.probs.values()), atol=spec["tolerance"])
-    assert page.inner_text("#answer").startswith(expected.labels[0])
-    page.set_input_files("#file", __file__)
-    page.wait_for_function("document.querySelector('#answer').textContent.startsWith('Cannot')")
+    assert page.inner_text(".verdict").startswith(expected.labels[0])
     assert errors == []
 
 
@@ -104,10 +94,11 @@ def test_every_resize_rule_gives_the_pixels_of_pillow(
 
     web = exported.out / "export" / "web"
     spec = json.loads((web / "spec.json").read_text())
+    (described,) = spec["models"]
     rule = {"resize": resize, "interpolation": interpolation, "crop_pct": 0.85}
     predictor = Predictor(web / "model.onnx")
-    predictor.spec = InputSpec(**{**spec["input_spec"], **rule})
-    changed = {**spec, "input_spec": predictor.spec.model_dump()}
+    predictor.spec = InputSpec(**{**described["input_spec"], **rule})
+    changed = {**spec, "models": [{**described, "input_spec": predictor.spec.model_dump()}]}
     golden = golden_pictures(predictor)
     for name, value in (("spec.json", changed), ("golden.json", golden)):
         text = json.dumps(value)
@@ -115,6 +106,18 @@ def test_every_resize_rule_gives_the_pixels_of_pillow(
     check = checked(page, address)
     assert check["pixels"] <= 1
     assert check["passed"]
+
+
+def test_a_runtime_of_another_origin_is_let_in(exported, serve_folder, packages, page, tmp_path):
+    shutil.copytree(exported.out / "export" / "web", tmp_path / "web")
+    with (
+        serve_folder(packages / PACKAGE / "dist") as runtime,
+        serve_folder(tmp_path / "web") as own,
+    ):
+        (tmp_path / "web" / "index.html").write_text(index_page(runtime))
+        spec = json.loads((tmp_path / "web" / "spec.json").read_text())
+        (tmp_path / "web" / "spec.json").write_text(json.dumps({**spec, "runtime": runtime}))
+        assert checked(page, own)["passed"]
 
 
 def with_answers_repeated(file: Path, times: int) -> bytes:
@@ -133,17 +136,20 @@ def test_no_phone_scrolls_sideways(task, exported, address, page, tmp_path) -> N
     web = exported.out / "export" / "web"
     spec = json.loads((web / "spec.json").read_text())
     names = [f"{number}".rjust(60, "W") for number in range(42)]
-    body = json.dumps({**spec, "names": names, "task": task, "thresholds": dict.fromkeys(names, 0)})
+    wide = {"names": names, "task": task, "thresholds": dict.fromkeys(names, 0)}
+    body = json.dumps({**spec, "models": [{**spec["models"][0], **wide}]})
     model = with_answers_repeated(web / "model.onnx", 14)
     page.route("**/spec.json", lambda route: route.fulfill(body=body))
     page.route("**/model.onnx", lambda route: route.fulfill(body=model))
     page.set_viewport_size({"width": 360, "height": 740})
     checked(page, address)
     assert page.evaluate("document.scrollingElement.scrollWidth") <= 360
-    assert not page.is_visible("#view")  # nothing to see yet
     page.set_input_files("#file", save_picture(tmp_path / "picture.png"))
-    page.wait_for_function("document.body.dataset.prob")
-    assert page.is_visible("#view")
+    page.wait_for_selector("[data-probs]")
+    assert ("map of" in page.inner_text(".facts")) == (task == "multi")
+    page.click("text=37 more labels")
+    page.wait_for_selector("details[open] li")
+    assert page.locator(".shares li").count() == 42
     assert page.evaluate("document.scrollingElement.scrollWidth") <= 360
 
 
@@ -151,11 +157,11 @@ def test_opened_as_a_file_the_page_says_what_to_do(exported, page) -> None:
     """It said `Loading` for ever: browsers load no module of a file."""
     page.goto((exported.out / "export" / "web" / "index.html").as_uri())
     page.set_viewport_size({"width": 360, "height": 740})
+    page.wait_for_selector("#unserved")  # late, as it would flash where the script runs
     shown = page.inner_text("body")
     assert "python -m http.server" in shown
     assert "http://localhost:8000/" in shown
-    assert not page.is_visible("#answer")
-    assert not page.is_visible("#drop")
+    assert not page.is_visible("#app")
     assert page.evaluate("document.scrollingElement.scrollWidth") <= 360
 
 

@@ -38,6 +38,7 @@ from distill.pipeline.experiment import Experiment
 from distill.pipeline.export import export_student
 from distill.progress import Progress
 from distill.registry import find_module, names_in
+from distill.runtime.page import ASSETS, describe_model, index_page
 from distill.runtime.predict import Predictor
 from distill.runtime.session import metadata_of, open_session
 from distill.scoring.tasks import task_of
@@ -54,7 +55,8 @@ FLOAT = [name for name in WRITES if name not in ("onnx_int8", "onnx_fp16", "web"
 def release(tmp_path_factory) -> Iterator[Path]:
     """A tarball that stands for npm's onnxruntime-web, and its files as if fetched before."""
     folder = tmp_path_factory.mktemp("npm")
-    contents = {name: f"this is {name}".encode() for name in web_runtime.FILES}
+    lists = {kind: getattr(web_runtime, kind) for kind in ("FILES", "WEBGPU_FILES")}
+    contents = {name: f"this is {name}".encode() for names in lists.values() for name in names}
     tarball = folder / "release.tgz"
     with tarfile.open(tarball, "w:gz") as archive:
         for name, content in contents.items():
@@ -62,10 +64,11 @@ def release(tmp_path_factory) -> Iterator[Path]:
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
     digest = base64.b64encode(hashlib.sha512(tarball.read_bytes()).digest()).decode()
-    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DISTILLATE_HOME", str(folder / "home"))
-        patch.setattr(web_runtime, "FILES", hashes)
+        for kind, names in lists.items():
+            hashes = {name: hashlib.sha256(contents[name]).hexdigest() for name in names}
+            patch.setattr(web_runtime, kind, hashes)
         patch.setattr(web_runtime, "INTEGRITY", f"sha512-{digest}")
         patch.setattr(web_runtime, "TARBALL", tarball.as_uri())
         web_runtime.unpack(tarball.read_bytes(), folder / "home" / KEPT)
@@ -628,9 +631,10 @@ def test_the_page_has_the_published_file_and_golden_answers_of_it(
     published = web.parent / f"student.{'int8' if int8 else 'fp32'}.onnx"
     assert (web / "model.onnx").read_bytes() == published.read_bytes()
     predictor = Predictor(published)
-    spec = json.loads((web / "spec.json").read_text())
-    assert spec["names"] == list(predictor.names)
-    assert spec["input_spec"] == predictor.spec.model_dump()
+    spec = read_json(web / "spec.json")
+    assert spec["models"] == [describe_model(predictor, "student")]
+    assert spec["models"][0]["input_spec"] == predictor.spec.model_dump()
+    assert (spec["engine"], spec["devices"]) == ("browser", ["wasm"])
     assert spec["runtime"] == ("ort/" if int8 else "mine/")
     assert (web / "ort").exists() == int8
     golden = json.loads((web / "golden.json").read_text())
@@ -643,21 +647,21 @@ def test_the_page_has_the_published_file_and_golden_answers_of_it(
         np.testing.assert_array_equal(to_pixels(picture, predictor.spec), np.asarray(pixels))
         (found,) = predictor.predict(picture)
         assert list(found.probs.values()) == pytest.approx(row["prob"], abs=1e-5)
-    page, script = ((web / name).read_text() for name in ("index.html", "app.js"))
-    assert 'src="app.js"' in page
-    for name in ("spec.json", "golden.json", "model.onnx"):
-        assert f'"{name}"' in script
-    assert "http" not in script
+    assert (web / "index.html").read_text() == index_page(spec["runtime"])
+    assert files_below(web / "page") == sorted(ASSETS)
 
 
 def test_the_page_brings_its_runtime_along(npm, make_experiment, tmp_path) -> None:
     """It was loaded from a CDN: without a network the page said nothing but `Cannot start`."""
-    experiment = make_experiment(tmp_path / "e", "single", targets=("web",))
+    targets = ({"name": "web", "webgpu": True},)
+    experiment = make_experiment(tmp_path / "e", "single", targets=targets)
     export_student(experiment)
     web = experiment.out / "export" / "web"
-    assert files_below(web / "ort") == sorted(web_runtime.FILES)
-    for name in web_runtime.FILES:
+    files = [*web_runtime.FILES, *web_runtime.WEBGPU_FILES]
+    assert files_below(web / "ort") == sorted(files)
+    for name in files:
         assert (web / "ort" / name).read_text() == f"this is {name}"
+    assert read_json(web / "spec.json")["devices"] == ["wasm", "webgpu"]
     assert read_json(web / "spec.json")["runtime"] == "ort/"
     assert record_of(experiment, "web")["runtime"] == "ort/"
     npm.unlink()  # from now on nothing can be fetched, nor has to be
@@ -698,6 +702,8 @@ def test_offline_lists_the_missing_files_before_any_work(npm, make_experiment, t
         (kept / name).write_text(f"this is {name}")
     export_student(experiment)
     assert record_of(experiment, "web")["runtime"] == "ort/"
+    ort = experiment.out / "export" / "web" / "ort"
+    assert files_below(ort) == sorted(web_runtime.FILES)  # WebGPU's were not asked for
 
 
 def test_another_release_is_not_taken_for_the_one_that_was_tried(npm, tmp_path) -> None:

@@ -81,9 +81,9 @@ def test_the_runtime_brings_no_training_packages(environment) -> None:
 def test_the_wheel_has_the_files_that_are_no_python(environment) -> None:
     script = (
         "from importlib.resources import files\n"
-        "for package, name in [('distill.export', 'web_page/app.js'), "
-        "('distill.export', 'web_page/index.html'), ('distill.students', 'compact_demo.toml')]:\n"
-        "    assert files(package).joinpath(name).is_file(), name"
+        "from distill.runtime.page import ASSETS, asset, index_page\n"
+        "assert files('distill.students').joinpath('compact_demo.toml').is_file()\n"
+        "assert all(map(asset, ASSETS)) and index_page()"
     )
     done = call(environment, "python", "-c", script)
     assert done.returncode == 0, done.stderr

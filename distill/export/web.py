@@ -1,6 +1,6 @@
-"""A folder with a page that runs the student in the browser, by onnxruntime-web.
+"""A folder with the page of `distill.runtime.page`, where the student runs in the browser.
 
-The page resizes as Pillow does and checks itself by golden vectors when it is opened.
+It resizes as Pillow does and checks itself by golden vectors when it is opened.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import io
 import shutil
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -24,16 +23,15 @@ from distill.export.onnx_file import probs_of_file
 from distill.export.parity import in_words
 from distill.export.web_runtime import CDN, runtime_files
 from distill.files import write_json
+from distill.runtime.page import ASSETS, asset, describe_model, index_page
 from distill.runtime.predict import Predictor
 
 if TYPE_CHECKING:
     from distill.export.shipment import Shipment
 
 BESIDE = "ort/"
-PAGE = ("index.html", "app.js")
 # What probabilities may differ by in another runtime; int8 kernels round in their own ways.
 TOLERANCES = {"fp32": 1e-3, "int8": 5e-2}
-SHOWN = ("names", "task", "input_spec", "thresholds", "metrics", "precision", "license", "producer")
 
 
 class Target(Base):
@@ -48,6 +46,8 @@ class Target(Base):
     """
     offline: bool = False
     """Without the CDN: onnxruntime-web beside the page, or an error that says what is missing."""
+    webgpu: bool = False
+    """Lets readers choose the graphics card; what that takes, 27 MB, comes beside the page too."""
 
     def check(self) -> None:
         """Fetches the runtime, if the page may not do without; what is kept already is enough."""
@@ -55,21 +55,26 @@ class Target(Base):
             what = f"offline, and runtime = {self.runtime!r}"
             raise UserError(what, "export.targets", "leave one of the two out")
         if self.offline and self.runtime is None:
-            runtime_files()
+            runtime_files(self.webgpu)
 
     def make(self, shipment: Shipment, folder: Path) -> Record:
         """Copies file and page, and writes what the page has to know."""
         web, source = folder / "web", shipment.onnx("int8") or shipment.fp32
-        web.mkdir()
+        (web / "page").mkdir(parents=True)
         shutil.copyfile(source, web / "model.onnx")
-        for name in PAGE:
-            text = files("distill.export").joinpath("web_page", name).read_text("utf-8")
-            (web / name).write_text(text, "utf-8")
         runtime = self._bring_runtime(shipment, web) if self.runtime is None else self.runtime
+        (web / "index.html").write_text(index_page(runtime), "utf-8")
+        for name in ASSETS:
+            (web / "page" / name).write_text(asset(name), "utf-8")
         predictor = Predictor(source)
-        shown = {key: predictor.metadata[key] for key in SHOWN}
-        tolerance = TOLERANCES[predictor.metadata["precision"]]
-        write_json(web / "spec.json", {"runtime": runtime, "tolerance": tolerance, **shown})
+        spec = {
+            "engine": "browser",
+            "runtime": runtime,
+            "devices": ["wasm", "webgpu"] if self.webgpu else ["wasm"],
+            "tolerance": TOLERANCES[predictor.metadata["precision"]],
+            "models": [describe_model(predictor, "student")],
+        }
+        write_json(web / "spec.json", spec)
         write_json(web / "golden.json", golden_pictures(predictor))
         row = shipment.judge(probs_of_file(web / "model.onnx", shipment.data.val.pixels))
         shipment.say(f"web/ with {source.name}: {in_words(row)}")
@@ -80,7 +85,7 @@ class Target(Base):
     def _bring_runtime(self, shipment: Shipment, web: Path) -> str:
         """Where the page is to load onnxruntime-web from: beside it if that can be."""
         try:
-            found = runtime_files()
+            found = runtime_files(self.webgpu)
         except UserError as error:
             if self.offline:
                 raise
