@@ -368,8 +368,8 @@ def test_layers_of_the_fp16_file_are_in_float16_and_its_ends_are_not(single) -> 
     assert (by_op["Conv"], by_op["Gemm"]) == (TensorProto.FLOAT16, TensorProto.FLOAT16)
     for op in ("Mul", "Add", "Softmax"):
         assert by_op[op] == TensorProto.FLOAT
-    # uint8 to float, float to float16 before the first layer, and back for each of both outputs.
-    assert [node.op_type for node in graph.node].count("Cast") == 4
+    # uint8 to float, float to float16 before the first layer, and back for each of three outputs.
+    assert [node.op_type for node in graph.node].count("Cast") == 5
     image, prob = model.graph.input[0], model.graph.output[0]
     elements = [value.type.tensor_type.elem_type for value in (image, prob)]
     assert elements == [TensorProto.UINT8, TensorProto.FLOAT]
