@@ -172,6 +172,55 @@ def multi_data(data: ImageData) -> ImageData:
 
 
 @pytest.fixture(scope="session")
+def write_colour_model() -> Callable[..., Path]:
+    """Writes a model of 2 x 2 px that knows full red and full green, whatever was trained.
+
+    `prob` and `embedding` are the mean of either, `cam` the pixels. Outputs may be left out, and
+    metadata changed.
+    """
+    import onnx
+    from onnx import TensorProto, helper
+
+    from distill.scoring.outliers import Outliers
+
+    shapes = {"prob": ["batch", 2], "cam": ["batch", 2, 2, 2], "embedding": ["batch", 2]}
+    known = np.tile(np.eye(2), (40, 1))
+    nodes = [
+        helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["float", "scale"], ["unit"]),
+        helper.make_node("Transpose", ["unit"], ["planes"], perm=[0, 3, 1, 2]),
+        helper.make_node("Gather", ["planes", "both"], ["cam"], axis=1),
+        helper.make_node("ReduceMean", ["cam", "axes"], ["embedding"], keepdims=0),
+        helper.make_node("Identity", ["embedding"], ["prob"]),
+    ]
+    constants = [
+        helper.make_tensor("scale", TensorProto.FLOAT, [], [1 / 255]),
+        helper.make_tensor("axes", TensorProto.INT64, [2], [2, 3]),
+        helper.make_tensor("both", TensorProto.INT64, [2], [0, 1]),
+    ]
+
+    def write(file: Path, outputs: Iterable[str] = tuple(shapes), **changes: Any) -> Path:
+        image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", 2, 2, 3])
+        ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, shapes[n]) for n in outputs]
+        graph = helper.make_graph(nodes, "mean", [image], ends, constants)
+        opset = helper.make_opsetid("", 18)
+        model = helper.make_model(graph, opset_imports=[opset], ir_version=10)
+        metadata = {
+            "names": ["red", "green"],
+            "task": "single",
+            "thresholds": {},
+            "input_spec": {"height": 2, "width": 2, "resize": "squash"},
+            "outliers": Outliers.fit(known, known).to_json(),
+            **changes,
+        }
+        helper.set_model_props(model, {key: json.dumps(value) for key, value in metadata.items()})
+        onnx.save(model, file)
+        return file
+
+    return write
+
+
+@pytest.fixture(scope="session")
 def make_experiment() -> Callable[..., Experiment]:
     """Makes a teacher and a student as if they had been trained, on data that needs no decoding.
 

@@ -218,7 +218,7 @@ def test_the_shipped_file_is_self_contained_and_says_what_it_is(experiment):
     shape = [d.dim_param or d.dim_value for d in image.type.tensor_type.shape.dim]
     assert (image.name, shape) == ("image", ["batch", 32, 32, 3])
     assert image.type.tensor_type.elem_type == onnx.TensorProto.UINT8
-    assert [output.name for output in model.graph.output] == ["prob", "cam"]
+    assert [output.name for output in model.graph.output] == ["prob", "cam", "embedding"]
     metadata = {entry.key: json.loads(entry.value) for entry in model.metadata_props}
     assert set(metadata) >= {
         *("names", "task", "input_spec", "mean", "std", "thresholds", "metrics"),
@@ -229,14 +229,16 @@ def test_the_shipped_file_is_self_contained_and_says_what_it_is(experiment):
     assert str(Path.cwd()).encode() not in raw
 
 
-def test_cam_averages_to_the_logits(experiment):
+def test_cam_averages_to_the_logits_and_the_embedding_makes_them(experiment):
     file = experiment / "export" / "student.fp32.onnx"
     model, predictor = onnx.load(file), Predictor(file)
     weights = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
     bias = next(value for name, value in weights.items() if name.endswith("classifier.bias"))
     pixels = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
-    prob, cam = predictor.session.run(["prob", "cam"], {"image": pixels})
+    prob, cam, embedding = predictor.session.run(["prob", "cam", "embedding"], {"image": pixels})
     logits = cam.mean(axis=(2, 3)) + bias
+    weight = next(value for name, value in weights.items() if name.endswith("classifier.weight"))
+    np.testing.assert_allclose(embedding @ weight.T + bias, logits, atol=1e-4)
     exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
     expected = exponents / exponents.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(expected, prob, atol=1e-5)

@@ -21,6 +21,7 @@ from distill.config import ExportConfig, ModelConfig
 from distill.data.decode import InputSpec, to_pixels
 from distill.errors import RunStopped, UserError
 from distill.export import Target, make_targets, onnx_fp16, web_runtime
+from distill.export.int8.integers import kernels
 from distill.export.onnx_file import in_batches, probs_of_file
 from distill.export.parity import compare_probs
 from distill.export.pixel_values import normalise, normalising_tensors
@@ -367,8 +368,8 @@ def test_layers_of_the_fp16_file_are_in_float16_and_its_ends_are_not(single) -> 
     assert (by_op["Conv"], by_op["Gemm"]) == (TensorProto.FLOAT16, TensorProto.FLOAT16)
     for op in ("Mul", "Add", "Softmax"):
         assert by_op[op] == TensorProto.FLOAT
-    # uint8 to float, float to float16 before the first layer, and back for each of both outputs.
-    assert [node.op_type for node in graph.node].count("Cast") == 4
+    # uint8 to float, float to float16 before the first layer, and back for each of three outputs.
+    assert [node.op_type for node in graph.node].count("Cast") == 5
     image, prob = model.graph.input[0], model.graph.output[0]
     elements = [value.type.tensor_type.elem_type for value in (image, prob)]
     assert elements == [TensorProto.UINT8, TensorProto.FLOAT]
@@ -458,7 +459,7 @@ def test_the_largest_activation_is_that_of_the_layers(single) -> None:
     assert found < 255  # of the layers, not of the pixels
 
 
-def test_torchscript_gives_both_outputs_and_carries_the_metadata(exported) -> None:
+def test_torchscript_gives_all_outputs_and_carries_the_metadata(exported) -> None:
     folder, pixels = exported.out / "export", exported.data.test.pixels
     extra = {"metadata.json": ""}
     loaded = torch.jit.load(str(folder / "student.torchscript.pt"), _extra_files=extra)
@@ -469,10 +470,52 @@ def test_torchscript_gives_both_outputs_and_carries_the_metadata(exported) -> No
     assert metadata["format"] == "torchscript"
     for size in (1, 2, 5, 64):
         batch = np.resize(pixels, (size, *pixels.shape[1:]))
-        prob, cam = (output.numpy() for output in loaded(torch.tensor(batch)))
-        expected = reference.session.run(["prob", "cam"], {"image": batch})
+        prob, cam, embedding = (output.numpy() for output in loaded(torch.tensor(batch)))
+        expected = reference.session.run(["prob", "cam", "embedding"], {"image": batch})
         np.testing.assert_allclose(prob, expected[0], atol=1e-5)
         np.testing.assert_allclose(cam, expected[1], atol=1e-4)
+        np.testing.assert_allclose(embedding, expected[2], atol=1e-4)
+
+
+def test_the_embedding_is_what_torch_pools(single) -> None:
+    pixels = single.data.test.pixels
+    answers = Predictor(single.out / "export" / "student.fp32.onnx").answers(pixels, "embedding")
+    classifier = single.finished("student").load().eval()
+    images = torch.tensor(pixels).permute(0, 3, 1, 2) / 255
+    with torch.no_grad():
+        normalised = (images - classifier.mean) / classifier.std
+        features = classifier.network.forward_features(normalised)
+    np.testing.assert_allclose(answers.embeddings, features.mean(dim=(2, 3)), atol=1e-4)
+
+
+def test_every_precision_has_statistics_of_its_own_and_tells_stripes(single) -> None:
+    stripes = np.zeros((4, 16, 16, 3), np.uint8)
+    stripes[:, :, ::2] = 255
+    told = {}
+    for precision in ("fp32", "fp16", "int8"):
+        predictor = Predictor(single.out / "export" / f"student.{precision}.onnx")
+        assert all(p.outlier for p in predictor.predict(stripes))
+        # The threshold is the farthest of 60.
+        assert not any(p.outlier for p in predictor.predict(single.data.val.pixels))
+        told[precision] = predictor.outliers
+        assert (told[precision].train, told[precision].val) == (40, 60)
+    assert told["int8"].mean != told["fp32"].mean
+
+
+def test_an_embedding_changes_nothing_of_the_integers(single, tmp_path) -> None:
+    """An output between Q/DQ nodes that the quantiser knows of is rounded, by a node more."""
+    file = single.out / "export" / "student.int8.onnx"
+    model = onnx.load(file)
+    assert [output.name for output in model.graph.output] == ["prob", "cam", "embedding"]
+    del model.graph.output[2]
+    without = tmp_path / "without.onnx"
+    onnx.save(model, without)
+    assert kernels(file, tmp_path) == kernels(without, tmp_path)
+    (reduced,) = (node for node in model.graph.node if "embedding" in node.output)
+    assert reduced.op_type == "ReduceMean"
+    image = {"image": single.data.test.pixels}
+    expected = open_session(without).run(["prob"], image)[0]
+    np.testing.assert_array_equal(open_session(file).run(["prob"], image)[0], expected)
 
 
 def parse_pbtxt(text: str) -> dict[str, list]:
@@ -538,6 +581,7 @@ def test_the_triton_repository_is_laid_out_and_described(exported) -> None:
                 "label_filename": ["labels.txt"],
             },
             {"name": ["cam"], "data_type": ["TYPE_FP32"], "dims": [3, 4, 4]},
+            {"name": ["embedding"], "data_type": ["TYPE_FP32"], "dims": [64]},
         ],
         "dynamic_batching": [{"max_queue_delay_microseconds": [100]}],
     }

@@ -48,7 +48,7 @@ def test_what_is_told_is_what_the_file_is_made_of(precision, folder):
     assert found["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
     image = {"name": "image", "type": "tensor(uint8)", "shape": ["batch", 16, 16, 3]}
     assert found["inputs"] == [image]
-    assert [output["name"] for output in found["outputs"]] == ["prob", "cam"]
+    assert [output["name"] for output in found["outputs"]] == ["prob", "cam", "embedding"]
     graph = found["graph"]
     assert (graph["ir_version"], graph["opset"]) == (model.ir_version, {"ai.onnx": 18})
     assert sum(graph["operators"].values()) == len(model.graph.node)

@@ -42,18 +42,32 @@ def evaluate_command(
 def predict_command(
     model: Annotated[Path, typer.Argument(help="A shipped ONNX file, or an experiment.")],
     images: Annotated[list[Path], typer.Argument(help="Pictures, or folders of them.")],
+    explain: Annotated[
+        Path | None,
+        typer.Option("--explain", metavar="DIR", help="Write pictures of what made the answers."),
+    ] = None,
+    reject_outliers: Annotated[
+        bool,
+        typer.Option("--reject-outliers", help="Give no label to what training had nothing of."),
+    ] = False,
     as_json: JsonOpt = False,
 ) -> None:
     """Label pictures with a shipped file; needs no torch."""
+    from distill.runtime.explain import ExplainedPictures
     from distill.runtime.predict import Predictor, UnreadableImageError, find_images
 
-    predictor, paths = Predictor(model), find_images(images, Progress().say)
+    predictor = Predictor(model, reject_outliers=reject_outliers)
+    pictures = ExplainedPictures(explain, predictor) if explain else None
+    paths = find_images(images, Progress().say)
     if predictor.path != model:
         print(printable(f"answers of {predictor.path}"), file=sys.stderr)
     failed = 0
     for path in paths:
         try:
-            prediction = predictor.predict(path)[0]
+            if pictures:
+                prediction, shown = pictures.answer(path)
+            else:
+                (prediction,), shown = predictor.predict(path), None
         except (UnreadableImageError, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             problem = UserError(f"not readable, {reason}", str(path))
@@ -63,7 +77,8 @@ def predict_command(
             say_error(problem)
             continue
         if as_json:
-            print(stages.json_line(prediction.__dict__))
+            explained = {"explained": str(shown)} if shown else {}
+            print(stages.json_line({**prediction.to_json(), **explained}))
         else:
             print(printable(f"{path}: {prediction}"))
     if failed:

@@ -244,17 +244,34 @@ def resize_image(image: Image.Image, spec: InputSpec) -> Pixels:
     filter_ = Image.Resampling[spec.interpolation.upper()]
     if spec.resize == "squash":
         return np.asarray(image.resize((spec.width, spec.height), filter_))
-    side = round(spec.height / spec.crop_pct)
-    ratio = side / min(image.size)
-    width = max(spec.width, round(image.width * ratio))
-    height = max(spec.height, round(image.height * ratio))
+    width, height = scaled_size(image.size, spec)
+    if max(width, height) > STRIP * round(spec.height / spec.crop_pct):
+        part = seen_box(image.size, spec)
+        return np.asarray(image.resize((spec.width, spec.height), filter_, box=part))
     left, top = (width - spec.width) // 2, (height - spec.height) // 2
     box = (left, top, left + spec.width, top + spec.height)
-    if max(width, height) > STRIP * side:
-        across, down = image.width / width, image.height / height
-        part = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
-        return np.asarray(image.resize((spec.width, spec.height), filter_, box=part))
     return np.asarray(image.resize((width, height), filter_).crop(box))
+
+
+def scaled_size(size: tuple[int, int], spec: InputSpec) -> tuple[int, int]:
+    """Width and height of a picture that `shortest` has scaled and not cut yet."""
+    ratio = round(spec.height / spec.crop_pct) / min(size)
+    return max(spec.width, round(size[0] * ratio)), max(spec.height, round(size[1] * ratio))
+
+
+def seen_box(size: tuple[int, int], spec: InputSpec) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of what a model sees of a picture, in pixels of the picture.
+
+    Args:
+        size: Its width and height, upright.
+    """
+    if spec.resize == "squash":
+        return 0.0, 0.0, float(size[0]), float(size[1])
+    width, height = scaled_size(size, spec)
+    left, top = (width - spec.width) // 2, (height - spec.height) // 2
+    across, down = size[0] / width, size[1] / height
+    right, bottom = left + spec.width, top + spec.height
+    return left * across, top * down, right * across, bottom * down
 
 
 def to_pixels(source: Any, spec: InputSpec) -> Pixels:

@@ -37,9 +37,13 @@ from distill import Predictor
 print(Predictor("{file}").predict("photo.jpg"))
 ```
 """
+OUTLIERS = (
+    "- `Predictor` says `outlier` of many of those, and of about 1 % of the others; "
+    "`reject_outliers=True` withholds such answers."
+)
 FILES = """\
 `student.*.onnx` take uint8 pixels `[batch, height, width, 3]` and give probabilities and, for most
-networks, a class activation map; all else is in their metadata."""
+networks, a class activation map and the pooled features; all else is in their metadata."""
 HUB_FILES = """ `onnx/` holds the same networks
 with normalised `pixel_values` in and `logits` out. `model.safetensors` has the weights as trained.
 """
@@ -211,4 +215,5 @@ def _limits(metadata: Record, resizing: str = "", *more: str) -> list[str]:
         *more,
         f"- Trained on data with SHA-256 `{metadata['data_sha256']}`; pictures of another kind get "
         "an answer too, and it means nothing.",
+        *([OUTLIERS] if metadata.get("outliers") else []),
     ]

@@ -19,6 +19,7 @@ from distill.export import Record
 from distill.export import Target as Base
 from distill.export.onnx_file import clean, describe, name_nodes, probs_of_file
 from distill.export.onnx_graph import inner_nodes, leading_to
+from distill.export.outliers import write_outliers
 from distill.export.parity import Limits, in_words
 from distill.files import blame_system
 
@@ -45,6 +46,7 @@ class Target(Base):
             why = "; ".join(reasons)
             shipment.say(f"no fp16 file: {why}")
             return {**record, "refused": why, "tried": [{"path": PATH, **row}]}
+        write_outliers(file, shipment)
         shipment.say(f"{file.name}, for GPUs: {in_words(row)}")
         return {**record, "files": {file.name: row}}
 

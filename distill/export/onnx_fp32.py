@@ -23,6 +23,7 @@ from distill.export import Record
 from distill.export import Target as Base
 from distill.export.golden import write_golden
 from distill.export.onnx_file import clean, describe, probs_of_file, write_labels
+from distill.export.outliers import write_outliers
 from distill.export.parity import FLOAT32, Parity, answer_rule, compare_probs
 from distill.export.shipped_graph import ShippedGraph
 from distill.files import atomic, blame_system
@@ -45,6 +46,7 @@ class Target(Base):
         file, data = folder / shipment.fp32.name, shipment.data
         path, pixels = shipment.config.path, data.test.pixels
         record = export_onnx(shipment.classifier, file, shipment.metadata, pixels, path)
+        write_outliers(file, shipment)
         write_golden(file, folder / "golden.npz")
         write_labels(data.classes, folder / "labels.txt")
         row = shipment.judge(probs_of_file(file, data.val.pixels), shipment.val_probs)
@@ -123,7 +125,7 @@ def compare(
 def _convert(graph: ShippedGraph, shape: tuple[int, ...], path: str) -> onnx.ModelProto:
     """The graph as an ONNX model in memory, clean of exporter traces."""
     example = torch.zeros(2, *shape, dtype=torch.uint8)
-    outputs = ["prob", "cam"] if graph.has_cam else ["prob"]
+    outputs = list(graph.outputs)
     common: dict[str, Any] = {
         "input_names": ["image"],
         "output_names": outputs,

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import onnx
 
+EMBEDDING = "embedding"  # an output: pooled features, which the last layer makes logits of
 LAYERS = ("Conv", "Gemm", "MatMul")
 ACTIVATIONS = ("Relu", "Clip")  # which quantising the output of a layer makes superfluous
 

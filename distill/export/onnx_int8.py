@@ -13,6 +13,7 @@ from distill.export import Target as Base
 from distill.export.int8.gate import export_int8
 from distill.export.int8.steps import summary
 from distill.export.onnx_file import probs_of_file
+from distill.export.outliers import write_outliers
 
 if TYPE_CHECKING:
     from distill.export.shipment import Shipment
@@ -37,5 +38,6 @@ class Target(Base):
         shipment.say(summary(record.steps, record.score))
         if not file.is_file():
             return record.to_json()
+        write_outliers(file, shipment)
         files = {file.name: shipment.judge(probs_of_file(file, val.pixels))}
         return {**record.to_json(), "files": files}

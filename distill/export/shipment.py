@@ -12,9 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from distill.config import ExportConfig
+from distill.data.decode import resize_image
 from distill.data.prepare import ImageData
+from distill.data.store import spread
 from distill.data.views.images import TrainingImages
 from distill.errors import RunStopped
 from distill.export.int8.quantiser import Distil
@@ -27,6 +30,7 @@ from distill.scoring.metrics import score
 from distill.scoring.tasks import task_of
 
 CALIBRATION_IMAGES = 256  # training images that int8 takes its ranges from
+KNOWN_IMAGES = 1000  # training images that others are compared with
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,16 @@ class Shipment:
     def reference(self) -> NDArray[np.float32]:
         """Probabilities of the validation split by the reference file, `(n, classes)`."""
         return probs_of_file(self.fp32, self.data.val.pixels)
+
+    @cached_property
+    def known_pixels(self) -> NDArray[np.uint8]:
+        """Training images, spread over the split, as they are in use: `(n, height, width, 3)`.
+
+        They are stored larger, and resized once more than in use.
+        """
+        train, spec = self.data.train, self.data.spec
+        stored = train.take(spread(train, KNOWN_IMAGES))
+        return np.stack([resize_image(Image.fromarray(pixels), spec) for pixels in stored])
 
     def judge(
         self, probs: NDArray[Any], reference: NDArray[Any] | None = None, limits: Limits = FLOAT32

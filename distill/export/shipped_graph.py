@@ -1,4 +1,4 @@
-"""What is inside a shipped file: uint8 pixels to probabilities and a class activation map."""
+"""What is inside a shipped file: pixels to probabilities, a class activation map and features."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distill.export.onnx_graph import EMBEDDING
 from distill.models.classifier import Classifier, deployed
 from distill.models.inference import activate
 
@@ -37,7 +38,10 @@ class ShippedGraph(nn.Module):
         self.has_cam = has_cam(self.classifier)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """`prob` `(batch, classes)` and, where the network has one, `cam` `(batch, classes, h, w)`.
+        """`prob` `(batch, classes)` and, where the network has them, what it is made of.
+
+        That is `cam`, `(batch, classes, h, w)`, and `embedding`, pooled features `(batch, d)`: what
+        the last layer makes logits of.
 
         Args:
             image: uint8 `(batch, height, width, 3)`, RGB.
@@ -51,8 +55,14 @@ class ShippedGraph(nn.Module):
             return (self._probs(self.classifier.network(normalised)),)
         extract, head = cast(tuple[Callable[[Tensor], Tensor], nn.Linear], _parts(self.classifier))
         features = extract(normalised)
-        logits = head(features.mean(dim=(2, 3)))
-        return self._probs(logits), F.conv2d(features, head.weight[:, :, None, None])
+        pooled = features.mean(dim=(2, 3))
+        maps = F.conv2d(features, head.weight[:, :, None, None])
+        return self._probs(head(pooled)), maps, pooled
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of what it gives, in order."""
+        return ("prob", "cam", EMBEDDING) if self.has_cam else ("prob",)
 
     def _probs(self, logits: Tensor) -> Tensor:
         return activate(logits, self.classifier.contract.task)

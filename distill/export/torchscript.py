@@ -25,7 +25,7 @@ EPOCH = (1980, 1, 1, 0, 0, 0)  # a zip file's own beginning of time
 
 
 class Target(Base):
-    """`student.torchscript.pt`: uint8 pixels to `(prob, cam)`, or `(prob,)`."""
+    """`student.torchscript.pt`: uint8 pixels to `(prob, cam, embedding)`, or `(prob,)`."""
 
     def make(self, shipment: Shipment, folder: Path) -> Record:
         """Traced, loaded again and run on validation."""

@@ -87,6 +87,8 @@ def lines_of(record: Record) -> list[str]:
         rows.append(("classes", f"{len(names)}: {', '.join(names[:MOST_NAMES])}{more}"))
     else:
         rows.append(("metadata", "not a file that `distill export` wrote"))
+    if isinstance(known := metadata.get("outliers"), dict):
+        rows.append(("outliers", _outliers(known)))
     for key in ("description", "input_spec", *KEYS, "data_sha256", "metrics"):
         if metadata.get(key):
             rows.append((key, _value(metadata[key])))
@@ -96,6 +98,13 @@ def lines_of(record: Record) -> list[str]:
 
 def _ends(value: Record) -> str:
     return f"{value['name']}: {value['type']} [{', '.join(map(str, value['shape']))}]"
+
+
+def _outliers(known: Record) -> str:
+    """How pictures that are unlike those of training are told, without the numbers."""
+    beyond, kept = (_value(known.get(key)) for key in ("threshold", "kept"))
+    images = f"{known.get('train')} training and {known.get('val')} validation images"
+    return f"told beyond a distance of {beyond}, {kept} % kept, by {images}"
 
 
 def _counts(counts: dict[str, int]) -> str:

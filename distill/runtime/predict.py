@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,13 @@ from distill.data.decode import (
 )
 from distill.data.walk import files_below
 from distill.errors import UserError
+from distill.runtime.prediction import ActivationMap, Prediction
 from distill.runtime.session import (
     check_probs,
     ends_of,
     open_session,
     read_metadata,
+    read_outliers,
     read_spec,
     run,
 )
@@ -35,33 +38,6 @@ from distill.scoring.tasks import task_of
 
 Pixels = NDArray[np.uint8]
 Probs = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a model says of one picture.
-
-    Attributes:
-        path: Where the picture came from, or None.
-        labels: The class of a single-label model, the classes above their thresholds of a
-            multi-label one; empty where it abstained.
-        prob: Probability of the first label, or of the likeliest class where it abstained.
-        probs: Probability of every class.
-        abstained: No class reached its threshold.
-    """
-
-    path: str | None
-    labels: tuple[str, ...]
-    prob: float
-    probs: dict[str, float]
-    abstained: bool
-
-    def __str__(self) -> str:
-        """The answer with its probabilities, in one line."""
-        if self.abstained:
-            likeliest = max(self.probs, key=lambda name: self.probs[name])
-            return f"no label is confident, likeliest {likeliest} {100 * self.prob:.1f} %"
-        return ", ".join(f"{name} {100 * self.probs[name]:.1f} %" for name in self.labels)
 
 
 @dataclass(frozen=True)
@@ -86,8 +62,11 @@ class Predictor:
     Args:
         path: The file, or an experiment that has one; everything else is in its metadata.
         threads: Threads within an operator; 0 leaves it to onnxruntime.
+        reject_outliers: Abstain from pictures that are unlike those of training, where the file can
+            tell. Without, `Prediction.outlier` says it and the answer stays.
 
     Attributes:
+        outliers: How the file tells them; None where it cannot.
         task: `single`, one label per picture, or `multi`, any number of them.
         outputs: What the file gives: `prob`, and maybe `cam` and `embedding`.
         thresholds: What each class's probability must reach, `(classes,)`; for a class without
@@ -97,34 +76,42 @@ class Predictor:
         UserError: No such file, not an ONNX file, cut short, or not one of ours.
     """
 
-    def __init__(self, path: str | Path, threads: int = 0) -> None:
+    def __init__(
+        self, path: str | Path, threads: int = 0, *, reject_outliers: bool = False
+    ) -> None:
         self.path, self._threads = shipped_file(Path(path)), threads
+        self.reject_outliers = reject_outliers
         self.session = open_session(self.path, threads)
         self.metadata = read_metadata(self.session, self.path)
         self.names = tuple(self.metadata["names"])
         self.task: TaskName = self.metadata["task"]
         self.spec = read_spec(self.session, self.metadata, self.path)
         self.outputs = tuple(end["name"] for end in ends_of(self.session, self.path)[1])
+        self.outliers = read_outliers(self.session, self.metadata, self.path)
         thresholds, default = self.metadata["thresholds"], task_of(self.task).threshold
         self.thresholds = np.asarray(
             [thresholds.get(name, default) for name in self.names], np.float32
         )
 
-    def __reduce__(self) -> tuple[type[Predictor], tuple[Path, int]]:
+    def __reduce__(self) -> tuple[Callable[..., Predictor], tuple[Path, int]]:
         """How it travels to other processes: each opens the file for itself."""
-        return type(self), (self.path, self._threads)
+        opened = partial(type(self), reject_outliers=self.reject_outliers)
+        return opened, (self.path, self._threads)
 
     @property
     def tuned(self) -> NDArray[np.float32] | None:
         """The thresholds, None where the file has none of its own."""
         return self.thresholds if self.metadata["thresholds"] else None
 
-    def predict(self, images: Any, batch_size: int = 32) -> list[Prediction]:
+    def predict(
+        self, images: Any, batch_size: int = 32, *, explain: bool = False
+    ) -> list[Prediction]:
         """Labels of pictures.
 
         Args:
             images: One picture or several: paths, encoded bytes, open files, PIL images, uint8
                 arrays `(h, w, 3)` or `(h, w)`, or one uint8 batch `(n, h, w, 3)`.
+            explain: With a `map` each, where the file has them.
 
         Raises:
             UnreadableImageError: One of them is no picture; of several it says which.
@@ -134,14 +121,34 @@ class Predictor:
         results = []
         for start in range(0, len(items), batch_size):
             chunk = items[start : start + batch_size]
-            probs = self.probs(
-                np.stack([self._pixels(items, start + i) for i in range(len(chunk))])
-            )
-            results += [
-                self.decide(row, str(item) if isinstance(item, str | Path) else None)
-                for item, row in zip(chunk, probs, strict=True)
-            ]
+            pixels = np.stack([self._pixels(items, start + i) for i in range(len(chunk))])
+            paths = [str(item) if isinstance(item, str | Path) else None for item in chunk]
+            results += self.examine(pixels, paths, explain=explain)
         return results
+
+    def examine(
+        self, pixels: Pixels, paths: Sequence[str | None] | None = None, *, explain: bool = False
+    ) -> list[Prediction]:
+        """All that the file says of pixels, uint8 `(batch, height, width, 3)`, in one pass.
+
+        Args:
+            paths: Where each came from.
+            explain: As `predict`.
+        """
+        extra = (["embedding"] if self.outliers else []) + (["cam"] if explain else [])
+        answers, flags = self.answers(pixels, *extra), None
+        if self.outliers and answers.embeddings is not None:
+            flags = self.outliers.told(answers.embeddings).tolist()
+        found = []
+        for index, row in enumerate(answers.probs):
+            path = paths[index] if paths else None
+            prediction = self.decide(row, path, flags[index] if flags else None)
+            if answers.cams is not None:
+                values = answers.cams[index, self.names.index(prediction.likeliest)]
+                shown = ActivationMap(prediction.likeliest, values)
+                prediction = replace(prediction, map=shown)
+            found.append(prediction)
+        return found
 
     def pixels(self, image: Any) -> Pixels:
         """A picture as the file's input, uint8 `(height, width, 3)`.
@@ -180,9 +187,11 @@ class Predictor:
         check_probs(given["prob"], self.names, self.path, len(pixels))
         return Answers(given["prob"], given.get("cam"), given.get("embedding"))
 
-    def decide(self, row: Probs, path: str | None = None) -> Prediction:
+    def decide(
+        self, row: Probs, path: str | None = None, outlier: bool | None = None
+    ) -> Prediction:
         """What a picture's probabilities `(classes,)` say, by the thresholds."""
-        above = row >= self.thresholds
+        above = (row >= self.thresholds) & ~np.bool_(outlier and self.reject_outliers)
         if self.task == "single":
             chosen = [int(row.argmax())] if above[row.argmax()] else []
         else:
@@ -193,6 +202,7 @@ class Predictor:
             prob=float(row[chosen[0]] if chosen else row.max()),
             probs={name: float(p) for name, p in zip(self.names, row, strict=True)},
             abstained=not chosen,
+            outlier=outlier,
         )
 
 
@@ -239,4 +249,11 @@ def _as_list(images: Any) -> list[Any]:
         raise UnreadableImageError(what) from None
 
 
-__all__ = ["Answers", "Prediction", "Predictor", "UnreadableImageError", "find_images"]
+__all__ = [
+    "ActivationMap",
+    "Answers",
+    "Prediction",
+    "Predictor",
+    "UnreadableImageError",
+    "find_images",
+]

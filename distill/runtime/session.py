@@ -14,9 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from distill.config import TaskName
 from distill.data.decode import InputSpec
 from distill.errors import UserError, first_line, printable, unprintable
+from distill.scoring.outliers import Outliers
 
 REQUIRED = ("names", "task", "input_spec", "thresholds")
-CHECKED = (*REQUIRED, "metrics", "precision")
+CHECKED = (*REQUIRED, "metrics", "precision", "outliers")
 SLACK = 1e-3  # by which a probability may lie outside [0, 1]: halves round
 
 
@@ -55,6 +56,7 @@ class _Metadata(BaseModel):
     thresholds: dict[str, Annotated[float, Field(ge=0.0, le=1.0)]]
     metrics: dict[str, Any] | None = None
     precision: Annotated[str, Field(max_length=20, pattern=r"^[A-Za-z0-9._-]*$")] | None = None
+    outliers: Outliers | None = None
 
     @model_validator(mode="after")
     def _names_are_names(self) -> Self:
@@ -109,6 +111,25 @@ def read_spec(session: Any, metadata: dict[str, Any], path: Path) -> InputSpec:
     grey = np.full((2, *shape), 128, np.uint8)
     check_probs(run(session, ["prob"], grey, path)[0], metadata["names"], path, len(grey))
     return spec
+
+
+def read_outliers(session: Any, metadata: dict[str, Any], path: Path) -> Outliers | None:
+    """How a shipped file tells pictures that are unlike those of training; None where it cannot.
+
+    Args:
+        metadata: As `read_metadata` gives it.
+
+    Raises:
+        UserError: It is of embeddings of another width than the file's.
+    """
+    shapes = [end["shape"] for end in ends_of(session, path)[1] if end["name"] == "embedding"]
+    if not shapes or metadata.get("outliers") is None:
+        return None
+    outliers = Outliers.model_validate_json(json.dumps(metadata["outliers"]))
+    if shapes[0][1:] != [outliers.width]:
+        what = f"gives embeddings {shapes[0]}, but its metadata says {outliers.width} of them"
+        raise UserError(what, str(path), "use a file that `distill export` wrote")
+    return outliers
 
 
 def ends_of(session: Any, path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

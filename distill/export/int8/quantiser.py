@@ -35,7 +35,7 @@ from distill.export.int8.calibration import (
 )
 from distill.export.int8.integers import pass_pixels_on, pixel_tensors
 from distill.export.onnx_file import clean, describe, name_nodes, probs_of_file
-from distill.export.onnx_graph import ACTIVATIONS, inner_nodes, order_layers
+from distill.export.onnx_graph import ACTIVATIONS, EMBEDDING, inner_nodes, order_layers
 from distill.runtime.session import open_session, read_metadata
 
 # Trains the graph behind a quantised file: from that and the float graph to a float graph of other
@@ -85,8 +85,18 @@ class Quantiser:
         model = onnx.load(file)
         name_nodes(model.graph)
         widen_constants(model.graph)
+        # The quantiser would round an output that lies between layers.
+        for place, output in enumerate(model.graph.output):
+            if output.name == EMBEDDING:
+                del model.graph.output[place]
+                break
         onnx.save(model, file)
         return file
+
+    @cached_property
+    def _embedding(self) -> list[onnx.ValueInfoProto]:
+        """The output of the source that `prepared` is without; none where it has none."""
+        return [o for o in onnx.load(self.source).graph.output if o.name == EMBEDDING]
 
     @cached_property
     def _order(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -166,6 +176,7 @@ class Quantiser:
         quantizer.model.topological_sort()
         quantised = quantizer.model.model
         pass_pixels_on(quantised.graph)
+        quantised.graph.output.extend(self._embedding)
         clean(quantised)
         _keep_used_opsets(quantised)
         describe(quantised, self.metadata)
