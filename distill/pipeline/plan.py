@@ -15,7 +15,7 @@ from distill.models.origin import can_load
 from distill.models.weights import check_weights_file
 from distill.pipeline.experiment import Experiment
 from distill.pipeline.runs import all_runs
-from distill.scoring.haar import has_cascades
+from distill.scoring.cascades import has_cascades
 from distill.strategies import make_strategy
 from distill.training.selection import check_task
 from distill.training.trackers import find_tracker

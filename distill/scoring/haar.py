@@ -6,33 +6,22 @@ mouth. Which class goes with what was found is read off the training split, what
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distill.data.prepare import ImageData
 from distill.data.store import Split, spread
+from distill.scoring.cascades import EYE, FRONT, MOUTH, PROFILE, Box, cascade, has_cascades
 from distill.scoring.tasks import task_of
 
-FRONT, PROFILE, EYE, MOUTH = (
-    f"haarcascade_{name}.xml" for name in ("frontalface_default", "profileface", "eye", "smile")
-)
 SIDE = 96  # pixels that images are scaled to; the cascades' own windows have 18 to 36
 EYES = 2  # more found in a face than this are as many
 MOST_TRAIN = 1000  # training images that the table is filled from, spread over the split
 SAMPLE = 64  # training images that are asked whether the data are faces
 FACES = 0.2  # share of them with one; photographs of masks have 0.31 and more, of things 0.05
 Seen = NDArray[np.int64]
-
-
-def has_cascades() -> bool:
-    """Whether OpenCV is installed, in a version that has them: 5 has none."""
-    try:
-        import cv2
-    except ImportError:
-        return False
-    return hasattr(cv2, "CascadeClassifier") and hasattr(cv2, "data")
 
 
 def is_wanted(data: ImageData, use: Literal["auto", "on", "off"]) -> bool:
@@ -62,15 +51,6 @@ def haar_probs(data: ImageData) -> NDArray[np.float64]:
     return np.stack([total / count for total, count in cells])
 
 
-class Box(NamedTuple):
-    """Where something was found, in pixels."""
-
-    x: int
-    y: int
-    width: int
-    height: int
-
-
 class Cascades:
     """OpenCV's cascades, each searching as OpenCV does by default."""
 
@@ -78,10 +58,7 @@ class Cascades:
         import cv2
 
         self.cv2: Any = cv2
-        self.known = {
-            name: self.cv2.CascadeClassifier(f"{self.cv2.data.haarcascades}{name}")
-            for name in (FRONT, PROFILE, EYE, MOUTH)
-        }
+        self.known = {name: cascade(name) for name in (FRONT, PROFILE, EYE, MOUTH)}
 
     def seen(self, split: Split, ids: NDArray[np.int64]) -> Seen:
         """Whether there is a face from the front, from the side, how many eyes, and a mouth.
