@@ -419,6 +419,41 @@ def tiny_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def portrait(real_data: Path) -> Image.Image:
+    """A photograph of 160 x 160 px with one bare face, of nobody who exists."""
+    file = real_data / "masktype5" / "none" / "part1_AI-thispersondoesnotexist.jpg"
+    return Image.open(file).convert("RGB")
+
+
+@pytest.fixture(scope="session")
+def colours_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A shipped file of 2 x 2 px whose probabilities are the mean red, green and blue, over 255."""
+    onnx = pytest.importorskip("onnx")
+    helper, kind = onnx.helper, onnx.TensorProto
+    image = helper.make_tensor_value_info("image", kind.UINT8, ["batch", 2, 2, 3])
+    prob = helper.make_tensor_value_info("prob", kind.FLOAT, ["batch", 3])
+    scale = helper.make_tensor("scale", kind.FLOAT, [], [1 / 255])
+    axes = helper.make_tensor("axes", kind.INT64, [2], [1, 2])
+    nodes = [
+        helper.make_node("Cast", ["image"], ["float"], to=kind.FLOAT),
+        helper.make_node("Mul", ["float", "scale"], ["unit"]),
+        helper.make_node("ReduceMean", ["unit", "axes"], ["prob"], keepdims=0),
+    ]
+    graph = helper.make_graph(nodes, "mean", [image], [prob], [scale, axes])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    metadata = {
+        "names": ["red", "green", "blue"],
+        "task": "single",
+        "thresholds": {},
+        "input_spec": {"height": 2, "width": 2, "resize": "squash"},
+    }
+    helper.set_model_props(model, {key: json.dumps(value) for key, value in metadata.items()})
+    path = tmp_path_factory.mktemp("colours") / "colours.onnx"
+    onnx.save(model, path)
+    return path
+
+
 @pytest.fixture
 def distill(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -70,6 +70,10 @@ TeachersOpt = Annotated[
     list[str] | None,
     typer.Option("--teacher", help="Of a plan: a model instead of the preset's teachers; repeat."),
 ]
+FaceModelOpt = Annotated[
+    Path | None,
+    typer.Option("--face-model", metavar="FILE", help="A file of YuNet to find faces with."),
+]
 ExperimentArg = Annotated[Path, typer.Argument(help="Directory of distill run, --out of stages.")]
 
 # What a command may take by name, as fields of `Settings`, and what each is without being given.

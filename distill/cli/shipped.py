@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from distill.cli.advice import say_error
-from distill.cli.options import JsonOpt, takes
+from distill.cli.options import FaceModelOpt, JsonOpt, takes
 from distill.errors import UserError, printable
 from distill.pipeline import stages
 from distill.pipeline.stages import Settings
 from distill.progress import Progress
+
+if TYPE_CHECKING:
+    from distill.runtime.faces import Faces
+    from distill.runtime.predict import Prediction, Predictor
 
 
 @takes("device", "workers", "trust", "as_json")
@@ -42,6 +47,10 @@ def evaluate_command(
 def predict_command(
     model: Annotated[Path, typer.Argument(help="A shipped ONNX file, or an experiment.")],
     images: Annotated[list[Path], typer.Argument(help="Pictures, or folders of them.")],
+    faces: Annotated[
+        bool, typer.Option("--faces", help="Find the faces in each, and label those.")
+    ] = False,
+    face_model: FaceModelOpt = None,
     explain: Annotated[
         Path | None,
         typer.Option("--explain", metavar="DIR", help="Write pictures of what made the answers."),
@@ -52,10 +61,11 @@ def predict_command(
     ] = False,
     as_json: JsonOpt = False,
 ) -> None:
-    """Label pictures with a shipped file; needs no torch."""
+    """Label pictures, or the faces in them, with a shipped file; needs no torch."""
     from distill.runtime.explain import ExplainedPictures
     from distill.runtime.predict import Predictor, UnreadableImageError, find_images
 
+    finder = _finder(face_model) if faces or face_model else None
     predictor = Predictor(model, reject_outliers=reject_outliers)
     pictures = ExplainedPictures(explain, predictor) if explain else None
     paths = find_images(images, Progress().say)
@@ -64,10 +74,7 @@ def predict_command(
     failed = 0
     for path in paths:
         try:
-            if pictures:
-                prediction, shown = pictures.answer(path)
-            else:
-                (prediction,), shown = predictor.predict(path), None
+            answer, shown = _answer(path, predictor, finder, pictures)
         except (UnreadableImageError, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             problem = UserError(f"not readable, {reason}", str(path))
@@ -77,12 +84,40 @@ def predict_command(
             say_error(problem)
             continue
         if as_json:
-            explained = {"explained": str(shown)} if shown else {}
-            print(stages.json_line({**prediction.to_json(), **explained}))
+            explained = {"explained": shown} if shown else {}
+            print(stages.json_line({**answer.to_json(), **explained}))
         else:
-            print(printable(f"{path}: {prediction}"))
+            for line in f"{printable(path)}: {answer}".splitlines():
+                print(printable(line))
     if failed:
         raise UserError(f"{failed} of {len(paths)} pictures could not be read")
+
+
+def _finder(model: Path | None) -> FaceFinder:
+    from distill.runtime.faces import FaceFinder
+
+    return FaceFinder(model)
+
+
+def _answer(
+    path: Path,
+    predictor: Predictor,
+    finder: FaceFinder | None,
+    pictures: ExplainedPictures | None,
+) -> tuple[Prediction | Faces, str | list[str] | None]:
+    """The answer to a picture, and the files that explain it: one, or one for each face."""
+    if finder is None and pictures is None:
+        return predictor.predict(path)[0], None
+    if finder is None:
+        assert pictures is not None
+        prediction, file = pictures.answer(path)
+        return prediction, str(file)
+    from distill.runtime.faces import label_faces
+
+    if pictures is None:
+        return label_faces(path, predictor, finder), None
+    faces, files = pictures.answer_faces(path, finder)
+    return faces, [str(file) for file in files]
 
 
 def inspect_command(

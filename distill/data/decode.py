@@ -274,8 +274,8 @@ def seen_box(size: tuple[int, int], spec: InputSpec) -> tuple[float, float, floa
     return left * across, top * down, right * across, bottom * down
 
 
-def to_pixels(source: Any, spec: InputSpec) -> Pixels:
-    """A picture as model input.
+def to_image(source: Any) -> Image.Image:
+    """A picture, upright and RGB, from whatever holds one.
 
     Args:
         source: A path, bytes, an open file, a PIL image, or a uint8 array `(h, w, 3)` or `(h, w)`.
@@ -298,4 +298,9 @@ def to_pixels(source: Any, spec: InputSpec) -> Pixels:
         source = Image.fromarray(source)
     if not isinstance(source, str | Path | bytes | Image.Image):
         raise UnreadableImageError(f"a {type(source).__name__} is no picture")
-    return resize_image(read_image(source), spec)
+    return read_image(source)
+
+
+def to_pixels(source: Any, spec: InputSpec) -> Pixels:
+    """A picture, as `to_image` takes it, as model input; raises as that does."""
+    return resize_image(to_image(source), spec)

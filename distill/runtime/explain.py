@@ -19,6 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 from distill.data.decode import InputSpec, read_image, seen_box
 from distill.errors import UserError
 from distill.files import NO_SPACE, no_space
+from distill.runtime.faces import Face, FaceFinder, Faces, crop, label_faces
 from distill.runtime.predict import Prediction, Predictor
 
 SMALLEST, LARGEST = 320, 1280  # longer side of a picture as shown
@@ -66,6 +67,21 @@ class ExplainedPictures:
         (found,) = self._predictor.predict(image, explain=True)
         found = replace(found, path=str(path))
         return replace(found, map=None), self.add(image, found)
+
+    def answer_faces(self, path: Path, finder: FaceFinder) -> tuple[Faces, list[Path]]:
+        """The answers to the faces of a picture, without their maps, and a file for each.
+
+        Raises:
+            UnreadableImageError, OSError, UserError, RunStopped: As `answer`.
+        """
+        image = read_image(path)
+        found = label_faces(image, self._predictor, finder, explain=True)
+        files, faces = list[Path](), list[Face]()
+        for number, face in enumerate(found.faces, start=1):
+            name = f"{path.stem}-face{number}"
+            files.append(self.add(crop(image, face.box), replace(face.prediction, path=f"{name}.png")))
+            faces.append(replace(face, prediction=replace(face.prediction, map=None)))
+        return Faces(str(path), found.size, tuple(faces)), files
 
     def add(self, image: Image.Image, prediction: Prediction) -> Path:
         """Writes a picture under the name that it came by, numbered where that is taken.
