@@ -41,6 +41,7 @@ from distill.cli.search import search_command
 from distill.cli.shipped import evaluate_command, inspect_command, predict_command
 from distill.cli.sweep import sweep_command
 from distill.cli.teachers import teachers_command
+from distill.cli.watch import watch_command
 from distill.environment import num_processes
 from distill.errors import (
     DistillError,
@@ -175,8 +176,17 @@ app.command(
 app.command(
     "predict",
     rich_help_panel=SHIPPED,
-    epilog=examples("predict runs/mine picture.jpg", "predict student.int8.onnx pictures/ --json"),
+    epilog=examples(
+        "predict runs/mine picture.jpg", "predict student.int8.onnx pictures/ --faces --json"
+    ),
 )(predict_command)
+app.command(
+    "watch",
+    rich_help_panel=SHIPPED,
+    epilog=examples(
+        "watch 0 runs/mine", "watch street.mp4 student.int8.onnx --out labelled.mp4 --json"
+    ),
+)(watch_command)
 app.command(
     "inspect",
     rich_help_panel=SHIPPED,
