@@ -10,7 +10,10 @@ import shutil
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from distill.runtime.video.output import VideoOutput
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = REPOSITORY.parent / "shared"
@@ -34,6 +37,10 @@ WORDS = {  # what a reader puts in place of a word
     "RUN": "runs/mine/teachers/small",
     "IMAGE": "picture.jpg",
     "KEY": "views.flip",
+    "SOURCE": "party.avi",
+    "party.mp4": "party.avi",
+    "party.jpg": "picture.jpg",
+    "0": "party.avi",  # desks have no camera
     "NAME": "torchscript",
     "bench.engines=all": "bench.engines=onnxruntime",
     "cuda": "cpu",
@@ -57,6 +64,7 @@ SHORTER = {  # what makes a command quick
     "bench": ["bench.seconds=0.02", "bench.rounds=1", "bench.batch_sizes=1"],
     "run": ["--no-bench"],
     "sweep": ["--trials", "1"],
+    "watch": ["--json"],
 }
 RECIPE = """
 random_forest.trees = 5
@@ -106,6 +114,8 @@ def desk(tmp_path_factory, photos) -> Path:
     shutil.copytree(photos, root / "photos")
     shutil.copyfile(next((root / "photos").rglob("1.png")), root / "picture.jpg")
     (root / "recipe.toml").write_text(RECIPE)
+    with VideoOutput(root / "party.avi", 25.0, (64, 64)) as video:
+        video.write(np.zeros((64, 64, 3), np.uint8), 0.0)
     return root
 
 
