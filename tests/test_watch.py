@@ -269,13 +269,13 @@ def test_a_camera_without_a_picture_is_one_line(monkeypatch):
 
 
 def test_a_camera_that_stops_answering_is_one_line(monkeypatch):
-    capture = Capture(1, 0.0)
+    capture = Capture(9, 0.0)
     monkeypatch.setattr(cv2, "VideoCapture", lambda *_: capture)
     monkeypatch.setattr(source, "PATIENCE_S", 0.05)
-    with open_source("0") as frames:
-        capture.count, capture.wait_s = 9, 0.5
-        with pytest.raises(UserError, match="no picture for"):
-            list(frames)
+    camera = open_source("0")
+    capture.wait_s = 0.5  # before it is followed
+    with camera as frames, pytest.raises(UserError, match="no picture for"):
+        list(frames)
 
 
 def test_closing_the_window_ends_it(tmp_path, distill, colours_onnx, monkeypatch):
