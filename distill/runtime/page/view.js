@@ -4,7 +4,7 @@ import { hueOf, inWords, percent, thresholdOf } from "./answer.js";
 import { seenPart } from "./picture.js";
 
 const MOST = 5; // labels that are shown unasked
-const MARGIN = 0.25; // around a face, as in distill.runtime.faces
+const MARGIN = 0.1; // around a face, as in distill.runtime.faces
 const SHARPNESS = 24; // pixels of the overlay for a cell of the map
 
 const copyOf = (id) => document.getElementById(id).content.firstElementChild.cloneNode(true);
