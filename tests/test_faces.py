@@ -4,6 +4,7 @@ import json
 import pickle
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -215,6 +216,20 @@ def test_the_command_lists_faces(tmp_path, distill, colours, monkeypatch):
     assert (status, face["box"], face["labels"]) == (0, [2, 3, 20, 10], ["green"])
     status, out, _ = distill("predict", colours.path, file, "--json")
     assert "faces" not in json.loads(out)
+
+
+def test_each_face_is_explained(tmp_path, distill, write_colour_model, monkeypatch):
+    boxes = [Box(2, 3, 20, 10), Box(22, 4, 10, 10)]
+    monkeypatch.setattr(FaceFinder, "find", lambda self, image: boxes)
+    model, file, out = write_colour_model(tmp_path / "m.onnx"), tmp_path / "p.png", tmp_path / "why"
+    Image.new("RGB", (40, 30), (0, 255, 0)).save(file)
+    status, said, _ = distill("predict", model, file, "--faces", "--explain", out, "--json")
+    record = json.loads(said)
+    assert status == 0
+    assert record["explained"] == [str(out / f"p-face{number}.png") for number in (1, 2)]
+    assert [face["labels"] for face in record["faces"]] == [["green"], ["green"]]
+    assert not any("map" in face for face in record["faces"])
+    assert sorted(out.iterdir()) == [Path(place) for place in record["explained"]]
 
 
 def test_several_faces_read_well():

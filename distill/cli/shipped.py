@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,7 +16,8 @@ from distill.pipeline.stages import Settings
 from distill.progress import Progress
 
 if TYPE_CHECKING:
-    from distill.runtime.faces import Faces
+    from distill.runtime.explain import ExplainedPictures
+    from distill.runtime.faces import FaceFinder, Faces
     from distill.runtime.predict import Prediction, Predictor
 
 

@@ -79,7 +79,9 @@ class ExplainedPictures:
         files, faces = list[Path](), list[Face]()
         for number, face in enumerate(found.faces, start=1):
             name = f"{path.stem}-face{number}"
-            files.append(self.add(crop(image, face.box), replace(face.prediction, path=f"{name}.png")))
+            files.append(
+                self.add(crop(image, face.box), replace(face.prediction, path=f"{name}.png"))
+            )
             faces.append(replace(face, prediction=replace(face.prediction, map=None)))
         return Faces(str(path), found.size, tuple(faces)), files
 

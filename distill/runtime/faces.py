@@ -252,9 +252,7 @@ def label_faces(
     """
     picture = to_image(image)
     boxes = finder.find(picture)
-    answers = predictor.predict(
-        [crop(picture, box, margin) for box in boxes], explain=explain
-    )
+    answers = predictor.predict([crop(picture, box, margin) for box in boxes], explain=explain)
     faces = tuple(Face(box, answer) for box, answer in zip(boxes, answers, strict=True))
     path = str(image) if isinstance(image, str | Path) else None
     return Faces(path, picture.size, faces)

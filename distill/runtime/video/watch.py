@@ -110,9 +110,14 @@ class Watcher:
             self._smooth = {}
             return {}
         pixels = np.stack([self._predictor.pixels(image) for image in images.values()])
-        before = self._smooth
-        self._smooth = {
-            number: before[number] + NEW * (probs - before[number]) if number in before else probs
-            for number, probs in zip(images, self._predictor.probs(pixels), strict=True)
+        own = dict(zip(images, self._predictor.examine(pixels), strict=True))
+        before, self._smooth = self._smooth, {}
+        for number, answer in own.items():
+            probs = np.fromiter(answer.probs.values(), np.float32)
+            if number in before:
+                probs = before[number] + NEW * (probs - before[number])
+            self._smooth[number] = probs
+        return {
+            number: self._predictor.decide(probs, outlier=own[number].outlier)
+            for number, probs in self._smooth.items()
         }
-        return {number: self._predictor.decide(probs) for number, probs in self._smooth.items()}
