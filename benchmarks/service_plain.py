@@ -36,8 +36,14 @@ def main(model: str, port: str, workers: str) -> None:
     """Serves until it is stopped."""
     os.environ[VARIABLE] = model
     name = "distill.benchmarks.service_plain:app"
-    where = {"host": "127.0.0.1", "port": int(port), "log_level": "warning"}
-    uvicorn.run(name, factory=True, workers=int(workers), **where)
+    uvicorn.run(
+        name,
+        factory=True,
+        host="127.0.0.1",
+        port=int(port),
+        workers=int(workers),
+        log_level="warning",
+    )
 
 
 if __name__ == "__main__":
