@@ -28,7 +28,7 @@ class Plan(JsonModel):
     seconds: Seconds = 5.0
     warm_up_s: Seconds = 2.0
     clients: Annotated[int, Field(ge=1)] = 50
-    shares: tuple[Seconds, ...] = (0.25, 0.5, 0.8, 0.9, 1.0, 1.3)
+    shares: tuple[Seconds, ...] = (0.5, 0.8, 1.0, 1.3)
     kill: bool = False
     soak_s: Annotated[float, Field(ge=0)] = 0.0
 

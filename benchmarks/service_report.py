@@ -52,7 +52,11 @@ def sheets(report: ServiceReport) -> Iterator[Sheet]:
     if report.kills:
         yield _sheet("a worker killed in the middle", report.kills, KILL)
     if report.soaks:
-        yield _sheet("soak, both pictures in turn", report.soaks, SOAK)
+        yield _sheet(
+            "soak, both pictures in turn; MB/min is the slope of the second half",
+            report.soaks,
+            SOAK,
+        )
 
 
 def heading(report: ServiceReport) -> str:
@@ -183,9 +187,9 @@ SOAK: dict[str, Callable[..., str]] = {
     "503s": _number("busy"),
     "errors": _number("failed"),
     "silent": _number("silent"),
-    "MB at first": _number("start_bytes", 1, MEGA),
+    "start MB": _number("start_bytes", 1, MEGA),
     "middle": _number("middle_bytes", 1, MEGA),
     "end": _number("end_bytes", 1, MEGA),
     "most": _number("most_bytes", 1, MEGA),
-    "MB/min in 2nd half": _number("second_half_bytes_per_minute", 3, MEGA),
+    "MB/min": _number("second_half_bytes_per_minute", 3, MEGA),
 }

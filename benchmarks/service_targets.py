@@ -43,6 +43,7 @@ class Target:
         path: Where pictures are sent.
         field: Of the form that a picture is sent in; None sends it as it is.
         ready: What answers 200 from when on it can be asked.
+        kill: Whether a worker of it may be killed under load: it has others.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Target:
     path: str = "/v1/predict"
     field: str | None = "image"
     ready: str = "/readyz"
+    kill: bool = True
 
 
 def _plain(setting: Setting, port: int, workers: int = 1) -> Sequence[str]:
@@ -76,11 +78,11 @@ def _distill(setting: Setting, port: int) -> Sequence[str]:
 TARGETS = {
     target.name: target
     for target in (
-        Target("plain", _plain, "/predict"),
+        Target("plain", _plain, "/predict", kill=False),
         Target("plain_workers", _plain_workers, "/predict"),
         Target("litserve", _litserve, "/predict", ready="/health"),
         Target("distill", _distill),
-        Target("distill_raw", _distill, field=None),
+        Target("distill_raw", _distill, field=None, kill=False),
     )
 }
 

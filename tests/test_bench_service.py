@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 from PIL import Image
 
-from distill.benchmarks import service, service_pictures
+from distill.benchmarks import service, service_bench, service_pictures
 from distill.benchmarks.service_load import Load, Outcome, arrivals, generate, is_whole
 from distill.benchmarks.service_pictures import Size, make_pictures, request_of
 from distill.benchmarks.service_records import Plan, Sample
@@ -141,9 +141,14 @@ def sample(target: str, latencies: list[float], share: float | None = None, **mo
     outcome = Outcome(latencies_ms=sorted(latencies), answered=len(latencies), seconds=2.0, **lost)
     memory = {"rss": 3 * MEBIBYTE}
     return Sample(
-        target=target, size="s", start_s=1.0, memory_bytes=memory, outcome=outcome, share=share,
+        target=target,
+        size="s",
+        start_s=1.0,
+        memory_bytes=memory,
+        outcome=outcome,
+        share=share,
         **more,
-    )  # fmt: skip
+    )
 
 
 def test_what_was_not_answered_was_waited_for_in_vain():
@@ -154,6 +159,19 @@ def test_what_was_not_answered_was_waited_for_in_vain():
     assert (step.latency_p50_ms, step.latency_p99_ms) == (500.0, None)
     step = step_of([sample("a", answers, 0.8, unsent=5, rate_per_s=500.0)], 0.8)
     assert step.latency_p99_ms == 976.0  # rank 975.15, rounded up, of 985
+
+
+def test_only_the_first_of_ours_is_soaked(tiny_onnx, monkeypatch):
+    """A soak of ten minutes for each of two forms of a body made a run twice as long."""
+    asked = []
+    monkeypatch.setattr(service_bench, "SIZES", ())
+    monkeypatch.setattr(service_bench.Bench, "measure", lambda *_: [])
+    monkeypatch.setattr(service_bench.Bench, "kill", lambda _, target: asked.append(target.name))
+    monkeypatch.setattr(service_bench.Bench, "soak", lambda _, target: asked.append(target.name))
+    monkeypatch.setattr(service, "ServiceReport", lambda **_: None)
+    plan = Plan(rounds=1, kill=True, soak_s=600.0)
+    service.bench_service(Setting(tiny_onnx, 2), ["plain", "distill", "distill_raw"], plan)
+    assert asked == ["distill", "distill"]
 
 
 def test_ratios_are_taken_within_a_round():
@@ -184,7 +202,7 @@ def test_a_run_with_the_plain_handler(tiny_onnx, monkeypatch):
     """Bare rates, start, closed and open loop, soak; tables and Markdown of it."""
     pytest.importorskip("fastapi")
     pytest.importorskip("uvicorn")
-    monkeypatch.setattr(service, "SIZES", (Size("tiny", 2000, 64, 48),))
+    monkeypatch.setattr(service_bench, "SIZES", (Size("tiny", 2000, 64, 48),))
     monkeypatch.setattr(service_pictures, "TILES", 4)
     plan = Plan(rounds=1, seconds=0.3, warm_up_s=0.1, clients=4, shares=(0.5,))
     setting = Setting(tiny_onnx, workers=1)
@@ -205,7 +223,7 @@ def test_a_run_with_the_plain_handler(tiny_onnx, monkeypatch):
 @pytest.mark.slow
 def test_a_worker_killed_under_load_is_silent_about_nothing(tiny_onnx, monkeypatch):
     pytest.importorskip("uvicorn")
-    monkeypatch.setattr(service, "SIZES", (Size("tiny", 2000, 64, 48),))
+    monkeypatch.setattr(service_bench, "SIZES", (Size("tiny", 2000, 64, 48),))
     monkeypatch.setattr(service_pictures, "TILES", 4)
     plan = Plan(rounds=1, seconds=1.0, clients=4, shares=(), kill=True, soak_s=2.0)
     setting = Setting(tiny_onnx, workers=2)
@@ -219,6 +237,16 @@ def test_a_worker_killed_under_load_is_silent_about_nothing(tiny_onnx, monkeypat
 def test_an_unknown_service_is_told_before_anything_starts(tiny_onnx):
     with pytest.raises(UserError, match="distill_raw"):
         service.bench_service(Setting(tiny_onnx, 1), ["plane"], Plan())
+
+
+def test_mistakes_of_the_command_line_are_one_line(tiny_onnx, tmp_path, capsys):
+    assert service.main([str(tmp_path / "missing.onnx")]) == 2
+    assert service.main([str(tiny_onnx), "--targets", "plane"]) == 2
+    assert service.main([str(tiny_onnx), "--targets", "litserve"]) == 2
+    assert service.main([str(tiny_onnx), "--rounds", "0"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 4
+    assert all(line.startswith("error: ") for line in lines)
 
 
 def test_a_folder_without_pictures(tmp_path):

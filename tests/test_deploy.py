@@ -7,16 +7,21 @@ import inspect
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
+
+from distill.benchmarks.service_targets import Setting, Target, running
 
 yaml = pytest.importorskip("yaml")
 REPOSITORY = Path(__file__).resolve().parents[1]
 DEPLOY = REPOSITORY / "docs" / "deploy"
 PORT = 8000
+BASE_BYTES = 119.2e6  # of python:3.12-slim-trixie on disk, see docs/production.md
 MANIFESTS = list(yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text("utf-8")))
 OF_KIND = {manifest["kind"]: manifest for manifest in MANIFESTS}
 POD = OF_KIND["Deployment"]["spec"]["template"]["spec"]
@@ -35,6 +40,10 @@ def of_last_stage(name: str) -> dict[str, str]:
     found = instructions(name)
     last = max(i for i, (word, _) in enumerate(found) if word == "FROM")
     return dict(found[last:])
+
+
+def serve_command(python: Path, model: Path, port: int) -> list[str]:
+    return [str(python), "-m", "distill", "serve", str(model), "--port", str(port)]
 
 
 def unit() -> dict[str, list[str]]:
@@ -175,6 +184,41 @@ def test_scripts_are_shell(script):
     if bash is None:
         pytest.skip("no bash")
     subprocess.run([bash, "-n", str(REPOSITORY / script)], check=True)
+
+
+@pytest.mark.slow
+def test_the_environment_of_the_image_is_small_and_answers(tmp_path, tiny_onnx):
+    """What the container file does in its first stage, but for the base image's Python."""
+    pytest.importorskip("distill.serve.settings")
+    uv, strip = shutil.which("uv"), shutil.which("strip")
+    if uv is None or strip is None:
+        pytest.skip("needs uv and strip")
+    ignored = shutil.ignore_patterns("__pycache__", "results", "*.safetensors")
+    for name in ("distill", "students", "teachers", "benchmarks"):
+        shutil.copytree(REPOSITORY / name, tmp_path / "tree" / name, ignore=ignored)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(REPOSITORY / name, tmp_path / "tree" / name)
+    python = tmp_path / "venv" / "bin" / "python"
+    subprocess.run([uv, "venv", "-q", "--python", sys.executable, tmp_path / "venv"], check=True)
+    install = [uv, "pip", "install", "-q", "--python", python, "--link-mode", "copy"]
+    install += ["--constraint", REPOSITORY / "constraints.txt", f"{tmp_path / 'tree'}[serve]"]
+    done = subprocess.run(install, capture_output=True, text=True)
+    if done.returncode and "error sending request" in done.stderr:
+        pytest.skip("no package registry")
+    assert done.returncode == 0, done.stderr
+    subprocess.run([DEPLOY / "slim.sh", tmp_path / "venv"], check=True)
+    (packages,) = (tmp_path / "venv" / "lib").glob("python*/site-packages")
+    size = sum(file.stat().st_size for file in packages.rglob("*") if file.is_file())
+    assert size < 250e6 - BASE_BYTES
+    assert not (packages / "torch").exists()
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1"}  # nothing of ours
+    Image.new("RGB", (40, 30)).save(tmp_path / "picture.png")
+    ask = [python, "-m", "distill", "predict", tiny_onnx, tmp_path / "picture.png"]
+    done = subprocess.run(ask, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    target = Target("image", lambda _, port: serve_command(python, tiny_onnx, port))
+    with running(target, Setting(tiny_onnx, 1)) as service:
+        assert service.memory_bytes()["rss"] > 0
 
 
 def test_systemd_takes_the_unit(tmp_path):
