@@ -27,6 +27,7 @@ from distill.config import MAX_SIZE, CropPct, Interpolation
 from distill.errors import UserError
 
 Pixels = NDArray[np.uint8]
+Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 _ENDINGS = "jpg jpeg jpe jfif png bmp gif webp tif tiff ppm pgm pbm pnm tga avif"
 EXTENSIONS = frozenset(f".{ending}" for ending in _ENDINGS.split())
@@ -235,22 +236,32 @@ def _narrowed(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8
     return grey
 
 
-def resize_image(image: Image.Image, spec: InputSpec) -> Pixels:
+def resize_image(
+    image: Image.Image, spec: InputSpec, size: tuple[int, int] | None = None, box: Box | None = None
+) -> Pixels:
     """An RGB picture by the rule of `spec`, uint8 `(height, width, 3)`.
 
     Of a strip, whose scaled picture would be many times the model's input, the crop alone is
     scaled: the same but for rounding, up to two levels with bilinear interpolation.
+
+    Args:
+        size, box: Where `image` is a picture that was decoded scaled down: width and height of all
+            of it, and where in `image` it lies.
     """
     filter_ = Image.Resampling[spec.interpolation.upper()]
+    whole, box = size or image.size, box or (0, 0, *image.size)
     if spec.resize == "squash":
-        return np.asarray(image.resize((spec.width, spec.height), filter_))
-    width, height = scaled_size(image.size, spec)
+        return np.asarray(image.resize((spec.width, spec.height), filter_, box))
+    width, height = scaled_size(whole, spec)
     if max(width, height) > STRIP * round(spec.height / spec.crop_pct):
-        part = seen_box(image.size, spec)
-        return np.asarray(image.resize((spec.width, spec.height), filter_, box=part))
+        across, down = (box[2] - box[0]) / whole[0], (box[3] - box[1]) / whole[1]
+        left, top, right, bottom = seen_box(whole, spec)
+        x, y = box[:2]
+        part = (x + left * across, y + top * down, x + right * across, y + bottom * down)
+        return np.asarray(image.resize((spec.width, spec.height), filter_, part))
     left, top = (width - spec.width) // 2, (height - spec.height) // 2
-    box = (left, top, left + spec.width, top + spec.height)
-    return np.asarray(image.resize((width, height), filter_).crop(box))
+    cut = (left, top, left + spec.width, top + spec.height)
+    return np.asarray(image.resize((width, height), filter_, box).crop(cut))
 
 
 def scaled_size(size: tuple[int, int], spec: InputSpec) -> tuple[int, int]:
@@ -259,7 +270,7 @@ def scaled_size(size: tuple[int, int], spec: InputSpec) -> tuple[int, int]:
     return max(spec.width, round(size[0] * ratio)), max(spec.height, round(size[1] * ratio))
 
 
-def seen_box(size: tuple[int, int], spec: InputSpec) -> tuple[float, float, float, float]:
+def seen_box(size: tuple[int, int], spec: InputSpec) -> Box:
     """Left, top, right and bottom of what a model sees of a picture, in pixels of the picture.
 
     Args:
