@@ -35,6 +35,7 @@ WORDS = {  # what a reader puts in place of a word
     "runs/mine/export/student.int8.onnx": "runs/mine/export/student.fp32.onnx",
     "runs/mine/teachers/resnet50": "runs/mine/teachers/small",
     "RUN": "runs/mine/teachers/small",
+    "masks=masks.int8.onnx": "masks=runs/mine/export/student.fp32.onnx",
     "IMAGE": "picture.jpg",
     "KEY": "views.flip",
     "SOURCE": "party.avi",
@@ -65,6 +66,7 @@ SHORTER = {  # what makes a command quick
     "run": ["--no-bench"],
     "sweep": ["--trials", "1"],
     "watch": ["--json"],
+    "serve": ["--port", "0"],
 }
 RECIPE = """
 random_forest.trees = 5
@@ -116,6 +118,7 @@ def desk(tmp_path_factory, photos) -> Path:
     (root / "recipe.toml").write_text(RECIPE)
     with VideoOutput(root / "party.avi", 25.0, (64, 64)) as video:
         video.write(np.zeros((64, 64, 3), np.uint8), 0.0)
+    (root / "token").write_text("of-nobody\n")
     return root
 
 
@@ -127,6 +130,15 @@ def run(desk, tiny_preset, distill, monkeypatch):
         status, _, err = distill("run", "photos/", "--out", "runs/mine", "--no-bench")
         assert status == 0, err
     return distill
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch) -> None:
+    """A service that opens its models and its port, and is told to end at once."""
+    from distill.serve import supervisor, worker
+
+    monkeypatch.setattr(worker, "work", lambda *_: 0)
+    monkeypatch.setattr(supervisor.Supervisor, "run", lambda _: 0)
 
 
 def as_typed(command: str) -> list[str]:

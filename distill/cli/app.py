@@ -38,6 +38,7 @@ from distill.cli.options import (
 from distill.cli.reference import options_command
 from distill.cli.run import do_stages, run_command
 from distill.cli.search import search_command
+from distill.cli.serve import serve_command
 from distill.cli.shipped import evaluate_command, inspect_command, predict_command
 from distill.cli.sweep import sweep_command
 from distill.cli.teachers import teachers_command
@@ -187,6 +188,14 @@ app.command(
         "watch 0 runs/mine", "watch street.mp4 student.int8.onnx --out labelled.mp4 --json"
     ),
 )(watch_command)
+app.command(
+    "serve",
+    rich_help_panel=SHIPPED,
+    epilog=examples(
+        "serve student.int8.onnx",
+        "serve runs/mine masks=masks.int8.onnx --workers 4 --token-file token",
+    ),
+)(serve_command)
 app.command(
     "inspect",
     rich_help_panel=SHIPPED,
