@@ -511,6 +511,20 @@ def test_what_happens_is_counted(predictor) -> None:
         assert line in text.splitlines(), line
 
 
+def test_outliers_are_counted(tmp_path, write_colour_model) -> None:
+    """White is as far from full red and full green as the file has seen nothing."""
+    predictor = Predictor(write_colour_model(tmp_path / "m.onnx"), 1)
+    pictures = [encode((255, 0, 0)), encode((255, 255, 255))]
+    told = [predictor.predict(picture)[0].outlier for picture in pictures]
+    assert told == [False, True]
+
+    async def some(client: httpx.AsyncClient) -> str:
+        await client.post("/v1/predict", **files(*pictures))
+        return (await client.get("/metrics")).text
+
+    assert 'distillate_outliers_total{model="student"} 1.0' in talk(predictor, some).splitlines()
+
+
 def test_the_description_says_what_is_served(predictor) -> None:
     async def read(client: httpx.AsyncClient) -> tuple[Any, Any]:
         answer = await client.post("/v1/predict?explain=1", **raw(RED))

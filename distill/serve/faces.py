@@ -16,7 +16,7 @@ def finder_of(settings: Settings) -> FacesIn | None:
     """
     if not settings.faces:
         return None
-    from distill.runtime.faces import FaceFinder, crop  # type: ignore[import-not-found]
+    from distill.runtime.faces import FaceFinder, crop
 
     finder = FaceFinder(settings.face_model)
 

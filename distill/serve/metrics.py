@@ -67,6 +67,12 @@ class Metrics:
             ("model", "label"),
             registry=registry,
         )
+        self.outliers = Counter(
+            "distillate_outliers",
+            "Of these, those that are unlike the pictures a model was trained on.",
+            ("model",),
+            registry=registry,
+        )
         self.pending = Gauge(
             "distillate_pending_pictures",
             "Pictures that are accepted and not yet answered.",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, HTTPException, Response
 from fastapi.responses import JSONResponse
 
 from distill.runtime.page import ASSETS, asset, content_policy, describe_model, index_page
@@ -47,7 +47,7 @@ def router_of(predictors: Mapping[str, Predictor], *, faces: bool = False) -> AP
     @router.get("/page/{name}")
     async def page_asset(name: str) -> Response:
         if name not in assets:
-            return Response("no such file", 404, media_type="text/plain", headers=HEADERS)
+            raise HTTPException(404, "no such file of the page")
         media_type = TYPES[name[name.rindex(".") :]]
         return Response(assets[name], media_type=media_type, headers=HEADERS)
 

@@ -273,6 +273,8 @@ class _Job:
         for one in answers:
             label = (*one["labels"], "")[0]
             metrics.answers.labels(self.model.name, label).inc()
+            if one.get("outlier"):
+                metrics.outliers.labels(self.model.name).inc()
         record: dict[str, Any] = {"path": self.uploads[index].name, "size": list(picture.size)}
         if picture.boxes is None:
             record |= answers[0]
