@@ -232,7 +232,7 @@ def test_two_at_once_train_a_run_once(tmp_path, monkeypatch):
     """Both trained into one directory, whose log then had every epoch twice."""
     trained = []
 
-    def slow(classifier, job, device, progress):
+    def slow(classifier, job, device, progress, after_epoch=None):
         trained.append(job.config.name)
         time.sleep(0.3)  # enough, mostly, for the other to come; the test holds without
         write_json(job.folder / "config.json", job.describe())

@@ -1,14 +1,16 @@
 """Who works on what, among any number of workers that share a folder and nothing else.
 
 A claim is a file that its owner keeps changing. Whoever wants one that has not changed for a lease,
-by their own clock and as long as they themselves have looked, takes it over: so clocks may differ
-by minutes, and a worker that was killed or cut off loses its work to another. Work is done twice
-at worst; that its result is published once is up to whoever publishes.
+by their own clock and as long as they themselves have looked, makes the next claim of that name,
+which as a new file only one of them can: so clocks may differ by minutes, and a worker that was
+killed or cut off loses its work to another. Work is done twice at worst, by a slow owner and a new
+one; that its result is published once is up to whoever publishes.
 """
 
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
 import platform
@@ -17,6 +19,8 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from distill.files import atomic
 
 LEASE_S = 60.0
 BEATS = 4  # in a lease
@@ -41,7 +45,8 @@ class Claims:
     ) -> None:
         self.owner = f"{platform.node()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._folder, self._lease_s, self._now = folder, lease_s, now
-        self._seen: dict[str, tuple[bytes, float]] = {}
+        self._held: dict[str, int] = {}  # number of the claim that is ours, by name
+        self._seen: dict[str, tuple[tuple[int, bytes], float]] = {}
         folder.mkdir(parents=True, exist_ok=True)
 
     @contextlib.contextmanager
@@ -69,41 +74,48 @@ class Claims:
 
         How long that is has to be seen: the first look at another's claim is never the last.
         """
-        file = self._file(name)
-        if self._create(file):
-            return True
-        content = _content(file)
-        if content is None:  # it was given back meanwhile
-            return self._create(file)
-        before = self._seen.get(name)
-        if before is None or before[0] != content:
-            self._seen[name] = (content, self._now())
+        claim = self._latest(name)
+        if claim is None:
+            return self._create(name, 0)
+        known, since = self._seen.get(name, (None, 0.0))
+        if known != claim:
+            self._seen[name] = (claim, self._now())
             return False
-        if self._now() - before[1] < self._lease_s:
-            return False
-        return self._take_over(file, content)
+        return self._now() - since >= self._lease_s and self._create(name, claim[0] + 1)
 
     def release(self, name: str) -> None:
-        """Gives a claim back, unless it was taken over."""
-        file = self._file(name)
-        if self._is_ours(_content(file)):
-            file.unlink(missing_ok=True)
+        """Gives a claim back, with those that it took over."""
+        number = self._held.pop(name)
+        for earlier in sorted(self._numbers(name)):
+            if earlier <= number:
+                self._file(name, earlier).unlink(missing_ok=True)
 
-    def beat(self, name: str, number: int) -> bool:
+    def beat(self, name: str, count: int) -> bool:
         """Changes a claim that is ours; whether it still is."""
-        file = self._file(name)
-        if not self._is_ours(_content(file)):
+        number = self._held[name]
+        if max(self._numbers(name), default=-1) != number:
             return False
-        temporary = self._written(number)
-        temporary.replace(file)
+        with atomic(self._file(name, number)) as temporary:
+            temporary.write_text(self._content(count))
         return True
 
     def wait(self) -> None:
         """Lets time pass in which others may finish, or their claims run out."""
         time.sleep(self._lease_s / BEATS)
 
-    def _file(self, name: str) -> Path:
-        return self._folder / f"{name}{ENDING}"
+    def _file(self, name: str, number: int) -> Path:
+        return self._folder / f"{name}.{number}{ENDING}"
+
+    def _numbers(self, name: str) -> list[int]:
+        files = self._folder.glob(f"{glob.escape(name)}.*{ENDING}")
+        return [int(file.name.removesuffix(ENDING).rpartition(".")[2]) for file in files]
+
+    def _latest(self, name: str) -> tuple[int, bytes] | None:
+        """Number and content of the claim that counts; None where there is none."""
+        for number in sorted(self._numbers(name), reverse=True):
+            with contextlib.suppress(FileNotFoundError):  # given back meanwhile
+                return number, self._file(name, number).read_bytes()
+        return None
 
     def _keep_alive(self, name: str, ended: threading.Event) -> None:
         number = 1
@@ -111,43 +123,15 @@ class Claims:
             while not ended.wait(self._lease_s / BEATS) and self.beat(name, number):
                 number += 1
 
-    def _written(self, number: int) -> Path:
-        """A claim's content, in a file that nobody looks at yet."""
-        temporary = self._folder / f"{self.owner}-{threading.get_ident()}.tmp"
-        temporary.write_text(json.dumps({"owner": self.owner, "beat": number}))
-        return temporary
-
-    def _create(self, file: Path) -> bool:
-        """Makes a claim that there is not, with its content at once."""
-        temporary = self._written(0)
+    def _create(self, name: str, number: int) -> bool:
+        """Makes a claim, unless there is one of that number."""
         try:
-            os.link(temporary, file)
+            with self._file(name, number).open("x") as file:
+                file.write(self._content(0))
         except FileExistsError:
             return False
-        finally:
-            temporary.unlink(missing_ok=True)
+        self._held[name] = number
         return True
 
-    def _take_over(self, file: Path, expected: bytes) -> bool:
-        """Puts a silent owner's claim aside, as one worker alone can, and makes one of ours."""
-        aside = self._folder / f"{self.owner}-{uuid.uuid4().hex[:8]}.tmp"
-        try:
-            file.rename(aside)
-        except FileNotFoundError:
-            return False
-        alive = _content(aside) != expected
-        if alive:  # it changed at the last moment: it is its owner's still
-            with contextlib.suppress(FileExistsError):
-                os.link(aside, file)
-        aside.unlink(missing_ok=True)
-        return not alive and self._create(file)
-
-    def _is_ours(self, content: bytes | None) -> bool:
-        return content is not None and json.loads(content)["owner"] == self.owner
-
-
-def _content(file: Path) -> bytes | None:
-    try:
-        return file.read_bytes()
-    except FileNotFoundError:
-        return None
+    def _content(self, count: int) -> str:
+        return json.dumps({"owner": self.owner, "beat": count})
