@@ -23,7 +23,7 @@ from distill.runtime.predict import Predictor
 from distill.serve.app import application
 from distill.serve.batches import Batcher
 from distill.serve.body import ClientGone, Reader
-from distill.serve.logs import LOGGER, JsonLines
+from distill.serve.logs import LOGGER, JsonLines, PlainLines
 from distill.serve.pictures import decode
 from distill.serve.problems import Problem
 from distill.serve.settings import Limits, Settings, named_models, read_token
@@ -492,6 +492,12 @@ def test_the_log_has_what_happened_and_neither_pictures_nor_names(predictor) -> 
     assert (record["path"], record["status"], record["images"]) == ("/v1/predict", 422, 2)
     assert {"time", "level", "ms", "bytes", "model", "method"} <= record.keys()
     assert "secret" not in "".join(lines)
+
+
+def test_a_terminal_gets_plain_lines() -> None:
+    made = {"msg": "ready\x1b[2J", "levelno": logging.WARNING, "levelname": "WARNING"}
+    record = logging.makeLogRecord({**made, "fields": {"request_id": "abc", "models": 2}})
+    assert PlainLines().format(record)[8:] == r" WARNING: ready\x1b[2J models=2"
 
 
 def test_what_happens_is_counted(predictor) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -128,7 +129,7 @@ def serve_command(
     )
     start_logs(log_level)
     if serve(settings) == signal.SIGINT:
-        raise typer.Exit(INTERRUPTED)
+        sys.exit(INTERRUPTED)
 
 
 def check_packages() -> None:

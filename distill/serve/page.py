@@ -36,7 +36,7 @@ def router_of(predictors: Mapping[str, Predictor], *, faces: bool = False) -> AP
     spec = {"engine": "server", "faces": faces, "models": models}
     index, assets = index_page(), {name: asset(name) for name in ASSETS}
 
-    @router.get("/")
+    @router.api_route("/", methods=["GET", "HEAD"])
     async def page() -> Response:
         return Response(index, media_type="text/html", headers=HEADERS)
 
