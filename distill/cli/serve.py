@@ -32,7 +32,7 @@ def serve_command(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     workers: Annotated[int, typer.Option(min=1, max=256, help="Processes.")] = 1,
     decode_threads: Annotated[
-        int | None, typer.Option(min=1, help="Of each worker; by default processors / workers.")
+        int | None, typer.Option(min=1, help="Of each worker; by default as many as processors.")
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Of each model, within an operator.")] = 1,
     token_file: Annotated[
@@ -107,7 +107,7 @@ def serve_command(
         host=host,
         port=port,
         workers=workers,
-        decode_threads=decode_threads or -(-processors() // workers),
+        decode_threads=decode_threads or processors(),
         threads=threads,
         token=read_token(token_file, os.environ.get("DISTILL_TOKEN")),
         faces=faces or face_model is not None,

@@ -41,8 +41,11 @@ export function createCard(name, media, remove) {
     const words = inWords(answer, model, settings.threshold);
     const title = words.map(({ title }) => title).join("; ") || "No face found";
     const blocks = answer.regions.map((region, i) => regionBlock(region, words[i], model, settings));
-    if (!blocks.length)
-      blocks.push(Object.assign(document.createElement("p"), { className: "verdict", textContent: title }));
+    if (!blocks.length) {
+      const lines = { verdict: title, note: "To classify the whole picture, do not look for faces." };
+      for (const [className, textContent] of Object.entries(lines))
+        blocks.push(Object.assign(document.createElement("p"), { className, textContent }));
+    }
     keepOpen($(".regions"), blocks);
     $(".boxes").replaceChildren(...answer.regions.map((region, i) => boxOf(region, words[i], answer.size)));
     if (media.tagName === "IMG") media.alt = `${name}: ${title}`;
