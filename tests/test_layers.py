@@ -27,7 +27,7 @@ FLOORS = [
     ["students", "teachers", "teaching", "runtime", "report"],
     ["training", "export"],
     ["benchmarks", "pipeline"],
-    ["search", "planner", "serve"],
+    ["search", "planner", "serve", "launchers"],
     ["cli", "__main__"],
 ]
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

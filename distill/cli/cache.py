@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,6 +24,9 @@ from distill.errors import UserError, printable
 from distill.pipeline import stages
 from distill.pipeline.stages import Settings
 from distill.teaching.claims import LEASE_S
+
+if TYPE_CHECKING:
+    from distill.pipeline.experiment import Experiment
 
 cache_app = typer.Typer(
     help="Teacher logits, computed once and read by every student.",
@@ -52,6 +58,14 @@ def build_command(
         float,
         typer.Option("--lease-s", min=1, help="After which a silent worker's shard is another's."),
     ] = LEASE_S,
+    launcher: Annotated[
+        str | None,
+        typer.Option("--launcher", help="local, slurm, kubernetes or ray: --workers of them."),
+    ] = None,
+    launcher_option: Annotated[
+        list[str] | None,
+        typer.Option("--launcher-option", metavar="KEY=VALUE", help="Such as gpus=1; repeat."),
+    ] = None,
 ) -> None:
     """Compute the logits that the students of a recipe will read; the teachers must be trained.
 
@@ -65,9 +79,53 @@ def build_command(
     from distill.pipeline.cache import build_experiment, list_caches
 
     experiment = stages.open_experiment(recipe, overrides, data, settings)
-    build_experiment(experiment, number - 1, parts, lease_s if claim else None)
+    if launcher:
+        if claim or parts > 1:
+            raise UserError("a launcher's workers share the work", "--launcher", "leave out --part")
+        launch(experiment, launcher, launcher_option or [], (recipe, overrides, data), settings)
+    else:
+        build_experiment(experiment, number - 1, parts, lease_s if claim else None)
     if is_main_process():
         stages.emit({"caches": list_caches(experiment.out)}, settings.as_json)
+
+
+def launch(
+    experiment: Experiment,
+    name: str,
+    options: list[str],
+    asked: tuple[str, list[str] | None, str],
+    settings: Settings,
+) -> None:
+    """Has the workers of a launcher do what is missing; the experiment is described first."""
+    from distill.launchers import Work, make_launcher
+    from distill.pipeline.train import begin
+
+    chosen = make_launcher(name, options)
+    _ = experiment.data
+    begin(experiment)
+    recipe, overrides, data = asked
+    places = [
+        str(Path(place).resolve()) if Path(place).exists() else place for place in (recipe, data)
+    ]
+    out = experiment.out.resolve()
+    arguments = ["cache", "build", places[0], *(overrides or []), "--data", places[1]]
+    arguments += ["--out", str(out), "--device", settings.device, "--claim"]
+    arguments += ["--seed", str(settings.seed)] if settings.seed is not None else []
+    arguments += ["--unlabelled", settings.unlabelled] if settings.unlabelled else []
+    arguments += ["--smoke"] if settings.smoke else []
+    opened = partial(
+        stages.open_experiment, places[0], overrides, places[1], replace(settings, out=out)
+    )
+    word = re.sub(r"[^a-z0-9]+", "-", out.name.lower()).strip("-")[:40] or "run"
+    work = Work(
+        arguments=tuple(arguments),
+        workers=settings.workers,
+        folder=out / "launch",
+        name=f"distill-{word}",
+        say=experiment.progress.say,
+        open=opened,
+    )
+    chosen.launch(work)
 
 
 @cache_app.command(

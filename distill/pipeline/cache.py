@@ -7,15 +7,23 @@ from pathlib import Path
 from typing import Any
 
 from distill.data.sources import tell
+from distill.data.views.images import TrainingImages
 from distill.errors import UserError
 from distill.files import read_json
+from distill.models.classifier import Classifier
 from distill.pipeline.experiment import Experiment
 from distill.pipeline.jobs import load_job
 from distill.pipeline.runs import student_runs, taught_by
 from distill.pipeline.train import begin
 from distill.teaching.answers import Teacher
-from distill.teaching.cache import CacheFile
-from distill.teaching.cache_build import seconds_per_image, stored_bytes, verify_cache
+from distill.teaching.cache import CacheFile, Shard, TeacherCache
+from distill.teaching.cache_build import (
+    build_shard,
+    describe_cache,
+    seconds_per_image,
+    stored_bytes,
+    verify_cache,
+)
 from distill.teaching.claims import Claims
 from distill.training.job import Job
 from distill.training.teachers import build_caches, open_caches
@@ -59,6 +67,36 @@ def build_experiment(
             missing = sum(len(c.missing(range(job.config.cached_views))) for c in open_caches(job))
             state = "complete" if not missing else f"{missing} shards are left to other parts"
             experiment.progress.say(f"{job.config.name}: teacher logits: {state}")
+
+
+class ShardBuilder:
+    """The shards of an experiment's caches by name, for whoever hands them out one by one.
+
+    Args:
+        experiment: Its teachers are trained; its data are decoded where they are not.
+    """
+
+    def __init__(self, experiment: Experiment) -> None:
+        experiment.data, experiment.extra  # noqa: B018
+        self._device = experiment.device
+        self._known: dict[str, tuple[TeacherCache, Shard, Classifier, TrainingImages]] = {}
+        for job in cached_jobs(experiment):
+            for cache, teacher in zip(open_caches(job), job.teachers, strict=True):
+                describe_cache(cache)
+                for shard in cache.shards(range(job.config.cached_views)):
+                    name = f"{cache.folder.name}/{shard.file_name}"
+                    self._known.setdefault(name, (cache, shard, teacher, job.images))
+
+    def missing(self) -> list[str]:
+        """Names of those that are still to be computed."""
+        return [n for n, (cache, shard, *_) in self._known.items() if not cache.is_whole(shard)]
+
+    def build(self, name: str) -> None:
+        """Computes one, unless it is there."""
+        cache, shard, teacher, images = self._known[name]
+        if not cache.is_whole(shard):
+            asked = Teacher(teacher, self._device, cache.features > 0)
+            build_shard(cache, shard, asked, images, self._device)
 
 
 def plan_experiment(experiment: Experiment, price_per_hour: float | None) -> list[dict[str, Any]]:

@@ -47,10 +47,7 @@ def build_missing(
     """
     _announce_others(cache, progress)
     _check_room(cache, todo)
-    write_json(
-        cache.folder / "cache.json",
-        {"identity": cache.identity, "teacher": cache.name, "count": cache.count},
-    )
+    describe_cache(cache)
     asked = Teacher(teacher, device, cache.features > 0)
     total = sum(shard.stop - shard.start for shard in todo)
     seconds = total * seconds_per_image(asked, images, device)
@@ -63,21 +60,30 @@ def build_missing(
             build_shard(cache, shard, asked, images, device, task.advance)
 
 
+def describe_cache(cache: TeacherCache) -> None:
+    """Writes what a cache is of, beside its shards."""
+    described = {"identity": cache.identity, "teacher": cache.name, "count": cache.count}
+    write_json(cache.folder / "cache.json", described)
+
+
 def claimed(cache: TeacherCache, todo: Sequence[Shard], claims: Claims) -> Iterator[Shard]:
     """Those of the shards that are ours to do, each claimed meanwhile, until all are there.
 
-    A worker begins at a place of its own, so that few want the same shard at the same time.
+    A worker begins at a place of its own, so that few want the same shard at the same time. What
+    others publish meanwhile is believed: reading it whole would take each worker all that there is.
     """
     begin = zlib.crc32(claims.owner.encode()) % max(1, len(todo))
     left = [*todo[begin:], *todo[:begin]]
     while left:
         is_idle = True
         for shard in left:
+            if cache.open_shard(shard) is not None:
+                continue
             with claims.held(f"{cache.folder.name}-{shard.file_name}") as is_ours:
-                if is_ours and not cache.is_whole(shard):
+                if is_ours and cache.open_shard(shard) is None:
                     is_idle = False
                     yield shard
-        left = [shard for shard in left if not cache.is_whole(shard)]
+        left = [shard for shard in left if cache.open_shard(shard) is None]
         if left and is_idle:
             claims.wait()
 
