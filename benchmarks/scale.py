@@ -68,9 +68,9 @@ def made_up(count: int) -> tuple[Fingerprints, list[tuple[int, int]]]:
     return prints, planted
 
 
-def items_of(count: int) -> list[Item]:
-    """Entries of as many images, their labels in turns."""
-    return [Item(f"{place:09d}.jpg", place % CLASSES) for place in range(count)]
+def items_of(stop: int, start: int = 0) -> list[Item]:
+    """Entries of images, their labels in turns."""
+    return [Item(f"{place:09d}.jpg", place % CLASSES) for place in range(start, stop)]
 
 
 def listing(count: int, row: dict[str, Any]) -> None:
@@ -84,7 +84,7 @@ def listing(count: int, row: dict[str, Any]) -> None:
         file = Path(scratch) / "images.parquet"
         with parquet.ParquetWriter(file, schema) as writer:
             for start in range(0, count, ROWS):
-                items = items_of(min(start + ROWS, count))[start:]
+                items = items_of(min(start + ROWS, count), start)
                 pictures = [{"bytes": b"\xff\xd8\xff\xe0....", "path": i.name} for i in items]
                 table = {"image": pictures, "label": [item.label for item in items]}
                 writer.write_table(pyarrow.table(table, schema=schema))
