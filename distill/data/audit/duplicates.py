@@ -108,10 +108,13 @@ def near_pairs(prints: Fingerprints, features: Floats | None = None) -> Ids:
     ids: Ids = first[prints.readable[first]].astype(np.int64)
     flat = _contrast(prints.thumbs[ids]) < FLAT
     count, pair_lists = len(prints.names), [_blank_pairs(prints, ids[flat])]
+    held = len(pair_lists[0])
     for pairs in _compare(prints, ids[~flat], features):
         pair_lists.append(pairs)
-        if sum(len(held) for held in pair_lists) > MOST_PAIRS:
+        held += len(pairs)
+        if held > MOST_PAIRS:
             pair_lists = [_star(components(count, np.concatenate(pair_lists)).tolist())]
+            held = len(pair_lists[0])
     pairs = np.sort(np.concatenate(pair_lists), axis=1)
     return np.unique(pairs, axis=0)
 
@@ -181,7 +184,7 @@ class _Comparison:
 
     def __init__(self, prints: Fingerprints, ids: Ids, features: Floats | None) -> None:
         self._ids, self._thumbs = ids, prints.thumbs[ids]
-        self._hashes = [_signs(prints.hashes[ids, side]) for side in (0, 1)]
+        self._hashes = [prints.hashes[ids, side] for side in (0, 1)]
         self._pixels = _sight(lambda index: _unit(self._thumbs[index]), len(ids), MAYBE_COPY)
         self._seen = None
         if features is not None:
@@ -265,15 +268,15 @@ def _signs(hashes: NDArray[np.uint64]) -> Floats:
     return 2.0 * flags.astype(np.float32) - 1.0
 
 
-def _bits_apart(hashes: Sequence[Floats], left: Ids, right: Ids) -> Floats:
+def _bits_apart(hashes: Sequence[NDArray[np.uint64]], left: Ids, right: Ids) -> Floats:
     """Bits in which hashes differ, `(left, right)`, one of a pair mirrored or not.
 
     A product of matrices of -1 and 1, as fast as counting bits and in any NumPy.
     """
-    own, mirrored = hashes
-    equal = own[left] @ own[right].T
-    for one, other in ((own, mirrored), (mirrored, own)):
-        np.maximum(equal, one[left] @ other[right].T, out=equal)
+    (own, mirrored), (others, turned) = ([_signs(h[ids]) for h in hashes] for ids in (left, right))
+    equal = own @ others.T
+    for one, other in ((own, turned), (mirrored, others)):
+        np.maximum(equal, one @ other.T, out=equal)
     return np.float32(0.5) * (np.float32(BITS) - equal)
 
 
