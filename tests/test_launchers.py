@@ -66,7 +66,8 @@ def test_all_are_launchers_that_declare_their_options():
 
 def test_processes_of_this_machine_share_the_work(trained, distill):
     recipe, out = trained
-    status, told, err = build(distill, recipe, out, "--launcher", "local", "--workers", 2)
+    options = ("--launcher", "local", "--workers", 2, "--lease-s", 30)
+    status, told, err = build(distill, recipe, out, *options)
     assert status == 0, err
     (cache,) = told["caches"]
     assert (cache["views"], cache["shards"]) == (3, 3)
@@ -74,6 +75,15 @@ def test_processes_of_this_machine_share_the_work(trained, distill):
     assert all("complete" in log for log in logs)
     assert not list((out / "cache" / "claims").iterdir())
     assert distill("cache", "verify", out)[0] == 0
+
+
+def test_workers_have_the_lease_that_was_asked_for(trained, distill):
+    recipe, out = trained
+    status, _, err = build(distill, recipe, out, "--launcher", "slurm", "--lease-s", 30)
+    assert status == 0, err
+    (script,) = (out / "launch").glob("*.sbatch")
+    words = shlex.split(script.read_text().splitlines()[-1])
+    assert words[words.index("--lease-s") + 1] == "30"
 
 
 def test_where_no_worker_comes_to_the_end_it_says_where_to_look(tmp_path):

@@ -82,7 +82,8 @@ def build_command(
     if launcher:
         if claim or parts > 1:
             raise UserError("a launcher's workers share the work", "--launcher", "leave out --part")
-        launch(experiment, launcher, launcher_option or [], (recipe, overrides, data), settings)
+        asked = (recipe, overrides, data)
+        launch(experiment, launcher, launcher_option or [], asked, settings, lease_s)
     else:
         build_experiment(experiment, number - 1, parts, lease_s if claim else None)
     if is_main_process():
@@ -95,6 +96,7 @@ def launch(
     options: list[str],
     asked: tuple[str, list[str] | None, str],
     settings: Settings,
+    lease_s: float,
 ) -> None:
     """Has the workers of a launcher do what is missing; the experiment is described first."""
     from distill.launchers import Work, make_launcher
@@ -110,6 +112,7 @@ def launch(
     out = experiment.out.resolve()
     arguments = ["cache", "build", places[0], *(overrides or []), "--data", places[1]]
     arguments += ["--out", str(out), "--device", settings.device, "--claim"]
+    arguments += ["--lease-s", f"{lease_s:g}"]
     arguments += ["--seed", str(settings.seed)] if settings.seed is not None else []
     arguments += ["--unlabelled", settings.unlabelled] if settings.unlabelled else []
     arguments += ["--smoke"] if settings.smoke else []

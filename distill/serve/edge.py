@@ -14,17 +14,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from distill.serve.logs import log
+from distill.serve.logs import LOGGER, log
 from distill.serve.metrics import Metrics
 from distill.serve.problems import MEDIA_TYPE, Problem, problem_body
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-OPEN = (
-    "/healthz",
-    "/readyz",
-    "/",
-    "/spec.json",
-)  # to whoever has no token; the page has to ask for it
+# To whoever has no token; the page has to ask for it.
+OPEN = ("/healthz", "/readyz", "/", "/spec.json")
 OPEN_BELOW = "/page/"
 PATHS = ("/v1/predict", "/v1/models", "/metrics", "/openapi.json", *OPEN)
 SECURITY = {  # where the answer does not say it itself
@@ -116,9 +112,7 @@ class Edge:
             else:
                 await self._app(scope, receive, seen.send)
         except Exception:
-            logging.getLogger("distill.serve").exception(
-                "error", extra={"fields": {"request_id": request_id}}
-            )
+            LOGGER.exception("error", extra={"fields": {"request_id": request_id}})
         finally:
             status = CLIENT_GONE if state.get("gone") else seen.status
             path = scope["path"] if scope["path"] in PATHS else "other"

@@ -20,7 +20,8 @@ from prometheus_client import (
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.process_collector import ProcessCollector
 
-SHARED = "PROMETHEUS_MULTIPROC_DIR"
+from distill.serve.settings import METRICS_FOLDER
+
 MEDIA_TYPE = CONTENT_TYPE_LATEST
 STAGES = ("decode", "queue", "model")
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -83,7 +84,7 @@ class Metrics:
 
     def text(self) -> bytes:
         """All figures in Prometheus's format; those of workers that have died count."""
-        if folder := os.environ.get(SHARED):
+        if folder := os.environ.get(METRICS_FOLDER):
             registry = CollectorRegistry()
             MultiProcessCollector(registry, folder)  # type: ignore[no-untyped-call]
             return generate_latest(registry)

@@ -10,10 +10,8 @@ import tempfile
 
 from distill.runtime.predict import Predictor
 from distill.serve.logs import log
-from distill.serve.settings import Settings
+from distill.serve.settings import METRICS_FOLDER, Settings
 from distill.serve.sockets import address_of, is_loopback, listen
-
-METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 
 def serve(settings: Settings) -> int:

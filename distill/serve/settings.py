@@ -13,6 +13,7 @@ from distill.errors import UserError
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 MAX_CONNECTIONS = 1000  # of a worker; most systems give a process 1,024 files
 BODIES = 16  # of the largest size that a worker holds at the same time
+METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # read by prometheus_client when it is imported
 
 
 @dataclass(frozen=True)
