@@ -8,12 +8,14 @@ when the best of them, `best.toml`, is run as a recipe of its own.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
 from distill.config import Recipe, RunConfig
@@ -29,6 +31,7 @@ from distill.scoring.tasks import task_of
 from distill.search.trials import Axis, Method, Optuna, Settings, grid, random_trials
 from distill.training.run_directory import ROWS
 
+Answers = Callable[[str], tuple[NDArray[Any], list[float]]]  # of a student, see answers_by_seed
 FILE, BEST = "sweep.json", "best.toml"
 TRIALS = 10  # of a random sweep, and of one by Optuna, where nobody says how many
 MOST = 1000  # trials of a grid
@@ -162,24 +165,29 @@ def run_sweep(experiment: Experiment, sweep: Sweep) -> SweepFile:
     main = task_of(experiment.data.task).main_score
     record = SweepFile(identity=sweep.identity, base=sweep.base.name, score=main)
     _train_seeds(experiment, sweep, sweep.base)
+    answers: Answers = cache(lambda run: answers_by_seed(experiment, run, sweep.seeds))
     rows = _by_optuna if sweep.method == "optuna" else _as_drawn
-    for row in rows(experiment, sweep, record):
+    for row in rows(experiment, sweep, record, answers):
         record = record.model_copy(update={"rows": (*record.rows, row)})
         _keep(experiment, record)
-    return _judge(experiment, sweep, record)
+    return _judge(experiment, sweep, record, answers)
 
 
-def _as_drawn(experiment: Experiment, sweep: Sweep, record: SweepFile) -> Iterator[Trial]:
+def _as_drawn(
+    experiment: Experiment, sweep: Sweep, record: SweepFile, answers: Answers
+) -> Iterator[Trial]:
     by_name = {student.name: student for student in experiment.recipe.students}
     drawn = list(sweep.drawn())
     for number, settings in enumerate(drawn):
         student = sweep.student(settings)
         if student.name in by_name:  # the others come to the same as one before
             experiment.progress.say(f"trial {number + 1} of {len(drawn)}: {student.name}")
-            yield _trial(experiment, sweep, settings, student)
+            yield _trial(experiment, sweep, settings, student, answers)
 
 
-def _by_optuna(experiment: Experiment, sweep: Sweep, record: SweepFile) -> Iterator[Trial]:
+def _by_optuna(
+    experiment: Experiment, sweep: Sweep, record: SweepFile, answers: Answers
+) -> Iterator[Trial]:
     study = Optuna(sweep.axes, sweep.recipe.seed)
     place, known = experiment.out / FILE, tuple[Trial, ...]()
     if place.is_file():
@@ -203,7 +211,7 @@ def _by_optuna(experiment: Experiment, sweep: Sweep, record: SweepFile) -> Itera
             if score is not None and study.is_hopeless(row["epoch"], score):
                 raise _Pruned
 
-        row = _trial(experiment, sweep, settings, student, judge_epoch)
+        row = _trial(experiment, sweep, settings, student, answers, judge_epoch)
         by_epoch = _by_epoch(experiment, student.name, record.score)
         study.tell(row.score, row.state == "pruned")
         yield row.model_copy(update={"by_epoch": by_epoch})
@@ -221,6 +229,7 @@ def _trial(
     sweep: Sweep,
     settings: Settings,
     student: RunConfig,
+    answers: Answers,
     after_epoch: Any = None,
 ) -> Trial:
     row = Trial(settings=settings, run=student.name, state="done")
@@ -232,7 +241,7 @@ def _trial(
     except NotFinite as error:
         experiment.progress.say(f"{student.name}: {error.what}, given up")
         return row.model_copy(update={"state": "failed"})
-    scores = answers_by_seed(experiment, student.name, sweep.seeds)[1]
+    scores = answers(student.name)[1]
     return row.model_copy(update={"scores": tuple(scores)})
 
 
@@ -252,15 +261,15 @@ def _train(experiment: Experiment, config: RunConfig, after_epoch: Any = None) -
     train_run(experiment, config, after_epoch)
 
 
-def _judge(experiment: Experiment, sweep: Sweep, record: SweepFile) -> SweepFile:
+def _judge(experiment: Experiment, sweep: Sweep, record: SweepFile, answers: Answers) -> SweepFile:
     """The record with verdicts, those who finished by their scores, the best first."""
     groups = experiment.data.groups_of("val")
-    base, scores = answers_by_seed(experiment, sweep.base.name, sweep.seeds)
+    base, scores = answers(sweep.base.name)
     done = [row for row in record.rows if row.state == "done"]
     asked = [
         (
             f"{row.run} over {sweep.base.name}",
-            Difference(answers_by_seed(experiment, row.run, sweep.seeds)[0], base, groups),
+            Difference(answers(row.run)[0], base, groups),
         )
         for row in done
     ]
