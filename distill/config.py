@@ -96,6 +96,10 @@ class DataConfig(Options):
     """Share of `train` that becomes the validation split where the source gives none."""
     test_fraction: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.15
     """The same of the test split."""
+    store: Literal["disk", "stream"] = "disk"
+    """Where images to train on wait, those without labels among them: decoded on `disk`, or as they
+    are, to be decoded each time that they are read (`stream`), where no disk has room for more.
+    """
     task: TaskName = "single"
     """`single`, one label per image, or `multi`, any number of them."""
     split: Literal["given", "grouped", "shifted", "random"] = "given"

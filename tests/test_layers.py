@@ -15,6 +15,7 @@ GROUND = [
     "registry",
     "progress",
     "files",
+    "storage",
     "environment",
     "lock",
     "device",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -14,9 +14,10 @@ from distill.data.audit.findings import Finding
 from distill.data.audit.listing import Listing, UnsplitError, list_data
 from distill.data.audit.splits import check_no_class_is_empty
 from distill.data.decode import InputSpec
-from distill.data.digest import splits_sha256
+from distill.data.digest import data_sha256, splits_sha256
 from distill.data.sources import SPLITS, Item, Source, open_source, tell
 from distill.data.store import Split, Store, open_store
+from distill.data.store.stream import stream_split
 from distill.data.views.parameters import check_views
 from distill.data.workspace import Workspace
 from distill.errors import UserError
@@ -127,7 +128,10 @@ def decode_listing(
     """The images of a listing, decoded; what turns out to be unreadable now is a finding too."""
     spec, source, items = input_spec(data), listing.source, listing.items
     specs = {"train": stored_spec(data, views), "val": spec, "test": spec}
-    store = decode(source, items, listing.splits, specs, work)
+    if data.store == "stream":
+        store = decode_partly(listing, specs, work)
+    else:
+        store = decode(source, items, listing.splits, specs, work)
     kept = [
         (split, item.label)
         for split, item in zip(listing.splits, items, strict=True)
@@ -153,6 +157,44 @@ def decode_listing(
         data.task,
         dict(zip((item.name for item in items), listing.groups, strict=True)),
     )
+
+
+def decode_partly(listing: Listing, specs: dict[str, InputSpec], work: Workspace) -> Store:
+    """The store of a listing's images but for those of training, which are decoded when read."""
+    source, splits, digests = listing.source, listing.splits, listing.digests()
+    pairs = list(zip(listing.items, splits, strict=True))
+    rest = [(item, split) for item, split in pairs if split != "train"]
+    store = decode(source, [r[0] for r in rest], [r[1] for r in rest], specs, work)
+    train = streamed("train", source, listing.readable("train"), digests, specs["train"], work)
+    kept = {item.name for split in ("val", "test") for item in listing.readable(split)}
+    kept -= store.unreadable.keys()
+    rows = (
+        (item.name, item.label, digests[item.name])
+        for item in (*listing.readable("train"), *(r[0] for r in rest if r[0].name in kept))
+    )
+    known = listing.prints.unreadable if listing.prints else {}
+    unreadable = {**known, **store.unreadable}
+    return Store({**store.splits, "train": train}, unreadable, data_sha256(rows))
+
+
+def streamed(
+    name: str,
+    source: Source,
+    items: Sequence[Item],
+    digests: Mapping[str, str],
+    spec: InputSpec,
+    work: Workspace,
+) -> Split:
+    """A split that is decoded when it is read, which is announced.
+
+    Args:
+        digests: SHA-256 of the images by name.
+    """
+    work.progress.say(
+        f"{len(items):,} images are decoded whenever they are read: data.store=stream"
+    )
+    hashes = [digests[item.name] for item in items]
+    return stream_split(name, source, items, hashes, spec, work.workers)
 
 
 def decode(

@@ -10,7 +10,7 @@ from typing import Any
 from distill.config import DataConfig, ViewsConfig
 from distill.data.audit.fingerprints import Fingerprints, joined, take_fingerprints
 from distill.data.audit.listing import Listing, kept_copies, readable_few
-from distill.data.prepare import decode, stored_spec
+from distill.data.prepare import decode, stored_spec, streamed
 from distill.data.sources import Item, Source, open_unlabelled, tell
 from distill.data.store import Split
 from distill.data.workspace import Workspace
@@ -63,15 +63,20 @@ def prepare_unlabelled(
     if not new:
         what = f"none of its {len(items)} images is new: {len(prints.unreadable)} cannot be read"
         raise UserError(f"{what}, the rest is in the labelled data", location, "see --unlabelled")
-    specs = dict.fromkeys(("train", "val", "test"), stored_spec(data, views))
-    store = decode(source, new, ["train"] * len(new), specs, work)
-    split = store.splits["train"]
+    spec, unreadable = stored_spec(data, views), dict(prints.unreadable)
+    if data.store == "stream":
+        digests = dict(zip(prints.names, prints.sha256, strict=True))
+        split = streamed("unlabelled", source, new, digests, spec, work)
+    else:
+        specs = dict.fromkeys(("train", "val", "test"), spec)
+        store = decode(source, new, ["train"] * len(new), specs, work)
+        split, unreadable = store.splits["train"], {**unreadable, **store.unreadable}
     described = {
         "location": source.location,
         "count": len(split.names),
         "left_out_as_known": sum(counts.values()),
         "left_out": left_out,
-        "unreadable": {**prints.unreadable, **store.unreadable},
+        "unreadable": unreadable,
     }
     return split, described
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 from distill.errors import UserError
+from distill.storage import is_remote, reached
 
 # Of systems, network drives and archives; what is hidden begins with a dot and needs no name here.
 SYSTEM = frozenset(
@@ -49,6 +52,8 @@ def files_below(folder: Path) -> list[Path]:
     Raises:
         UserError: A folder may not be listed; what is in it would be missed without a word.
     """
+    if is_remote(folder):
+        return sorted(_files_below_address(folder))
     found, left, seen = list[Path](), [folder], set[tuple[int, int]]()
     for above in folder.resolve().parents:
         status = above.stat()
@@ -67,8 +72,18 @@ def files_below(folder: Path) -> list[Path]:
     return sorted(found)
 
 
+def _files_below_address(folder: Path) -> Iterator[Path]:
+    for kind, path in _listed(folder):
+        if kind == "folder":
+            yield from _files_below_address(path)
+        else:
+            yield path
+
+
 def _listed(folder: Path) -> list[tuple[str, Path]]:
     """What a folder lists, by kind, but for litter; folders proper come before links to folders."""
+    if is_remote(folder):
+        return _listed_at_address(folder)
     try:
         with os.scandir(folder) as entries:
             kept = [entry for entry in entries if not is_litter(entry.name)]
@@ -77,6 +92,16 @@ def _listed(folder: Path) -> list[tuple[str, Path]]:
         raise UserError(f"cannot be listed: {error.strerror}", str(folder), hint) from None
     kept.sort(key=lambda entry: (entry.is_symlink(), entry.name))
     return [(_kind(entry), Path(entry.path)) for entry in kept]
+
+
+def _listed_at_address(folder: Path) -> list[tuple[str, Path]]:
+    with reached(folder):
+        system, path = cast(Any, folder).fs, cast(Any, folder).path.rstrip("/")
+        entries = [(e["name"].rstrip("/"), e["type"]) for e in system.ls(path, detail=True)]
+    inside = (pair for pair in sorted(entries) if pair[0].strip("/") != path.strip("/"))
+    named = ((name.rpartition("/")[2], kind) for name, kind in inside)
+    kinds = {"directory": "folder", "file": "file"}
+    return [(kinds.get(k, "other"), folder / name) for name, k in named if not is_litter(name)]
 
 
 def _kind(entry: os.DirEntry[str]) -> str:

@@ -10,13 +10,14 @@ import shutil
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from distill.data.views.images import TrainingImages
+from distill.data.views.images import TrainingImages, read_ahead
 from distill.errors import RunStopped, UserError
 from distill.files import differing_keys, read_json, write_json
 from distill.models.classifier import Classifier
@@ -106,13 +107,15 @@ def build_shard(
     """
     chunks = []
     size = batch_size(device)
-    for start in range(shard.start, shard.stop, size):
-        ids = np.arange(start, min(start + size, shard.stop))
-        answers = teacher(images.view(ids, shard.view, device))
-        if not all(torch.isfinite(said).all() for said in answers if said is not None):
-            raise RunStopped("its logits are not finite", cache.name, "train it again")
-        chunks.append(cache.pack(answers))
-        advance(len(ids))
+    starts = range(shard.start, shard.stop, size)
+    parts = (np.arange(start, min(start + size, shard.stop)) for start in starts)
+    with ThreadPoolExecutor(1, "ahead") as pool:
+        for ids, pixels in read_ahead(images.pixels, parts, pool):
+            answers = teacher(images.augment(pixels, ids, shard.view, device))
+            if not all(torch.isfinite(said).all() for said in answers if said is not None):
+                raise RunStopped("its logits are not finite", cache.name, "train it again")
+            chunks.append(cache.pack(answers))
+            advance(len(ids))
     cache.write_shard(shard, np.concatenate(chunks))
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from distill.config import RunConfig, ViewsConfig
 from distill.data.prepare import ImageData
 from distill.data.store import Split
-from distill.data.views.images import TrainingImages, split_sha256
+from distill.data.views.images import TrainingImages, is_read_by_file, split_sha256
 from distill.models.classifier import Classifier
 from distill.strategies import make_strategy
 from distill.training.imbalance import log_prior
@@ -99,6 +99,8 @@ class Job:
         """The content of `config.json`."""
         data = {"data_sha256": self.data.sha256, "splits_sha256": self.data.splits_sha256}
         inputs = {**data, **(self.inputs or {})}
+        if is_read_by_file(self.images.shards):
+            inputs["order"] = "by file"
         if self.unlabelled is not None:
             inputs["unlabelled_sha256"] = split_sha256(self.unlabelled)
         return {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 
 from distill.data.views.draws import Draws
-from distill.data.views.images import Batch, Ids, epoch_batches
+from distill.data.views.images import Batch, Ids, epoch_batches, is_read_by_file, read_ahead
 from distill.device import keep_memory, to_device
 from distill.errors import UserError
 from distill.models.classifier import Classifier
@@ -103,6 +103,10 @@ class Trainer:
         self.offset = _offset(job, self.device)
         labels, is_labelled = job.images.labels, job.images.is_labelled
         is_balanced = self.train.sampling == "balanced"
+        if is_balanced and is_read_by_file(job.images.shards):
+            what = "balanced sampling wants images of all files at once, which are read by file"
+            hint = "use data.store=disk, or train.class_weights=balanced"
+            raise UserError(what, "train.sampling", hint)
         self.sampling = balanced_sampling(labels, is_labelled) if is_balanced else None
         self._all_labelled = bool(is_labelled.all())
         self._first_group: int | None = None
@@ -139,7 +143,7 @@ class Trainer:
         """The batches of an epoch, on this rank."""
         world, rank = self.world.size, self.world.rank
         count, size, seed = len(self.job.images), self.train.batch_size, self.job.seed
-        places = epoch_batches(count, size, seed, epoch, rank, world)
+        places = epoch_batches(count, size, seed, epoch, rank, world, self.job.images.shards)
         if self.sampling is None:
             order: Iterable[Picked] = ((place, None) for place in places)
         else:
@@ -205,25 +209,24 @@ class Trainer:
         return logits if self.offset is None else logits + self.offset
 
     def _read(self, order: Iterable[Picked]) -> Iterator[tuple[Picked, Tensor]]:
-        """Stored images, batch by batch; for a GPU the next batch is read and pinned meanwhile."""
-        images = self.job.images
-        if self.device.type != "cuda":
-            yield from ((picked, torch.from_numpy(images.pixels(picked[0]))) for picked in order)
+        """Stored images, batch by batch; where that takes its time, the next is read meanwhile."""
+        images, is_cuda = self.job.images, self.device.type == "cuda"
+
+        def read(picked: Picked) -> Tensor:
+            pixels = torch.from_numpy(images.pixels(picked[0]))
+            return pixels.pin_memory() if is_cuda else pixels
+
+        if not is_cuda and not images.is_streamed:
+            yield from ((picked, read(picked)) for picked in order)
             return
-        # A thread begins on the first GPU, whichever this process is to use.
-        number = self.device.index
-        gpu = torch.cuda.current_device() if number is None else number
-        with ThreadPoolExecutor(1, "pin", torch.cuda.set_device, (gpu,)) as pool:
-            ahead: tuple[Picked, Future[Tensor]] | None = None
-            for picked in order:
-                reading = pool.submit(
-                    lambda i: torch.from_numpy(images.pixels(i)).pin_memory(), picked[0]
-                )
-                if ahead:
-                    yield ahead[0], ahead[1].result()
-                ahead = picked, reading
-            if ahead:
-                yield ahead[0], ahead[1].result()
+        pool = ThreadPoolExecutor(1, "ahead")
+        if is_cuda:
+            # A thread begins on the first GPU, whichever this process is to use.
+            number = self.device.index
+            gpu = torch.cuda.current_device() if number is None else number
+            pool = ThreadPoolExecutor(1, "pin", torch.cuda.set_device, (gpu,))
+        with pool:
+            yield from read_ahead(read, order, pool)
 
     def _batch(self, picked: Picked, pixels: Tensor, epoch: int, mixup_seed: list[int]) -> Batch:
         """Views, labels and label weights; teacher and student both get these images."""

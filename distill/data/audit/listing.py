@@ -171,7 +171,7 @@ def list_data(
     items = readable_few(source, work, SMOKE_IMAGES) if smoke else list(source.items)
     prints, copies = None, [item.name for item in items]
     source_groups, shifted = [item.group for item in items], data.split == "shifted"
-    if always or shifted or not source.distinct:
+    if always or shifted or data.store == "stream" or not source.distinct:
         with work.progress.task(f"look at {len(items):,} images", len(items), "images") as task:
             prints = take_fingerprints(source, items, work.cache, work.workers, task.advance)
         vectors = features(source, items) if features else None

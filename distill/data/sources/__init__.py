@@ -9,11 +9,12 @@ of licences `license_of(rest: str) -> str`; else what lies beside the data state
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import re
 import shlex
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,6 +25,7 @@ from distill.config import TaskName
 from distill.data.decode import warn_of_heif
 from distill.data.sources._license import license_beside
 from distill.errors import RunStopped, UserError, printable, unprintable
+from distill.storage import ADDRESS, forget, is_address, locate, reached
 
 SPLITS = ("train", "val", "test")
 SPLIT_NAMES = {
@@ -89,6 +91,8 @@ class Source:
         task: `multi` if the labels of its items are tuples.
         distinct: No two images can be copies, so that nobody needs to compare them.
         root: Folder that the names of its items are paths below; None where they are no files.
+        shard_of: What an item is read with, by its name: a file far away, a part of one; those of
+            one are better read together. None where any order is as good.
         notes: What was understood of it, or left out, that one should know.
     """
 
@@ -101,6 +105,7 @@ class Source:
     task: TaskName = "single"
     distinct: bool = False
     root: Path | None = None
+    shard_of: Callable[[str], str] | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -115,14 +120,27 @@ def open_source(location: str, task: TaskName | None = "single") -> Source:
         UserError: Nothing there, or not laid out as its kind of source has to be, one class, class
             names that look the same, or several labels where one is asked for.
     """
-    name, rest = _kind(location)
-    source = _guarded(_module(name).open_source(rest))
+    with _looking(location):
+        name, rest = _kind(location)
+        source = _guarded(_module(name).open_source(rest))
     source = _normalised(source)
     if task in (None, source.task):
         return source
     change = _one_label if task == "single" else _as_tuple
     items = tuple(change(item, source) for item in source.items)
     return replace(source, items=items, task=task)
+
+
+@contextlib.contextmanager
+def _looking(location: str) -> Iterator[None]:
+    """A look at a source, whose address, if it has one, may fail in ways of its own."""
+    address = ADDRESS.search(location)
+    if address is None:
+        yield
+        return
+    forget(location[address.start() :])
+    with reached(location):
+        yield
 
 
 def _normalised(source: Source) -> Source:
@@ -188,11 +206,12 @@ def open_unlabelled(location: str) -> Source:
     Raises:
         UserError: Nothing there.
     """
-    name, rest = _kind(location)
-    module = _module(name)
-    if hasattr(module, "open_unlabelled"):
-        return _guarded(module.open_unlabelled(rest))
-    source = _guarded(module.open_source(rest))
+    with _looking(location):
+        name, rest = _kind(location)
+        module = _module(name)
+        if hasattr(module, "open_unlabelled"):
+            return _guarded(module.open_unlabelled(rest))
+        source = _guarded(module.open_source(rest))
     items = tuple(Item(item.name, -1) for item in source.items)
     return replace(source, items=items, task="single")
 
@@ -211,21 +230,20 @@ def _kind(location: str) -> tuple[str, str]:
     _check_kind(location)
     known = sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
     scheme, _, rest = location.partition(":")
-    if scheme in known and scheme != "folder" and not Path(location).is_dir():
+    is_scheme = scheme in known and scheme != "folder" and not is_address(location)
+    if is_scheme and not Path(location).is_dir():
         return scheme, rest
     return next((name for name in known if _recognises(name, location)), "folder"), location
 
 
 def _check_kind(location: str) -> None:
     """Raises `UserError` for what has to be fetched or unpacked first, and says how."""
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", location):
-        web = location.lower().startswith("http")
-        how = f": curl -LO {shlex.quote(location)}" if web else ""
-        hint = f"fetch and unpack it, then name its folder{how}"
+    if location.lower().startswith(("http://", "https://", "ftp://")):
+        hint = f"fetch and unpack it, then name its folder: curl -LO {shlex.quote(location)}"
         on_hub = re.match(r"https://huggingface\.co/datasets/([\w.-]+/[\w.-]+)", location)
         hint = f"write hf:{on_hub[1]}" if on_hub else hint
-        raise UserError("data are not fetched from addresses", printable(location), hint)
-    path = Path(location)
+        raise UserError("data are not fetched from addresses of the web", printable(location), hint)
+    path = locate(location)
     endings = [ending for ending in UNPACK if path.name.lower().endswith(ending)]
     if endings and path.is_file():
         command = UNPACK[endings[0]].format(shlex.quote(location))

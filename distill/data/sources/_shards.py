@@ -11,6 +11,7 @@ from typing import Any
 
 from distill.data.sources import SPLIT_NAMES, SPLITS
 from distill.errors import UserError
+from distill.storage import locate, read_place, stamp
 
 
 def splits_of_files(files: Sequence[Path], location: str, alone: bool) -> list[str | None]:
@@ -24,7 +25,7 @@ def splits_of_files(files: Sequence[Path], location: str, alone: bool) -> list[s
     """
     splits = [
         _split(file.name)
-        or (None if file.parent == Path(location) else SPLIT_NAMES.get(file.parent.name.lower()))
+        or (None if file.parent == locate(location) else SPLIT_NAMES.get(file.parent.name.lower()))
         for file in files
     ]
     if any(splits) and not all(splits):
@@ -48,10 +49,10 @@ def place_of(split: str | None) -> int:
 def listed_classes(folder: Path) -> tuple[tuple[str, ...], Path]:
     """The lines of `classes.txt` in a folder, none if it has no such file, and its path."""
     file = folder / "classes.txt"
-    try:
-        lines = file.read_text("utf-8-sig").splitlines()
-    except FileNotFoundError:
+    if not file.is_file():
         return (), file
+    try:
+        lines = read_place(file).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise UserError("not UTF-8", str(file), "save it as UTF-8") from None
     return tuple(line.strip() for line in lines if line.strip()), file
@@ -89,7 +90,6 @@ def files_fingerprint(classes: Sequence[str], root: Path, files: Iterable[Path])
     """Hash of class names and of the files' names, sizes and times."""
     digest = hashlib.sha256(json.dumps(classes).encode())
     for file in files:
-        stat = file.stat()
-        name = file.relative_to(root).as_posix()
-        digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+        known, name = stamp(file), file.relative_to(root).as_posix()
+        digest.update(f"{name}\0{known.size}\0{known.version}\n".encode())
     return digest.hexdigest()

@@ -27,6 +27,7 @@ from distill.data.sources._manifest import (
     seems_joined,
 )
 from distill.errors import UserError
+from distill.storage import is_remote
 
 PARQUET, JSON_LINES = ".parquet", ".jsonl"
 SHOWN = 8  # column names that a message lists at most
@@ -120,6 +121,8 @@ def readable_parquet(path: Path) -> Iterator[None]:
     try:
         yield
     except (pyarrow.ArrowException, OSError) as error:
+        if is_remote(path) and not isinstance(error, pyarrow.ArrowException):
+            raise
         what = f"not readable as Parquet: {str(error).partition(chr(10))[0]}"
         raise UserError(what, str(path), "fetch it again") from error
 

@@ -14,11 +14,12 @@ from distill.data.decode import heif_left_out, image_endings, read_file
 from distill.data.sources import SPLIT_NAMES, SPLITS, Item, Source
 from distill.data.walk import files_below, files_in, folders_in
 from distill.errors import UserError
+from distill.storage import is_remote, locate, read_place, stamp
 
 
 def open_source(location: str) -> Source:
     """Lists the images below a folder; classes are the sorted names of the class folders."""
-    root = Path(location)
+    root = locate(location)
     if not root.is_dir():
         hint = "name a folder with one sub-folder per class, or demo"
         raise UserError("no such folder" if not root.exists() else "not a folder", location, hint)
@@ -44,7 +45,7 @@ def open_source(location: str) -> Source:
 
 def open_unlabelled(location: str) -> Source:
     """Lists all images below a folder, however they lie in it; their label is -1."""
-    root = Path(location)
+    root = locate(location)
     if not root.is_dir():
         raise UserError("no such folder of unlabelled images", location)
     return _listing(root, [(root, -1, None)], ())
@@ -64,19 +65,21 @@ def _listing(
                 ignored.append(relative)
                 continue
             items.append(Item(relative, label, split))
-            stat = file.stat() if file.exists() else file.lstat()
-            digest.update(f"{relative}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+            known = stamp(file)
+            digest.update(f"{relative}\0{known.size}\0{known.version}\n".encode())
     if not items:
         hint = f"name one with pictures: {' '.join(sorted(endings))}"
         raise heif_left_out(ignored, str(root)) or UserError("no images", str(root), hint)
+    is_far = is_remote(root)
+    read = read_place if is_far else read_file
     return Source(
         location=str(root),
         classes=classes,
         items=tuple(items),
-        read=lambda item: read_file(root / item.name),
+        read=lambda item: read(root / item.name),
         fingerprint=digest.hexdigest(),
         ignored=tuple(ignored),
-        root=root,
+        root=None if is_far else root,
     )
 
 

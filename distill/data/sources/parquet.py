@@ -9,6 +9,7 @@ writer that puts a whole file into one row group makes it be held whole.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from bisect import bisect_right
@@ -17,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, chain
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from distill.data.decode import UnreadableImageError
 from distill.data.sources import SPLIT_NAMES, Item, Source
@@ -32,12 +33,14 @@ from distill.data.sources._shards import (
 from distill.data.sources._tables import lists_paths, readable_parquet
 from distill.data.walk import files_in, folders_in
 from distill.errors import UserError
+from distill.storage import is_remote, locate, reached
 
 ENDING = ".parquet"
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "labels")
-# Reads come nearly in order: of large row groups two are in use at a time, of small ones more.
-KEPT_BYTES = 2**22
+# Reads come nearly in order: of large row groups two are in use at a time, of small ones more; but
+# those of a stream, which go through several row groups at a time, have as many kept.
+KEPT_BYTES, MOST_BYTES = 2**22, 2**30
 
 
 def recognises(location: str) -> bool:
@@ -45,7 +48,7 @@ def recognises(location: str) -> bool:
 
     A file that lists paths of pictures is a manifest.
     """
-    path = Path(location)
+    path = locate(location)
     if path.is_dir():
         return bool(_files(path))
     return path.suffix == ENDING and not lists_paths(path)
@@ -57,7 +60,7 @@ def open_source(location: str) -> Source:
     Classes are the lines of `classes.txt` beside the files, else the names of a `ClassLabel` in
     the schema, else the sorted labels. A row's name is its file's and its number.
     """
-    path = Path(location)
+    path = locate(location)
     root = path.parent if path.is_file() else path
     files = [path] if path.is_file() else _files(path)
     if not files:
@@ -69,16 +72,24 @@ def open_source(location: str) -> Source:
     labels = [_read_labels(table) for _, table in listed]
     names, place = _named_classes(root, tables[0])
     classes, index = index_classes(names, chain.from_iterable(labels), place)
+    items = tuple(
+        Item(f"{table.stem}/{row:06d}", label, split)
+        for (split, table), column in zip(listed, labels, strict=True)
+        for row, label in enumerate(_class_indices(table, column, index))
+    )
+    reader = _RowReader({table.stem: table for table in tables})
+
+    def row_group(name: str) -> str:
+        table, group, _ = reader.place(name)
+        return f"{table.stem}/{group}"
+
     return Source(
         location=location,
         classes=classes,
-        items=tuple(
-            Item(f"{table.stem}/{row:06d}", label, split)
-            for (split, table), column in zip(listed, labels, strict=True)
-            for row, label in enumerate(_class_indices(table, column, index))
-        ),
-        read=_RowReader({table.stem: table for table in tables}),
+        items=items,
+        read=reader,
         fingerprint=files_fingerprint(classes, root, files),
+        shard_of=row_group,
     )
 
 
@@ -99,18 +110,27 @@ class _Table:
     schema: Any
 
 
-@dataclass(frozen=True)
+@dataclass
 class _RowReader:
-    """Reads single pictures, keeping the row groups used last; safe to call from threads."""
+    """Reads single pictures, keeping the row groups used last; safe to call from threads.
+
+    A row group that has to be read again would have been worth keeping: more are kept from then on.
+    """
 
     tables: dict[str, _Table]
+    most: int = KEPT_BYTES
     kept: OrderedDict[tuple[str, int], Any] = field(default_factory=OrderedDict)
+    dropped: set[tuple[str, int]] = field(default_factory=set)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def __call__(self, item: Item) -> bytes:
-        stem, _, number = item.name.rpartition("/")
+    def place(self, name: str) -> tuple[_Table, int, int]:
+        """Table, row group and row of an item."""
+        stem, _, number = name.rpartition("/")
         table, row = self.tables[stem], int(number)
-        group = bisect_right(table.starts, row) - 1
+        return table, bisect_right(table.starts, row) - 1, row
+
+    def __call__(self, item: Item) -> bytes:
+        table, group, row = self.place(item.name)
         content = self._row_group(table, group)[row - table.starts[group]].as_py()
         if content is None:
             raise UnreadableImageError(f"no picture in column {table.image!r}")
@@ -121,9 +141,13 @@ class _RowReader:
         key = (table.stem, group)
         with self.lock:  # threads that need the same row group wait for one decoding of it
             if key not in self.kept:
-                while len(self.kept) > 1 and sum(k.nbytes for k in self.kept.values()) > KEPT_BYTES:
-                    self.kept.popitem(last=False)
-                self.kept[key] = _read_row_group(table, group)
+                pictures = _read_row_group(table, group)
+                if key in self.dropped:
+                    self.dropped.discard(key)
+                    self.most = min(self.most + pictures.nbytes, MOST_BYTES)
+                while len(self.kept) > 1 and sum(k.nbytes for k in self.kept.values()) > self.most:
+                    self.dropped.add(self.kept.popitem(last=False)[0])
+                self.kept[key] = pictures
             self.kept.move_to_end(key)
             return self.kept[key]
 
@@ -143,9 +167,9 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _open_table(path: Path, root: Path) -> _Table:
-    from pyarrow import parquet, types
+    from pyarrow import types
 
-    with readable_parquet(path), parquet.ParquetFile(path) as file:
+    with _opened(path) as file:
         schema, footer = file.schema_arrow, file.metadata
     sizes = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
     image = _column(schema.names, IMAGE_COLUMNS, path)
@@ -155,9 +179,27 @@ def _open_table(path: Path, root: Path) -> _Table:
     if not (types.is_binary(kind) or types.is_large_binary(kind)):
         what = f"column {image!r} is {schema.field(image).type}"
         raise UserError(what, str(path), "make it a struct with the encoded picture in bytes")
-    stem = path.relative_to(root).with_suffix("").as_posix()
+    stem = path.relative_to(root).as_posix().removesuffix(ENDING)
     label = _column(schema.names, LABEL_COLUMNS, path)
     return _Table(path, stem, image, label, (0, *accumulate(sizes)), schema)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The file as pyarrow reads it; of one behind an address, no more than is asked for."""
+    from pyarrow import parquet
+
+    if not is_remote(path):
+        with readable_parquet(path), parquet.ParquetFile(path) as file:
+            yield file
+        return
+    with (
+        reached(path),
+        readable_parquet(path),
+        cast(Any, path).open("rb", cache_type="none") as opened,
+        parquet.ParquetFile(opened, pre_buffer=True) as file,
+    ):
+        yield file
 
 
 def _column(names: Sequence[str], known: Sequence[str], path: Path) -> str:
@@ -169,9 +211,9 @@ def _column(names: Sequence[str], known: Sequence[str], path: Path) -> str:
 
 
 def _read_labels(table: _Table) -> list[Any]:
-    from pyarrow import parquet, types
+    from pyarrow import types
 
-    with readable_parquet(table.path), parquet.ParquetFile(table.path) as file:
+    with _opened(table.path) as file:
         column = file.read(columns=[table.label]).column(table.label)
         if types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)
@@ -210,9 +252,9 @@ def _class_indices(table: _Table, labels: Sequence[Any], index: dict[Any, int]) 
 
 def _read_row_group(table: _Table, group: int) -> Any:
     """The encoded pictures of a row group, an Arrow array of binaries."""
-    from pyarrow import compute, parquet, types
+    from pyarrow import compute, types
 
-    with readable_parquet(table.path), parquet.ParquetFile(table.path) as file:
+    with _opened(table.path) as file:
         is_struct = types.is_struct(file.schema_arrow.field(table.image).type)
         columns = [f"{table.image}.bytes" if is_struct else table.image]
         pictures = file.read_row_group(group, columns=columns).column(table.image)

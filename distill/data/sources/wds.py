@@ -11,8 +11,9 @@ through once, for where everything is; then pictures are read in any order, from
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
-import os
 import re
 import tarfile
 from collections.abc import Iterable, Iterator
@@ -35,14 +36,17 @@ from distill.data.sources._shards import (
     splits_of_files,
 )
 from distill.errors import UserError
+from distill.files import downloads, read_json, write_json
+from distill.storage import Stamp, is_remote, locate, open_place, read_part, stamp
 
 ENDING = ".tar"
+INDEX_FORMAT = 1  # of what is remembered of shards behind addresses
 LABELS = ("cls", "json", "txt")
 
 
 def recognises(location: str) -> bool:
     """Whether a location ends in `.tar`, or is a folder of such files without sub-folders."""
-    path = Path(location)
+    path = locate(location)
     if not path.is_dir():
         return path.suffix == ENDING and (path.is_file() or not path.exists())
     inside = [file for file in path.iterdir() if not file.name.startswith(".")]
@@ -67,14 +71,6 @@ def open_unlabelled(location: str) -> Source:
     return _open(location, labelled=False)
 
 
-class _Shard(NamedTuple):
-    """A tar file as it was when it was indexed."""
-
-    path: Path
-    size: int
-    mtime_ns: int
-
-
 class _Part(NamedTuple):
     """Where a file of a sample is in its shard, in bytes."""
 
@@ -86,36 +82,32 @@ class _Part(NamedTuple):
 class _PartReader:
     """Reads single pictures; every read has a handle of its own, so threads need no lock."""
 
-    places: dict[str, tuple[_Shard, _Part]]
+    places: dict[str, tuple[Path, Stamp, _Part]]
 
     def __call__(self, item: Item) -> bytes:
-        shard, part = self.places[item.name]
-        with shard.path.open("rb", buffering=0) as file:
-            now = os.fstat(file.fileno())
-            if (now.st_size, now.st_mtime_ns) != (shard.size, shard.mtime_ns):
-                what = "changed while it was read"
-                raise UserError(what, str(shard.path), "repeat the command")
-            if part.size > MAX_BYTES:
-                raise UnreadableImageError(f"{part.size:,} bytes, more than a picture has")
-            return _content(file, part)
+        path, known, part = self.places[item.name]
+        if part.size > MAX_BYTES:
+            raise UnreadableImageError(f"{part.size:,} bytes, more than a picture has")
+        return read_part(path, known, *part)
 
 
 def _open(location: str, labelled: bool) -> Source:
     files = _files(location)
-    root = Path(os.path.commonpath([file.parent for file in files]))
+    root = files[0].parent
+    while root != root.parent and not all(file.is_relative_to(root) for file in files):
+        root = root.parent
     splits = splits_of_files(files, location, alone=len(files) == 1)
     pairs = sorted(zip(splits, files, strict=True), key=lambda pair: place_of(pair[0]))
     samples, places = [], {}
     for split, file in pairs:
-        stat, stem = file.stat(), file.relative_to(root).with_suffix("").as_posix()
-        shard = _Shard(file, stat.st_size, stat.st_mtime_ns)
-        found = _samples(file, labelled)
+        known, stem = stamp(file), file.relative_to(root).as_posix().removesuffix(file.suffix)
+        found = _kept_samples(file, known, labelled)
         if not found:
             what = f"no pictures{' with a label' if labelled else ''} in it"
             raise UserError(what, str(file), "pack files such as 0001.jpg and 0001.cls")
         for key, picture, label in found:
             samples.append((Item(f"{stem}/{key}", -1, split), label, file))
-            places[f"{stem}/{key}"] = (shard, picture)
+            places[f"{stem}/{key}"] = (file, known, picture)
     if not samples:
         raise UserError("no pictures in the shards", location, "see the docs for what they hold")
     classes: tuple[str, ...] = ()
@@ -123,19 +115,20 @@ def _open(location: str, labelled: bool) -> Source:
     if labelled:
         names, listing = listed_classes(root)
         values = (label for _, label, _ in samples)
-        classes, index = index_classes(names, values, listing if names else Path(location))
+        classes, index = index_classes(names, values, listing if names else locate(location))
         items = [replace(i, label=_class_index(i, label, index, at)) for i, label, at in samples]
     return Source(
         location=location,
         classes=classes,
         items=tuple(items),
         read=_PartReader(places),
+        shard_of=(lambda name: str(places[name][0])) if is_remote(root) else None,
         fingerprint=files_fingerprint(classes, root, files),
     )
 
 
 def _files(location: str) -> list[Path]:
-    path = Path(location)
+    path = locate(location)
     if path.is_file():
         return [path]
     if path.is_dir():
@@ -145,7 +138,7 @@ def _files(location: str) -> list[Path]:
         return files
     files = []
     for name in _expand(location):
-        path = Path(name)
+        path = locate(name)
         shards = [path] if path.is_file() else sorted(path.parent.glob(path.name))
         if not shards:
             what = "no such shard" if name != location else "no such shard or folder"
@@ -170,10 +163,24 @@ def _expand(pattern: str) -> Iterator[str]:
         yield from _expand(pattern[: braces.start()] + part + pattern[braces.end() :])
 
 
-def _samples(file: Path, labelled: bool) -> list[tuple[str, _Part, Any]]:
+def _kept_samples(file: Path, known: Stamp, labelled: bool) -> list[tuple[str, _Part, Any]]:
+    """The samples of a shard; of one behind an address they are remembered."""
+    if not is_remote(file):
+        return _samples(file, known, labelled)
+    key = json.dumps([INDEX_FORMAT, str(file), known.size, known.version, labelled])
+    place = downloads() / "indexes" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
+    with contextlib.suppress(UserError):  # absent, or damaged: read again
+        rows = read_json(place, list[tuple[str, int, int, Any]])
+        return [(name, _Part(offset, size), label) for name, offset, size, label in rows]
+    samples = _samples(file, known, labelled)
+    write_json(place, [(name, *part, label) for name, part, label in samples])
+    return samples
+
+
+def _samples(file: Path, known: Stamp, labelled: bool) -> list[tuple[str, _Part, Any]]:
     """Key, picture and label of each sample of a shard; the label is None unless asked for."""
     by_key: dict[str, dict[str, _Part]] = {}
-    for name, part in _members(file):
+    for name, part in _members(file, known):
         key, _, ending = PurePosixPath(name).name.rpartition(".")
         if not key or key.startswith((".", "__")):  # hidden files; facts about the shard itself
             continue
@@ -186,7 +193,7 @@ def _samples(file: Path, labelled: bool) -> list[tuple[str, _Part, Any]]:
             sample[kind] = part
     _share_labels(by_key)
     samples = []
-    with file.open("rb") as opened:
+    with open_place(file, known) as opened:
         for key, parts in by_key.items():
             if not parts:
                 continue
@@ -221,11 +228,11 @@ def _share_labels(by_key: dict[str, dict[str, _Part]]) -> None:
         del by_key[first]
 
 
-def _members(file: Path) -> Iterator[tuple[str, _Part]]:
+def _members(file: Path, known: Stamp) -> Iterator[tuple[str, _Part]]:
     """Names and places of the files in a tar file that is whole."""
     hint = "fetch it again; if it is compressed, unpack it to a .tar"
     try:
-        with tarfile.open(file, "r:") as tar:
+        with open_place(file, known) as opened, tarfile.open(fileobj=opened, mode="r:") as tar:
             while (member := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined]  # else all are kept
                 if member.isreg():
@@ -234,7 +241,7 @@ def _members(file: Path) -> Iterator[tuple[str, _Part]]:
     except (tarfile.TarError, OSError) as error:
         raise UserError(f"not readable as tar: {error}", str(file), hint) from None
     # Where a header is cut off or damaged, tarfile sees the end; a real end is a block of zeros.
-    with file.open("rb") as opened:
+    with open_place(file, known) as opened:
         if _content(opened, _Part(end, tarfile.BLOCKSIZE)) != bytes(tarfile.BLOCKSIZE):
             raise UserError(f"cut short or damaged at byte {end:,}", str(file), hint)
 

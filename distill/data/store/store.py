@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,33 +28,58 @@ from distill.files import checksum
 from distill.lock import lock
 
 
+class Decoded(Protocol):
+    """Images that are decoded when they are asked for."""
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """That of all images as one array."""
+
+    def take(self, ids: Sequence[int] | NDArray[np.integer[Any]]) -> Pixels:
+        """Some of them."""
+
+
 @dataclass(frozen=True)
 class Split:
     """The images of one split.
 
     Attributes:
-        stored: uint8 `(m, height, width, 3)`, memory-mapped; training images carry a margin.
+        stored: uint8 `(m, height, width, 3)`, memory-mapped, or decoded when asked for; training
+            images carry a margin.
         labels: Class indices, int64 `(n,)`; or, where an image may have several labels, int64
             `(n, num_classes)` of 0 and 1. -1 throughout for an image without a label.
         names: Path below the data folder, or name, of each image.
         digests: SHA-256 of each image's file content, or of its pixels where there is no file.
         rows: Where in `stored` each image is; None for all of them in order.
+        shards: Number of the file that each image is in, int64 `(n,)`, where those of one file are
+            better read together; None where any order is as good.
     """
 
     name: str
-    stored: Pixels
+    stored: Pixels | Decoded
     labels: np.ndarray[Any, np.dtype[np.int64]]
     names: tuple[str, ...]
     digests: tuple[str, ...] = ()
     rows: NDArray[np.int64] | None = None
+    shards: NDArray[np.int64] | None = None
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether reading means decoding."""
+        return not isinstance(self.stored, np.ndarray)
 
     @property
     def pixels(self) -> Pixels:
         """The images, uint8 `(n, height, width, 3)`: mapped, or where they are some, copied."""
-        return self.stored if self.rows is None else self.take(np.arange(len(self.rows)))
+        if self.rows is None and isinstance(self.stored, np.ndarray):
+            return self.stored
+        return self.take(np.arange(len(self.labels)))
 
     def take(self, ids: Sequence[int] | NDArray[np.integer[Any]]) -> Pixels:
-        """Copies images out of the mapped file, uint8 `(len(ids), height, width, 3)`.
+        """Copies images out of the mapped file, or decodes them.
+
+        Returns:
+            uint8 `(len(ids), height, width, 3)`.
 
         Raises:
             RunStopped: The file was cut short since it was opened.
@@ -65,6 +90,8 @@ class Split:
                 "repeat the command, the images are decoded again"
             )
         rows = ids if self.rows is None else self.rows[np.asarray(ids)]
+        if not isinstance(self.stored, np.ndarray):
+            return self.stored.take(rows)
         return np.asarray(self.stored).take(rows, axis=0)
 
 
@@ -83,6 +110,7 @@ def subset(split: Split, rows: NDArray[np.int64]) -> Split:
         names=tuple(split.names[row] for row in rows),
         digests=tuple(split.digests[row] for row in rows),
         rows=rows if split.rows is None else split.rows[rows],
+        shards=None if split.shards is None else split.shards[rows],
     )
 
 
@@ -201,7 +229,7 @@ def _load_split(
 ) -> Split:
     """One split; raises `ValueError` where its array is not what the index says."""
     members = index["splits"].pop(name)
-    labels = _label_array(members["labels"], matrix)
+    labels = label_array(members["labels"], matrix)
     path, header = place / f"{name}.npy", npy_header(len(labels), spec)
     shape = (len(labels), spec.height, spec.width, 3)
     with path.open("rb") as file:
@@ -215,7 +243,7 @@ def _load_split(
     return Split(name, pixels, labels, tuple(members["names"]), tuple(members["digests"]))
 
 
-def _label_array(labels: Sequence[Any], matrix: int | None) -> NDArray[np.int64]:
+def label_array(labels: Sequence[Any], matrix: int | None) -> NDArray[np.int64]:
     """Labels as `Split.labels` has them."""
     if matrix is None:
         return np.asarray(labels, dtype=np.int64)

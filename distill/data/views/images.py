@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -21,7 +22,10 @@ from distill.data.views.draws import Draws, permutation
 from distill.data.views.pixels import VIEWS_VERSION, make_views
 
 Ids = NDArray[np.int64]
+Asked = TypeVar("Asked")
+Read = TypeVar("Read")
 UNLABELLED = -1
+WINDOW = 16  # files whose images are mixed where there are many; copies of so many are kept
 
 
 class Batch(NamedTuple):
@@ -73,6 +77,21 @@ class TrainingImages:
     def labels(self) -> Ids:
         """Labels as `Split.labels` has them, `UNLABELLED` where there are none."""
         return np.concatenate([split.labels for split in self.splits])
+
+    @cached_property
+    def shards(self) -> Ids | None:
+        """Number of the file `(n,)` that each image is in, where they are better read together."""
+        numbers, first = list[Ids](), 0
+        for split in self.splits:
+            known = np.zeros(len(split.labels), np.int64) if split.shards is None else split.shards
+            numbers.append(known + first)
+            first += int(known.max(initial=-1)) + 1
+        return None if all(s.shards is None for s in self.splits) else np.concatenate(numbers)
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether reading means decoding, for some of them."""
+        return any(split.is_streamed for split in self.splits)
 
     @cached_property
     def is_labelled(self) -> NDArray[np.bool_]:
@@ -143,17 +162,60 @@ class TrainingImages:
         return record
 
 
+def read_ahead(
+    read: Callable[[Asked], Read], inputs: Iterable[Asked], pool: ThreadPoolExecutor
+) -> Iterator[tuple[Asked, Read]]:
+    """Each input and what is read for it, which a thread of the pool does one input ahead."""
+    ahead: tuple[Asked, Future[Read]] | None = None
+    for asked in inputs:
+        reading = pool.submit(read, asked)
+        if ahead:
+            yield ahead[0], ahead[1].result()
+        ahead = asked, reading
+    if ahead:
+        yield ahead[0], ahead[1].result()
+
+
+def is_read_by_file(shards: Ids | None) -> bool:
+    """Whether there are too many files far away for images of all of them to be mixed."""
+    return shards is not None and int(shards.max(initial=-1)) >= WINDOW
+
+
+def _order_by_file(shards: Ids, seed: int, epoch: int) -> Ids:
+    """A shuffle that reads `WINDOW` files at a time: of files, and of the images of each few."""
+    files = permutation(seed, "shards", epoch, int(shards.max()) + 1)
+    place = np.empty_like(files)
+    place[files] = np.arange(len(files))
+    mixed = permutation(seed, "shuffle", epoch, len(shards))
+    return mixed[np.argsort(place[shards[mixed]] // WINDOW, kind="stable")]
+
+
 def epoch_batches(
-    count: int, batch_size: int, seed: int, epoch: int, rank: int = 0, world: int = 1
+    count: int,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    rank: int = 0,
+    world: int = 1,
+    shards: Ids | None = None,
 ) -> Iterator[NDArray[np.int64]]:
     """Sample indices of each training batch of an epoch, on one of `world` ranks.
 
     The shuffle is a pure function of (seed, epoch). Every rank gets equally many batches of equal
     size, as gradient averaging needs: what does not fill a last batch on all ranks waits for
     another epoch's shuffle, unless there is not even one full batch.
+
+    Args:
+        shards: Number of the file of each image. Of many files, a few are read at a time, and each
+            rank reads files of its own.
     """
-    order = permutation(seed, "shuffle", epoch, count)
     batch = min(batch_size, max(1, count // world))
+    if shards is not None and is_read_by_file(shards):
+        order, steps = _order_by_file(shards, seed, epoch), count // (batch * world)
+        own = order[rank * steps * batch : (rank + 1) * steps * batch]
+        yield from own.reshape(steps, batch)
+        return
+    order = permutation(seed, "shuffle", epoch, count)
     for start in range(0, count - batch * world + 1, batch * world):
         chunk = order[start : start + batch * world]
         yield chunk[rank * batch : (rank + 1) * batch]

@@ -1,0 +1,219 @@
+"""Data behind addresses: read as if they were here, whatever goes wrong on the way."""
+
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from object_store import ObjectStore, serving
+
+from distill.data.sources import open_source
+from distill.errors import RunStopped, UserError
+from distill.storage import Bucket, locate, open_place, read_part, stamp
+
+pytest.importorskip("moto.server")
+fsspec = pytest.importorskip("fsspec")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ObjectStore]:
+    with serving() as store:
+        yield store
+
+
+@pytest.fixture
+def store(server, monkeypatch, tmp_path) -> Iterator[ObjectStore]:
+    """An empty `s3://bucket`, and nothing kept from before."""
+    for name, value in {
+        "AWS_ENDPOINT_URL": server.url,
+        "AWS_ACCESS_KEY_ID": "id",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "DISTILLATE_HOME": str(tmp_path / "home"),
+    }.items():
+        monkeypatch.setenv(name, value)
+    system = fsspec.filesystem("s3", use_listings_cache=False, skip_instance_cache=True)
+    if system.exists("bucket"):
+        system.rm("bucket", recursive=True)
+    system.mkdir("bucket")
+    server.seen.clear()
+    yield server
+    server.fault = lambda request: None
+
+
+@pytest.fixture(params=["s3", "memory"])
+def bucket(request) -> str:
+    """An address of each kind of storage."""
+    if request.param == "s3":
+        request.getfixturevalue("store")
+        return "s3://bucket/folder"
+    memory = fsspec.filesystem("memory")
+    memory.store.clear()
+    memory.pseudo_dirs.clear()
+    return "memory://bucket/folder"
+
+
+def put(folder: Path, address: str) -> None:
+    """Everything below a folder, at an address."""
+    objects = Bucket(address)
+    for file in (file for file in folder.rglob("*") if file.is_file()):
+        objects.upload(file, file.relative_to(folder).as_posix())
+
+
+def packed(folder: Path, out: Path, shards: int) -> Path:
+    """The pictures of class folders as WebDataset shards with the names of the classes."""
+    out.mkdir(exist_ok=True)
+    files = sorted(folder.rglob("*.jpg"))
+    for number in range(shards):
+        with tarfile.open(out / f"{number:03d}.tar", "w") as tar:
+            for file in files[number::shards]:
+                key = f"{file.parent.name}-{file.stem}"
+                tar.add(file, f"{key}.jpg")
+                label = out / "label"
+                label.write_text(file.parent.name)
+                tar.add(label, f"{key}.txt")
+                label.unlink()
+    return out
+
+
+def pictures(location: str) -> dict[str, tuple[Any, bytes | Any]]:
+    source = open_source(location)
+    return {item.name: (item.label, source.read(item)) for item in source.items}
+
+
+def test_class_folders_behind_an_address(image_folder, bucket) -> None:
+    (image_folder / "cat" / ".DS_Store").write_bytes(b"")
+    put(image_folder, bucket)
+    far, near = open_source(bucket), open_source(str(image_folder))
+    assert (far.classes, far.items) == (near.classes, near.items)
+    assert pictures(bucket) == pictures(str(image_folder))
+    assert far.root is None
+
+
+def test_shards_behind_an_address(image_folder, tmp_path, bucket) -> None:
+    shards = packed(image_folder, tmp_path / "shards", 3)
+    put(shards, bucket)
+    for ending in ("", "/{000..002}.tar", "/*.tar"):
+        assert pictures(f"{bucket}{ending}") == pictures(str(shards))
+    assert pictures(f"wds:{bucket}") == pictures(str(shards))
+
+
+def test_a_shard_is_fetched_once_and_its_listing_is_kept(image_folder, tmp_path, store) -> None:
+    put(packed(image_folder, tmp_path / "shards", 2), "s3://bucket/shards")
+    pictures("s3://bucket/shards")
+    gets = [request for request in store.seen if request.startswith("GET") and ".tar" in request]
+    assert len(gets) == 2
+    store.seen.clear()
+    open_source("s3://bucket/shards")
+    assert not [
+        request for request in store.seen if request.startswith("GET") and ".tar" in request
+    ]
+
+
+@pytest.mark.parametrize("kind", ["busy", "slow", "cut", "lost"])
+@pytest.mark.parametrize("part", ["GET /bucket/shards/001.tar", "GET /bucket?list-type"])
+def test_what_passes_is_waited_for(image_folder, tmp_path, store, kind, part) -> None:
+    shards = packed(image_folder, tmp_path / "shards", 2)
+    put(shards, "s3://bucket/shards")
+    struck = store.once(kind, part)
+    assert pictures("s3://bucket/shards") == pictures(str(shards))
+    assert struck
+
+
+def test_a_copy_that_stays_cut_ends_the_command(image_folder, tmp_path, store) -> None:
+    put(packed(image_folder, tmp_path / "shards", 2), "s3://bucket/shards")
+    store.once("cut", "GET /bucket/shards/001.tar", times=1000)
+    with pytest.raises(RunStopped, match=r"not reached.*repeat the command") as caught:
+        open_source("s3://bucket/shards")
+    assert "\n" not in str(caught.value)
+    store.fault = lambda request: None
+    assert len(open_source("s3://bucket/shards").items) == 16
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("s3://nowhere/photos", "no such folder"),
+        ("s3://bucket/photos", "no such folder"),
+        ("s3://bucket/photos.tar", "no such shard"),
+        ("nix://bucket/photos", "nix"),
+    ],
+)
+def test_an_address_of_nothing(store, address, words) -> None:
+    with pytest.raises(UserError, match=words) as caught:
+        open_source(address)
+    assert address in str(caught.value)
+    assert caught.value.hint
+
+
+def test_rights_are_missing(image_folder, tmp_path, store) -> None:
+    put(packed(image_folder, tmp_path / "shards", 1), "s3://bucket/shards")
+    store.once("denied", "GET", times=1000)
+    with pytest.raises(UserError, match=r"not allowed.*grant") as caught:
+        open_source("s3://bucket/shards")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_shard_that_is_cut_short(image_folder, tmp_path, store) -> None:
+    shards = packed(image_folder, tmp_path / "shards", 1)
+    content = (shards / "000.tar").read_bytes()
+    Bucket("s3://bucket/shards").write("000.tar", content[: len(content) // 2])
+    with pytest.raises(UserError, match=r"(cut short|unexpected end).*000\.tar"):
+        open_source("s3://bucket/shards")
+
+
+def test_a_file_that_changed_since(store) -> None:
+    objects = Bucket("s3://bucket/x")
+    objects.write("a.bin", b"first")
+    file = locate("s3://bucket/x/a.bin")
+    known = stamp(file)
+    objects.write("a.bin", b"other")
+    with pytest.raises(UserError, match="changed while it was read"):
+        open_place(file, known)
+
+
+def test_few_parts_are_asked_for_one_by_one_and_many_all_at_once(store) -> None:
+    content = bytes(range(256)) * 40
+    Bucket("s3://bucket/x").write("a.bin", content)
+    file = locate("s3://bucket/x/a.bin")
+    known = stamp(file)
+    store.seen.clear()
+    for start in range(0, 8000, 400):
+        assert read_part(file, known, start, 300) == content[start : start + 300]
+    assert len([request for request in store.seen if request.startswith("GET")]) == 8 + 1
+
+
+def test_copies_take_no_more_room_than_they_may(store, monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("DISTILLATE_KEPT_GB", "0.00003")
+    objects = Bucket("s3://bucket/x")
+    for number in range(5):
+        objects.write(f"{number}.bin", bytes([number]) * 10_000)
+        with open_place(locate(f"s3://bucket/x/{number}.bin")) as file:
+            assert file.read() == bytes([number]) * 10_000
+    kept = [copy for copy in (tmp_path / "home" / "copies").iterdir() if not copy.suffix]
+    assert sum(copy.stat().st_size for copy in kept) <= 30_000
+    with open_place(locate("s3://bucket/x/0.bin")) as file:  # fetched again
+        assert file.read() == bytes(10_000)
+
+
+def test_an_object_is_made_once(bucket) -> None:
+    objects = Bucket(bucket)
+    assert objects.create("claims/a", b"mine")
+    assert not objects.create("claims/a", b"yours")
+    assert objects.read("claims/a") == b"mine"
+    assert objects.create("claims/a", b"mine")  # a request that was repeated
+    assert list(objects.names("claims/")) == ["claims/a"]
+    objects.remove("claims/a")
+    objects.remove("claims/a")
+    assert objects.read("claims/a") is None
+    assert objects.names() == {}
+
+
+@pytest.mark.parametrize("kind", ["busy", "lost", "cut"])
+def test_an_answer_that_is_lost_makes_no_second_object(store, kind) -> None:
+    objects = Bucket("s3://bucket/x")
+    struck = store.once(kind, "PUT /bucket/x/a")
+    assert objects.create("a", b"mine")
+    assert struck
+    assert not objects.create("a", b"yours")
