@@ -258,6 +258,42 @@ def forget(location: str) -> None:
 
 
 @dataclass(frozen=True)
+class Folder:
+    """The files of a folder of this machine, or of a shared disk, as those of a `Bucket`."""
+
+    path: Path
+
+    def names(self, begin: str = "") -> list[str]:
+        """All files whose names begin so, sorted."""
+        with contextlib.suppress(FileNotFoundError):
+            return sorted(f.name for f in self.path.iterdir() if f.name.startswith(begin))
+        return []
+
+    def read(self, name: str) -> bytes | None:
+        """The content of a file; None if there is none."""
+        with contextlib.suppress(FileNotFoundError):
+            return (self.path / name).read_bytes()
+        return None
+
+    def write(self, name: str, content: bytes) -> None:
+        """Makes a file, whatever was there."""
+        with atomic(self.path / name) as temporary:
+            temporary.write_bytes(content)
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Makes a file unless there is one; whether it did."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError), (self.path / name).open("xb") as file:
+            file.write(content)
+            return True
+        return False
+
+    def remove(self, name: str) -> None:
+        """Removes a file, if there is one."""
+        (self.path / name).unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
 class Bucket:
     """The objects below an address, by their names relative to it; all methods raise as `reached`.
 

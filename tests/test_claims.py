@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from distill.files import atomic
+from distill.storage import Folder
 from distill.teaching.cache import Shard, TeacherCache
 from distill.teaching.cache_build import claimed
 from distill.teaching.claims import Claims
@@ -27,7 +28,7 @@ class Clock:
 
 def worker(folder: Path, at: float = 0.0, lease_s: float = 60.0) -> tuple[Claims, Clock]:
     clock = Clock(at)
-    return Claims(folder, lease_s, clock), clock
+    return Claims(Folder(folder), lease_s, clock), clock
 
 
 def test_a_claim_is_one_workers_until_it_is_given_back(tmp_path):
@@ -88,7 +89,7 @@ def test_many_that_take_over_at_once_are_one(tmp_path):
 
 
 def test_work_that_takes_longer_than_a_lease_stays_ours(tmp_path):
-    one, other = Claims(tmp_path, 0.4), Claims(tmp_path, 0.4)
+    one, other = Claims(Folder(tmp_path), 0.4), Claims(Folder(tmp_path), 0.4)
     with one.held("a") as is_ours:
         assert is_ours
         until = time.monotonic() + 1.5
@@ -99,7 +100,7 @@ def test_work_that_takes_longer_than_a_lease_stays_ours(tmp_path):
 
 
 def _die(folder: str, ready) -> None:
-    claims = Claims(Path(folder), 0.5)
+    claims = Claims(Folder(Path(folder)), 0.5)
     assert claims.take("a")
     ready.set()
     time.sleep(60)
@@ -113,7 +114,7 @@ def test_the_claim_of_a_killed_process_is_taken_over(tmp_path):
     assert ready.wait(30)
     process.kill()
     process.join()
-    claims = Claims(tmp_path, 0.5)
+    claims = Claims(Folder(tmp_path), 0.5)
     assert not claims.take("a")
     time.sleep(0.6)
     assert claims.take("a")
@@ -129,7 +130,7 @@ def test_workers_share_shards_and_do_each_once(cache, tmp_path):
     todo, done = list(cache.shards([0, 1])), []
 
     def work() -> None:
-        for shard in claimed(cache, todo, Claims(tmp_path / "claims", 2.0)):
+        for shard in claimed(cache, todo, Claims(Folder(tmp_path / "claims"), 2.0)):
             done.append(shard)
             time.sleep(0.01)
             cache.write_shard(shard, np.zeros_like(cache.empty_rows(shard.stop - shard.start)))

@@ -16,6 +16,7 @@ GROUND = [
     "progress",
     "files",
     "storage",
+    "mirror",
     "environment",
     "lock",
     "device",

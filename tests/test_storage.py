@@ -1,6 +1,11 @@
 """Data behind addresses: read as if they were here, whatever goes wrong on the way."""
 
+import itertools
+import os
+import subprocess
+import sys
 import tarfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -217,3 +222,112 @@ def test_an_answer_that_is_lost_makes_no_second_object(store, kind) -> None:
     assert objects.create("a", b"mine")
     assert struck
     assert not objects.create("a", b"yours")
+
+
+RECIPE = """
+haar = "off"
+[data]
+size = 24
+[[teachers]]
+name = "teacher"
+model = { name = "baseline_cnn", options = { width = [4, 4] } }
+train = { epochs = 2, batch_size = 4 }
+[[students]]
+name = "student"
+model = { name = "baseline_cnn", options = { width = [4, 4] } }
+train = { epochs = 3, batch_size = 4 }
+cache = { views = 2 }
+strategy = { name = "vanilla" }
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path, image_folder, store) -> Path:
+    """A recipe, and its data at `s3://bucket/data`."""
+    put(packed(image_folder, tmp_path / "shards", 2), "s3://bucket/data")
+    file = tmp_path / "recipe.toml"
+    file.write_text(RECIPE)
+    return file
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "students" / "student" / "best.safetensors").read_bytes()
+
+
+def test_another_machine_goes_on_where_one_was_lost(recipe, tmp_path, monkeypatch, distill) -> None:
+    """Training is stopped after an epoch; nothing but the bucket is left."""
+    shards = tmp_path / "shards"
+    for stage in ("teacher", "student"):
+        near = ("--data", shards, "--out", tmp_path / "near")
+        assert distill(stage, recipe, *near)[0] == 0
+    far = ("--data", "s3://bucket/data", "--out", "s3://bucket/runs/mine")
+    assert distill("teacher", recipe, *far)[0] == 0
+    names = Bucket("s3://bucket/runs/mine").names()
+    assert {"teachers/teacher/manifest.json", "teachers/teacher/best.safetensors"} <= {*names}
+    lost = RuntimeError("the machine is gone")
+    with monkeypatch.context() as patched:
+        patched.setattr("distill.training.fit.RunLog.tell", raising_after(2, lost))
+        with pytest.raises(RuntimeError, match="gone"):
+            distill("student", recipe, *far)
+    monkeypatch.setenv("DISTILLATE_HOME", str(tmp_path / "another"))
+    status, _, err = distill("student", recipe, *far)
+    assert status == 0
+    assert err.count("epoch 1/3") == 1  # of the first machine
+    (folder,) = (tmp_path / "another" / "runs").iterdir()
+    assert weights(folder) == weights(tmp_path / "near")
+    assert distill("cache", "verify", "s3://bucket/runs/mine")[0] == 0
+    status, out, _ = distill("cache", "info", "s3://bucket/runs/mine")
+    assert "2 views in 2 shards" in out
+
+
+def raising_after(times: int, error: Exception) -> Any:
+    """A method that does nothing but the first times, and then raises."""
+    calls = []
+
+    def method(self: object) -> None:
+        calls.append(self)
+        if len(calls) > times:
+            raise error
+
+    return method
+
+
+def test_workers_share_a_bucket_that_fails_now_and_then(
+    recipe, tmp_path, store, monkeypatch, distill
+) -> None:
+    """One is killed in the middle; shards have the bytes that one worker makes alone."""
+    monkeypatch.setattr("distill.teaching.cache.SHARD_ROWS", 2)
+    near = ("--data", tmp_path / "shards", "--out", tmp_path / "near")
+    assert distill("teacher", recipe, *near)[0] == 0
+    assert distill("cache", "build", recipe, *near)[0] == 0
+    put(tmp_path / "near" / "teachers", "s3://bucket/runs/mine/teachers")
+    Bucket("s3://bucket/runs/mine/cache/claims").create("other.0.claim", b"{}")
+    strikes = itertools.cycle(["busy", None, None, "cut", None, "lost", None])
+    program = "import distill.teaching.cache as cache; cache.SHARD_ROWS = 2\n"
+    program += "from distill.cli import main; main()"
+    arguments = ["cache", "build", recipe, "--data", "s3://bucket/data"]
+    arguments += ["--out", "s3://bucket/runs/mine", "--claim", "--lease-s", "1", "--workers", "1"]
+
+    def worker(name: str) -> subprocess.Popen[str]:
+        env = {**os.environ, "DISTILLATE_HOME": str(tmp_path / name), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-c", program, *map(str, arguments)]
+        return subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+
+    objects = Bucket("s3://bucket/runs/mine/cache")
+    first = worker("first")
+    while not [name for name in objects.names("logits-") if name.endswith("00000.npy")]:
+        assert first.poll() is None
+        time.sleep(0.05)
+    first.kill()
+    first.communicate()
+    store.fault = lambda request: next(strikes) if "/cache/" in request else None
+    workers = [worker("second"), worker("third")]
+    said = [process.communicate(timeout=120)[1] for process in workers]
+    store.fault = lambda request: None
+    assert [process.returncode for process in workers] == [0, 0], said
+    (alone,) = (tmp_path / "near" / "cache").glob("logits-*")
+    shards = sorted(alone.glob("view-*.npy"))
+    assert len(shards) == 2 * 6
+    for shard in shards:
+        assert objects.read(f"{alone.name}/{shard.name}") == shard.read_bytes()
+    assert not objects.names("claims/logits")

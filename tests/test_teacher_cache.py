@@ -440,11 +440,12 @@ def test_no_room_is_said_before_anything_is_computed(data, tmp_path, monkeypatch
 def test_a_disk_that_fills_up_stops_and_leaves_no_half_shard(data, tmp_path, monkeypatch):
     job = make_job(data, tmp_path, views=1)
 
-    def full(file, rows):
-        file.write(b"half")
+    def full(self, content):
+        with self.open("wb") as file:
+            file.write(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(np, "save", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(RunStopped, match="no space left"):
         build_caches(job, World(CPU), QUIET)
     assert not [p for p in job.cache.rglob("*") if p.suffix in (".npy", ".tmp")]

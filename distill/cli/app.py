@@ -34,6 +34,7 @@ from distill.cli.options import (
     RecipeArg,
     examples,
     takes,
+    worked_on,
 )
 from distill.cli.reference import options_command
 from distill.cli.run import do_stages, run_command
@@ -43,7 +44,7 @@ from distill.cli.shipped import evaluate_command, inspect_command, predict_comma
 from distill.cli.sweep import sweep_command
 from distill.cli.teachers import teachers_command
 from distill.cli.watch import watch_command
-from distill.environment import num_processes
+from distill.environment import is_main_process, num_processes
 from distill.errors import (
     DistillError,
     RunStopped,
@@ -53,6 +54,7 @@ from distill.errors import (
     printable,
 )
 from distill.files import NO_SPACE, no_space
+from distill.mirror import publish
 from distill.pipeline import stages
 from distill.pipeline.stages import Settings
 
@@ -319,7 +321,11 @@ def start() -> None:
     try:
         check_processes(" ".join(sys.argv[1 : 3 if sys.argv[1:2] == ["cache"] else 2]))
         # Newer typers turn Ctrl-C into the status 130, older ones into Abort.
-        interrupted = app(prog_name="distill", standalone_mode=False) == INTERRUPTED
+        try:
+            interrupted = app(prog_name="distill", standalone_mode=False) == INTERRUPTED
+        finally:
+            for folder in worked_on if is_main_process() else ():
+                publish(folder)
     except typer.Abort as error:
         if isinstance(error.__cause__, EOFError):  # which is a damaged file, not Ctrl-C
             raise error.__cause__ from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -12,7 +13,10 @@ from typing import Annotated, Any, get_type_hints
 import typer
 from rich.markup import escape
 
+from distill.environment import is_main_process
+from distill.mirror import open_mirror
 from distill.pipeline.stages import Settings
+from distill.storage import is_address
 
 WORKERS = min(8, os.cpu_count() or 1)
 
@@ -29,10 +33,27 @@ DataArg = Annotated[str, typer.Argument(help=DATA_HELP)]
 
 
 def out_path(text: str) -> Path:
-    """A path to write to; an empty name, such as that of a variable that is not set, is refused."""
+    """A path to write to, of an address the folder in which it is worked on.
+
+    An empty name, such as that of a variable that is not set, is refused.
+    """
     if not text.strip():
         raise typer.BadParameter("an empty name")
-    return Path(text)
+    return experiment_path(text)
+
+
+def experiment_path(text: str) -> Path:
+    """A path, of an address the folder in which it is worked on."""
+    if not is_address(text):
+        return Path(text)
+    folder = open_mirror(text)
+    worked_on.append(folder)
+    if is_main_process():
+        print(f"{text} is worked on in {folder}", file=sys.stderr)
+    return folder
+
+
+worked_on: list[Path] = []  # folders that stand for addresses, in this process
 
 
 OutOpt = Annotated[
@@ -41,7 +62,7 @@ OutOpt = Annotated[
         "--out",
         parser=out_path,
         metavar="PATH",
-        help="Directory; by default runs/ and the name of recipe or data.",
+        help="Directory or s3://…; by default runs/ and the name of recipe or data.",
     ),
 ]
 DeviceOpt = Annotated[str, typer.Option("--device", help="auto, cpu, cuda[:n] or mps.")]
@@ -74,7 +95,10 @@ FaceModelOpt = Annotated[
     Path | None,
     typer.Option("--face-model", metavar="FILE", help="A file of YuNet to find faces with."),
 ]
-ExperimentArg = Annotated[Path, typer.Argument(help="Directory of distill run, --out of stages.")]
+ExperimentArg = Annotated[
+    Path,
+    typer.Argument(parser=experiment_path, help="Directory of distill run, --out of stages."),
+]
 
 # What a command may take by name, as fields of `Settings`, and what each is without being given.
 COMMON: dict[str, tuple[Any, Any]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,15 @@ from distill.data.sources import tell
 from distill.data.views.images import TrainingImages
 from distill.errors import UserError
 from distill.files import read_json
+from distill.mirror import bucket_of
 from distill.models.classifier import Classifier
 from distill.pipeline.experiment import Experiment
 from distill.pipeline.jobs import load_job
 from distill.pipeline.runs import student_runs, taught_by
 from distill.pipeline.train import begin
+from distill.storage import Folder
 from distill.teaching.answers import Teacher
-from distill.teaching.cache import CacheFile, Shard, TeacherCache
+from distill.teaching.cache import CacheFile, Shard, TeacherCache, shard_sizes
 from distill.teaching.cache_build import (
     build_shard,
     describe_cache,
@@ -60,7 +63,8 @@ def build_experiment(
             experiment.data, experiment.extra  # noqa: B018
         tell(experiment.source, experiment.progress.say)
         begin(experiment)
-        claims = Claims(experiment.out / "cache" / "claims", lease_s) if lease_s else None
+        place = experiment.out / "cache" / "claims"
+        claims = Claims(bucket_of(place) or Folder(place), lease_s) if lease_s else None
         for job in cached_jobs(experiment):
             build_caches(job, world, experiment.progress, part, parts, claims)
             world.wait()
@@ -89,12 +93,17 @@ class ShardBuilder:
 
     def missing(self) -> list[str]:
         """Names of those that are still to be computed."""
-        return [n for n, (cache, shard, *_) in self._known.items() if not cache.is_whole(shard)]
+        names = []
+        for folder, known in groupby(self._known.values(), lambda one: one[0].folder.name):
+            (cache, *_), *_ = together = list(known)
+            absent = cache.absent((shard for _, shard, *_ in together), by_content=True)
+            names += [f"{folder}/{shard.file_name}" for shard in absent]
+        return names
 
     def build(self, name: str) -> None:
         """Computes one, unless it is there."""
         cache, shard, teacher, images = self._known[name]
-        if not cache.is_whole(shard):
+        if cache.absent([shard], by_content=True):
             asked = Teacher(teacher, self._device, cache.features > 0)
             build_shard(cache, shard, asked, images, self._device)
 
@@ -159,15 +168,15 @@ def list_caches(out: Path) -> list[dict[str, Any]]:
     """The caches of an experiment: teacher, images, views begun, bytes, and all they depend on."""
     rows = []
     for file in sorted((out / "cache").glob("logits-*/cache.json")):
-        stored, shards = read_json(file, CacheFile), list(file.parent.glob("view-*.npy"))
+        stored, shards = read_json(file, CacheFile), shard_sizes(file.parent)
         rows.append(
             {
                 "teacher": stored["teacher"],
                 "folder": str(file.parent),
                 "images": stored["count"],
-                "views": len({shard.name.split("-")[1] for shard in shards}),
+                "views": len({name.split("-")[1] for name in shards}),
                 "shards": len(shards),
-                "size_bytes": sum(shard.stat().st_size for shard in shards),
+                "size_bytes": sum(shards.values()),
                 "identity": stored["identity"],
             }
         )

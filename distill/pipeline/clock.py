@@ -1,4 +1,7 @@
-"""Time and energy of each stage of an experiment, over all the times that it was continued."""
+"""Time and energy of each stage of an experiment, over all the times that it was continued.
+
+What a stage leaves is put where it is kept.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from typing import Any
 
 from distill.environment import is_main_process
 from distill.files import read_json, write_json
+from distill.mirror import publish
 from distill.pipeline.energy import Meter
 from distill.pipeline.experiment import Experiment
 
@@ -29,6 +33,7 @@ def stage(experiment: Experiment, name: str, stages: tuple[str, ...]) -> Iterato
         finally:
             if is_main_process():
                 _add(experiment.out, name, time.perf_counter() - start, meter.joules)
+                publish(experiment.out)
 
 
 def _add(out: Path, name: str, seconds: float, joules: float | None) -> None:

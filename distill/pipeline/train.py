@@ -9,6 +9,7 @@ from typing import Any
 from distill.config import RunConfig
 from distill.files import amend_manifest, is_complete
 from distill.lock import lock
+from distill.mirror import publish
 from distill.pipeline.experiment import Experiment, write_description
 from distill.pipeline.jobs import changed_options, is_done, make_job, prepare_run, stale_error
 from distill.pipeline.runs import all_runs, pairs, student_runs, taught_by
@@ -96,9 +97,17 @@ def train_run(
 
             fit_with_kd_lib(classifier, job, experiment.device, experiment.progress)
         else:
-            fit(classifier, job, experiment.device, experiment.progress, after_epoch=after_epoch)
+
+            def told(row: Mapping[str, Any]) -> None:
+                if world.is_main:
+                    publish(job.folder)
+                if after_epoch is not None:
+                    after_epoch(row)
+
+            fit(classifier, job, experiment.device, experiment.progress, after_epoch=told)
         if world.is_main:
             amend_manifest(experiment.out, job.folder)
+            publish(experiment.out)
 
 
 @contextlib.contextmanager

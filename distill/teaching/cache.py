@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import io
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,8 +29,10 @@ from distill.data.store import is_cut_short
 from distill.data.views.images import TrainingImages
 from distill.errors import RunStopped, UserError
 from distill.files import atomic, checksum, differing_keys, read_json
+from distill.mirror import bucket_of
 from distill.models.classifier import Classifier
 from distill.models.pooling import feature_width
+from distill.storage import Bucket
 from distill.teaching.answers import Answers
 
 FORMAT = 3
@@ -73,6 +76,8 @@ class TeacherCache:
         num_classes: Logits per image.
         top_k: Logits kept per image, the largest ones; 0 for all.
         features: Pooled features kept per image beside them, for strategies that ask; 0 for none.
+        bucket: Where shards are kept; they are fetched into the folder when they are read. None for
+            the folder itself.
     """
 
     folder: Path
@@ -82,6 +87,7 @@ class TeacherCache:
     num_classes: int
     top_k: int
     features: int = 0
+    bucket: Bucket | None = None
 
     def empty_rows(self, rows: int) -> NDArray[Any]:
         """What is stored of one view of this many images.
@@ -108,6 +114,13 @@ class TeacherCache:
 
     def open_shard(self, shard: Shard) -> NDArray[Any] | None:
         """The memory-mapped rows of a shard; None if it is missing or not whole."""
+        rows = self._open_file(shard)
+        if rows is None and self.bucket is not None:
+            self.bucket.fetch(shard.file_name, self.folder / shard.file_name)
+            rows = self._open_file(shard)
+        return rows
+
+    def _open_file(self, shard: Shard) -> NDArray[Any] | None:
         expected = self.empty_rows(shard.stop - shard.start)
         try:
             rows: NDArray[Any] = np.load(self.folder / shard.file_name, mmap_mode="r")
@@ -124,11 +137,20 @@ class TeacherCache:
         Raises:
             RunStopped: The disk is full.
         """
-        place = self.folder / shard.file_name
+        place, content = self.folder / shard.file_name, self._content(rows)
+        if self.bucket is not None:
+            place.unlink(missing_ok=True)
+            if not self.bucket.create(shard.file_name, content) and not self.is_whole(shard):
+                self.bucket.write(shard.file_name, content)
         is_damaged = place.exists() and not self.is_whole(shard)
-        with atomic(place, keep=not is_damaged) as temporary, temporary.open("wb") as file:
-            np.save(file, rows)
-            file.write(checksum(rows).to_bytes(CHECKSUM, "little"))
+        with atomic(place, keep=not is_damaged) as temporary:
+            temporary.write_bytes(content)
+
+    def _content(self, rows: NDArray[Any]) -> bytes:
+        file = io.BytesIO()
+        np.save(file, rows)
+        file.write(checksum(rows).to_bytes(CHECKSUM, "little"))
+        return file.getvalue()
 
     def is_whole(self, shard: Shard) -> bool:
         """Whether a shard is there, every bit of it as it was written; reads all of it."""
@@ -141,7 +163,29 @@ class TeacherCache:
 
     def missing(self, views: Sequence[int]) -> list[Shard]:
         """Shards of these views that are still to be computed."""
-        return [shard for shard in self.shards(views) if self.open_shard(shard) is None]
+        return self.absent(self.shards(views))
+
+    def absent(self, shards: Iterable[Shard], by_content: bool = False) -> list[Shard]:
+        """Those of the shards that are still to be computed.
+
+        Args:
+            by_content: Read them, and count those with a wrong bit in them. What is in a bucket
+                came there whole, and is known by its size.
+        """
+        if self.bucket is None:
+            is_there = self.is_whole if by_content else lambda one: self.open_shard(one) is not None
+            return [shard for shard in shards if not is_there(shard)]
+        shards = list(shards)
+        alone = shards[0].file_name if len(shards) == 1 else "view-"
+        there, sizes = self.bucket.names(alone), dict[int, int]()
+
+        def size(shard: Shard) -> int:
+            rows = shard.stop - shard.start
+            if rows not in sizes:
+                sizes[rows] = len(self._content(self.empty_rows(rows)))
+            return sizes[rows]
+
+        return [s for s in shards if (at := there.get(s.file_name)) is None or at.size != size(s)]
 
     def pack(self, answers: Answers) -> NDArray[Any]:
         """What a teacher says of some images as it is stored."""
@@ -227,7 +271,8 @@ def open_cache(
         identity["features"] = features
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     place = folder / f"logits-{digest[:16]}"
-    cache = TeacherCache(place, identity, name, len(images), num_classes, top_k, features)
+    bucket = bucket_of(place)
+    cache = TeacherCache(place, identity, name, len(images), num_classes, top_k, features, bucket)
     if (place / "cache.json").is_file():
         stored = read_json(place / "cache.json", CacheFile)
         if changed := differing_keys(stored["identity"], identity):
@@ -279,8 +324,15 @@ def answers(teacher: Classifier, images: TrainingImages) -> list[float]:
 
 def complete_views(cache: TeacherCache) -> list[int]:
     """Numbers of the views of which every shard is there."""
-    numbers = {int(file.name.split("-")[1]) for file in cache.folder.glob("view-*.npy")}
+    numbers = {int(name.split("-")[1]) for name in shard_sizes(cache.folder)}
     return [view for view in sorted(numbers) if not cache.missing([view])]
+
+
+def shard_sizes(folder: Path) -> dict[str, int]:
+    """Bytes of each shard of a cache, by the name of its file, wherever they are kept."""
+    if (bucket := bucket_of(folder)) is not None:
+        return {name: at.size for name, at in bucket.names("view-").items()}
+    return {file.name: file.stat().st_size for file in sorted(folder.glob("view-*.npy"))}
 
 
 class CacheReader:

@@ -65,6 +65,8 @@ def describe_cache(cache: TeacherCache) -> None:
     """Writes what a cache is of, beside its shards."""
     described = {"identity": cache.identity, "teacher": cache.name, "count": cache.count}
     write_json(cache.folder / "cache.json", described)
+    if cache.bucket is not None:
+        cache.bucket.upload(cache.folder / "cache.json", "cache.json")
 
 
 def claimed(cache: TeacherCache, todo: Sequence[Shard], claims: Claims) -> Iterator[Shard]:
@@ -78,13 +80,13 @@ def claimed(cache: TeacherCache, todo: Sequence[Shard], claims: Claims) -> Itera
     while left:
         is_idle = True
         for shard in left:
-            if cache.open_shard(shard) is not None:
+            if not cache.absent([shard]):
                 continue
             with claims.held(f"{cache.folder.name}-{shard.file_name}") as is_ours:
-                if is_ours and cache.open_shard(shard) is None:
+                if is_ours and cache.absent([shard]):
                     is_idle = False
                     yield shard
-        left = [shard for shard in left if cache.open_shard(shard) is None]
+        left = cache.absent(left)
         if left and is_idle:
             claims.wait()
 

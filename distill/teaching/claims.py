@@ -1,16 +1,15 @@
-"""Who works on what, among any number of workers that share a folder and nothing else.
+"""Who works on what, among any number of workers that share a folder or a bucket and nothing else.
 
-A claim is a file that its owner keeps changing. Whoever wants one that has not changed for a lease,
-by their own clock and as long as they themselves have looked, makes the next claim of that name,
-which as a new file only one of them can: so clocks may differ by minutes, and a worker that was
-killed or cut off loses its work to another. Work is done twice at worst, by a slow owner and a new
-one; that its result is published once is up to whoever publishes.
+A claim is a file or an object that its owner keeps changing. Whoever wants one that has not changed
+for a lease, by their own clock and as long as they themselves have looked, makes the next claim of
+that name, which only one of them can: so clocks may differ by minutes, and a worker that was killed
+or cut off loses its work to another. Work is done twice at worst, by a slow owner and a new one;
+that its result is published once is up to whoever publishes.
 """
 
 from __future__ import annotations
 
 import contextlib
-import glob
 import json
 import os
 import platform
@@ -18,9 +17,9 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
-from distill.files import atomic
+from distill.errors import DistillError
+from distill.storage import Bucket, Folder
 
 LEASE_S = 60.0
 BEATS = 4  # in a lease
@@ -31,7 +30,7 @@ class Claims:
     """The claims of one worker.
 
     Args:
-        folder: That all workers share; made where it is missing.
+        objects: That all workers share.
         lease_s: Seconds without a sign of life after which a claim is another's. All workers are
             to have the same.
         now: A clock that runs evenly.
@@ -41,13 +40,15 @@ class Claims:
     """
 
     def __init__(
-        self, folder: Path, lease_s: float = LEASE_S, now: Callable[[], float] = time.monotonic
+        self,
+        objects: Bucket | Folder,
+        lease_s: float = LEASE_S,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.owner = f"{platform.node()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        self._folder, self._lease_s, self._now = folder, lease_s, now
+        self._objects, self._lease_s, self._now = objects, lease_s, now
         self._held: dict[str, int] = {}  # number of the claim that is ours, by name
         self._seen: dict[str, tuple[tuple[int, bytes], float]] = {}
-        folder.mkdir(parents=True, exist_ok=True)
 
     @contextlib.contextmanager
     def held(self, name: str) -> Iterator[bool]:
@@ -88,50 +89,48 @@ class Claims:
         number = self._held.pop(name)
         for earlier in sorted(self._numbers(name)):
             if earlier <= number:
-                self._file(name, earlier).unlink(missing_ok=True)
+                self._objects.remove(_object(name, earlier))
 
     def beat(self, name: str, count: int) -> bool:
         """Changes a claim that is ours; whether it still is."""
         number = self._held[name]
         if max(self._numbers(name), default=-1) != number:
             return False
-        with atomic(self._file(name, number)) as temporary:
-            temporary.write_text(self._content(count))
+        self._objects.write(_object(name, number), self._content(count))
         return True
 
     def wait(self) -> None:
         """Lets time pass in which others may finish, or their claims run out."""
         time.sleep(self._lease_s / BEATS)
 
-    def _file(self, name: str, number: int) -> Path:
-        return self._folder / f"{name}.{number}{ENDING}"
-
     def _numbers(self, name: str) -> list[int]:
-        files = self._folder.glob(f"{glob.escape(name)}.*{ENDING}")
-        return [int(file.name.removesuffix(ENDING).rpartition(".")[2]) for file in files]
+        found = (n for n in self._objects.names(f"{name}.") if n.endswith(ENDING))
+        return [int(n.removesuffix(ENDING).rpartition(".")[2]) for n in found]
 
     def _latest(self, name: str) -> tuple[int, bytes] | None:
         """Number and content of the claim that counts; None where there is none."""
         for number in sorted(self._numbers(name), reverse=True):
-            with contextlib.suppress(FileNotFoundError):  # given back meanwhile
-                return number, self._file(name, number).read_bytes()
+            content = self._objects.read(_object(name, number))
+            if content is not None:  # or given back meanwhile
+                return number, content
         return None
 
     def _keep_alive(self, name: str, ended: threading.Event) -> None:
         number = 1
-        with contextlib.suppress(OSError):  # a folder out of reach: others will take over
+        with contextlib.suppress(OSError, DistillError):  # out of reach: others will take over
             while not ended.wait(self._lease_s / BEATS) and self.beat(name, number):
                 number += 1
 
     def _create(self, name: str, number: int) -> bool:
         """Makes a claim, unless there is one of that number."""
-        try:
-            with self._file(name, number).open("x") as file:
-                file.write(self._content(0))
-        except FileExistsError:
+        if not self._objects.create(_object(name, number), self._content(0)):
             return False
         self._held[name] = number
         return True
 
-    def _content(self, count: int) -> str:
-        return json.dumps({"owner": self.owner, "beat": count})
+    def _content(self, count: int) -> bytes:
+        return json.dumps({"owner": self.owner, "beat": count}).encode()
+
+
+def _object(name: str, number: int) -> str:
+    return f"{name}.{number}{ENDING}"

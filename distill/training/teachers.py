@@ -52,7 +52,7 @@ def build_caches(
     first, step = part * world.size + world.rank, parts * world.size
     for cache, teacher in zip(caches, job.teachers, strict=True):
         own_shards = list(cache.shards(range(job.config.cached_views)))[first::step]
-        todo = [shard for shard in own_shards if not cache.is_whole(shard)]
+        todo = cache.absent(own_shards, by_content=True)
         if todo:
             build_missing(cache, todo, teacher, job.images, world.device, progress, claims)
     return caches
