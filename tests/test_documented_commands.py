@@ -22,6 +22,8 @@ PAGES += sorted((REPOSITORY / "docs").glob("*.md"))
 FENCE = re.compile(r"```[a-z]*\n(.*?)```", re.DOTALL)
 WORDS = {  # what a reader puts in place of a word
     "DATA": "photos/",
+    "s3://bucket/data": "photos/",
+    "s3://bucket/runs/mine": "runs/mine",
     "phones/": "photos/",
     "webcam/": "photos/",
     "DIR": "runs/mine",

@@ -1,6 +1,7 @@
 """Data behind addresses: read as if they were here, whatever goes wrong on the way."""
 
 import itertools
+import json
 import os
 import subprocess
 import sys
@@ -82,7 +83,7 @@ def packed(folder: Path, out: Path, shards: int) -> Path:
     return out
 
 
-def pictures(location: str) -> dict[str, tuple[Any, bytes | Any]]:
+def pictures_of(location: str) -> dict[str, tuple[Any, bytes | Any]]:
     source = open_source(location)
     return {item.name: (item.label, source.read(item)) for item in source.items}
 
@@ -92,7 +93,7 @@ def test_class_folders_behind_an_address(image_folder, bucket) -> None:
     put(image_folder, bucket)
     far, near = open_source(bucket), open_source(str(image_folder))
     assert (far.classes, far.items) == (near.classes, near.items)
-    assert pictures(bucket) == pictures(str(image_folder))
+    assert pictures_of(bucket) == pictures_of(str(image_folder))
     assert far.root is None
 
 
@@ -100,13 +101,39 @@ def test_shards_behind_an_address(image_folder, tmp_path, bucket) -> None:
     shards = packed(image_folder, tmp_path / "shards", 3)
     put(shards, bucket)
     for ending in ("", "/{000..002}.tar", "/*.tar"):
-        assert pictures(f"{bucket}{ending}") == pictures(str(shards))
-    assert pictures(f"wds:{bucket}") == pictures(str(shards))
+        assert pictures_of(f"{bucket}{ending}") == pictures_of(str(shards))
+    assert pictures_of(f"wds:{bucket}") == pictures_of(str(shards))
+
+
+@pytest.mark.parametrize("manifest", ["labels.csv", "metadata.jsonl", "train.parquet"])
+def test_tables_behind_an_address(image_folder, tmp_path, bucket, manifest) -> None:
+    """Lists of paths, and pictures in Parquet."""
+    import pyarrow
+    from pyarrow import parquet
+
+    files = sorted(image_folder.rglob("*.jpg"))
+    rows = [(file.relative_to(image_folder).as_posix(), file.parent.name) for file in files]
+    if manifest.endswith("csv"):
+        lines = ["path,label", *(f"{path},{label}" for path, label in rows)]
+        (image_folder / manifest).write_text("\n".join(lines))
+    elif manifest.endswith("jsonl"):
+        lines = [json.dumps({"file_name": path, "label": label}) for path, label in rows]
+        (image_folder / manifest).write_text("\n".join(lines))
+    else:
+        image_folder = tmp_path / "tables"
+        image_folder.mkdir()
+        pictures = [{"bytes": file.read_bytes(), "path": None} for file in files]
+        table = pyarrow.table({"image": pictures, "label": [label for _, label in rows]})
+        parquet.write_table(table, image_folder / manifest, row_group_size=3)
+    put(image_folder, bucket)
+    near = pictures_of(str(image_folder))
+    assert pictures_of(bucket) == near
+    assert pictures_of(f"{bucket}/{manifest}") == near
 
 
 def test_a_shard_is_fetched_once_and_its_listing_is_kept(image_folder, tmp_path, store) -> None:
     put(packed(image_folder, tmp_path / "shards", 2), "s3://bucket/shards")
-    pictures("s3://bucket/shards")
+    pictures_of("s3://bucket/shards")
     gets = [request for request in store.seen if request.startswith("GET") and ".tar" in request]
     assert len(gets) == 2
     store.seen.clear()
@@ -122,7 +149,7 @@ def test_what_passes_is_waited_for(image_folder, tmp_path, store, kind, part) ->
     shards = packed(image_folder, tmp_path / "shards", 2)
     put(shards, "s3://bucket/shards")
     struck = store.once(kind, part)
-    assert pictures("s3://bucket/shards") == pictures(str(shards))
+    assert pictures_of("s3://bucket/shards") == pictures_of(str(shards))
     assert struck
 
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from distill.data.sources import SPLIT_NAMES, Source
 from distill.errors import UserError
 from distill.files import atomic
+from distill.storage import is_remote
 
 # Our name of each column, first, and those that others give it.
 COLUMNS = {
@@ -153,14 +154,16 @@ def write_manifest(
 
 
 def _names(table: Table, root: Path) -> list[str]:
-    prefix = f"{os.path.normpath(Path(root).absolute()).rstrip(os.sep)}{os.sep}"
+    address = f"{root}/" if is_remote(root) else ""
+    folder = Path(os.sep, address.partition("://")[2]) if address else Path(root).absolute()
+    prefix = f"{os.path.normpath(folder).rstrip(os.sep)}{os.sep}"
     hint = f"paths are relative to {root} and stay inside it"
     first: dict[str, int] = {}
     for index, cell in enumerate(table.cells("path")):
         if not cell.strip() or "\0" in cell:
             raise table.wrong(index, f"{cell!r} is no path", "name an image, or remove the row")
         # Of a long manifest, paths as objects are what takes longest.
-        full = os.path.normpath(os.path.join(prefix, cell))  # noqa: PTH118
+        full = os.path.normpath(os.path.join(prefix, cell.removeprefix(address)))  # noqa: PTH118
         if not full.startswith(prefix):
             raise table.wrong(index, f"{cell!r} leads out of the folder of the images", hint)
         name = full[len(prefix) :].replace(os.sep, "/")

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from distill.data.sources._manifest import (
     COLUMNS,
@@ -27,7 +27,7 @@ from distill.data.sources._manifest import (
     seems_joined,
 )
 from distill.errors import UserError
-from distill.storage import is_remote
+from distill.storage import is_remote, reached, read_place
 
 PARQUET, JSON_LINES = ".parquet", ".jsonl"
 SHOWN = 8  # column names that a message lists at most
@@ -114,7 +114,29 @@ def lists_paths(file: Path) -> bool:
 
 
 @contextmanager
-def readable_parquet(path: Path) -> Iterator[None]:
+def open_parquet(path: Path) -> Iterator[Any]:
+    """The file as pyarrow reads it; of one behind an address, no more than is asked for.
+
+    Raises:
+        UserError: It is broken, or as `storage.reached` says.
+    """
+    from pyarrow import parquet
+
+    if not is_remote(path):
+        with _readable(path), parquet.ParquetFile(path) as file:
+            yield file
+        return
+    with (
+        reached(path),
+        _readable(path),
+        cast(Any, path).open("rb", cache_type="none") as opened,
+        parquet.ParquetFile(opened, pre_buffer=True) as file,
+    ):
+        yield file
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
     """Turns what pyarrow says of a broken or vanished file into an error that names it."""
     import pyarrow
 
@@ -180,7 +202,7 @@ def _of_lists(table: Table) -> Table | None:
 
 def _text(file: Path) -> str:
     try:
-        content = file.read_bytes()
+        content = read_place(file)
     except OSError as error:
         raise UserError(f"cannot read: {error.strerror}", str(file)) from None
     try:
@@ -312,19 +334,15 @@ def _no_column(lacking: Sequence[str], names: Sequence[str], file: Path) -> NoCo
 
 
 def _schema(file: Path) -> Any:
-    from pyarrow import parquet
-
-    with readable_parquet(file), parquet.ParquetFile(file) as opened:
+    with open_parquet(file) as opened:
         return opened.schema_arrow
 
 
 def _read_parquet(file: Path, labelled: bool) -> Table:
-    from pyarrow import parquet
-
     schema = _schema(file)
     places = _find_columns(schema.names, file, labelled)
     names = {column: schema.names[place] for column, place in places.items()}
-    with readable_parquet(file), parquet.ParquetFile(file) as opened:
+    with open_parquet(file) as opened:
         content = opened.read(columns=list(names.values()))
     columns = {column: _cells(content.column(name), file) for column, name in names.items()}
     known = schema.metadata or {}

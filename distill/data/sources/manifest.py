@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import posixpath
 import stat
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +34,7 @@ from distill.data.sources._tables import (
 from distill.data.walk import files_below, folders_in
 from distill.errors import UserError
 from distill.files import sha256_of
+from distill.storage import Bucket, Stamp, is_remote, locate, read_place
 
 NAMES = ("labels.csv", "manifest.csv", FILE)
 # folders beside a manifest that pictures are looked for in
@@ -42,7 +44,7 @@ SHOWN = 3  # rows that a message names where many are wrong
 
 def recognises(location: str) -> bool:
     """Whether a location is a CSV file, a Parquet file of paths, or a folder with a manifest."""
-    path = Path(location)
+    path = locate(location)
     if path.is_dir():
         return bool(_manifests(path) or _hub_manifests(path))
     if path.suffix.lower() in (".csv", JSON_LINES):
@@ -78,7 +80,7 @@ def _open(location: str, labelled: bool) -> Source:
         raise UserError(what, str(table.file), f"name {table.source} itself")
     root = _root(table)
     entries = parse(table, root)
-    names, stats = _find_files(table, root, entries)
+    names, stamps = _find_files(table, root, entries)
     _check_hashes(table, entries, [root / name for name in names])
     _check_splits(table, entries)
     classes = _classes(table, entries) if labelled else ()
@@ -86,20 +88,22 @@ def _open(location: str, labelled: bool) -> Source:
     task: TaskName = "multi" if multi else "single"
     index = {name: position for position, name in enumerate(classes)}
     items, digest = [], hashlib.sha256(repr(classes).encode())
-    for entry, name, status in zip(entries, names, stats, strict=True):
+    for entry, name, known in zip(entries, names, stamps, strict=True):
         labels = tuple(sorted(index[label] for label in entry.labels)) if labelled else (-1,)
         items.append(Item(name, labels if multi else labels[0], entry.split, entry.group))
-        row = (name, labels, entry.split, entry.group, status.st_size, status.st_mtime_ns)
+        row = (name, labels, entry.split, entry.group, known.size, known.version)
         digest.update(f"{row}\n".encode())
+    is_far = is_remote(root)
+    read = read_place if is_far else read_file
     return Source(
         location=location,
         classes=classes,
         items=tuple(items),
-        read=lambda item: read_file(root / item.name),
+        read=lambda item: read(root / item.name),
         fingerprint=digest.hexdigest(),
         task=task,
-        root=root,
-        notes=(*table.notes, *_unlisted(Path(location), root, names)),
+        root=None if is_far else root,
+        notes=(*table.notes, *(() if is_far else _unlisted(Path(location), root, names))),
     )
 
 
@@ -135,7 +139,7 @@ def _hub_manifests(folder: Path) -> list[Path]:
 
 
 def _table(location: str, labelled: bool) -> Table:
-    path = Path(location)
+    path = locate(location)
     if not path.is_dir():
         if not path.is_file():
             raise UserError("no such manifest", location, "name a CSV or Parquet file")
@@ -194,6 +198,9 @@ def _root(table: Table) -> Path:
     folder = table.file.parent
     if table.root is None:
         return folder
+    if is_remote(folder):
+        protocol, _, place = str(folder / table.root).partition("://")
+        return locate(f"{protocol}://{posixpath.normpath(place)}")
     # `..` is what it is to the system, also after a link.
     root = Path(os.path.realpath(folder / table.root))
     if not root.is_dir():
@@ -204,19 +211,20 @@ def _root(table: Table) -> Path:
 
 def _find_files(
     table: Table, root: Path, entries: Sequence[Entry]
-) -> tuple[list[str], list[os.stat_result]]:
-    """Paths below the root at which the files are, and what the system says of them."""
+) -> tuple[list[str], list[Stamp]]:
+    """Paths below the root at which the files are, and their stamps."""
+    listed = Bucket(str(root)).names() if is_remote(root) else None
     places = ("",) if table.root is not None else ("", *(f"{place}/" for place in IMAGES))
     plain, usual = sorted(image_endings()), ""
     endings = [*plain, *(ending.upper() for ending in plain)]
-    names, stats, missing = [], [], []
+    names, stamps, missing = [], [], []
     first: dict[str, int] = {}
     for index, entry in enumerate(entries):
         has_ending = Path(entry.name).suffix.lower() in EXTENSIONS
         tried = [""] if has_ending else [usual, "", *endings]
         for place, ending in product(places, tried):
             name = f"{place}{entry.name}{ending}"
-            if status := _file_stat(root / name):
+            if known := _file_stamp(root / name) if listed is None else listed.get(name):
                 usual = ending
                 break
         else:
@@ -226,22 +234,22 @@ def _find_files(
             what = f"{name!r} is already listed in {table.at(first[name])}"
             raise table.wrong(index, what, "list each image once")
         names.append(name)
-        stats.append(status)
+        stamps.append(known)
     if missing:
         cells = table.cells("path")
         hint = f"paths are relative to {root}; correct them or remove the rows"
         if "\\" in cells[missing[0]]:
             hint = "write / instead of \\ in paths"
         raise UserError(_several(table, missing, "no such file"), str(table.file), hint)
-    return names, stats
+    return names, stamps
 
 
-def _file_stat(path: Path) -> os.stat_result | None:
+def _file_stamp(path: Path) -> Stamp | None:
     try:
         status = path.stat()
     except OSError:
         return None
-    return status if stat.S_ISREG(status.st_mode) else None
+    return Stamp(status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
 
 
 def _several(table: Table, rows: Sequence[int], what: str) -> str:
@@ -258,7 +266,7 @@ def _check_hashes(table: Table, entries: Sequence[Entry], files: Sequence[Path])
         return
     try:
         with ThreadPoolExecutor() as pool:
-            digests = list(pool.map(sha256_of, (files[index] for index in hashed)))
+            digests = list(pool.map(_sha256, (files[index] for index in hashed)))
     except OSError as error:
         what = f"cannot read: {error.strerror}"
         raise UserError(what, str(error.filename), "correct its permissions") from None
@@ -267,6 +275,10 @@ def _check_hashes(table: Table, entries: Sequence[Entry], files: Sequence[Path])
     if wrong:
         hint = "fetch the files again, or correct the column sha256"
         raise UserError(_several(table, wrong, "another SHA-256"), str(table.file), hint)
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(read_place(file)).hexdigest() if is_remote(file) else sha256_of(file)
 
 
 def _classes(table: Table, entries: Sequence[Entry]) -> tuple[str, ...]:

@@ -9,7 +9,6 @@ writer that puts a whole file into one row group makes it be held whole.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import threading
 from bisect import bisect_right
@@ -18,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, chain
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from distill.data.decode import UnreadableImageError
 from distill.data.sources import SPLIT_NAMES, Item, Source
@@ -30,10 +29,10 @@ from distill.data.sources._shards import (
     place_of,
     splits_of_files,
 )
-from distill.data.sources._tables import lists_paths, readable_parquet
+from distill.data.sources._tables import lists_paths, open_parquet
 from distill.data.walk import files_in, folders_in
 from distill.errors import UserError
-from distill.storage import is_remote, locate, reached
+from distill.storage import locate
 
 ENDING = ".parquet"
 IMAGE_COLUMNS = ("image", "img")
@@ -169,7 +168,7 @@ def _files(folder: Path) -> list[Path]:
 def _open_table(path: Path, root: Path) -> _Table:
     from pyarrow import types
 
-    with _opened(path) as file:
+    with open_parquet(path) as file:
         schema, footer = file.schema_arrow, file.metadata
     sizes = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
     image = _column(schema.names, IMAGE_COLUMNS, path)
@@ -184,24 +183,6 @@ def _open_table(path: Path, root: Path) -> _Table:
     return _Table(path, stem, image, label, (0, *accumulate(sizes)), schema)
 
 
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """The file as pyarrow reads it; of one behind an address, no more than is asked for."""
-    from pyarrow import parquet
-
-    if not is_remote(path):
-        with readable_parquet(path), parquet.ParquetFile(path) as file:
-            yield file
-        return
-    with (
-        reached(path),
-        readable_parquet(path),
-        cast(Any, path).open("rb", cache_type="none") as opened,
-        parquet.ParquetFile(opened, pre_buffer=True) as file,
-    ):
-        yield file
-
-
 def _column(names: Sequence[str], known: Sequence[str], path: Path) -> str:
     for name in known:
         if name in names:
@@ -213,7 +194,7 @@ def _column(names: Sequence[str], known: Sequence[str], path: Path) -> str:
 def _read_labels(table: _Table) -> list[Any]:
     from pyarrow import types
 
-    with _opened(table.path) as file:
+    with open_parquet(table.path) as file:
         column = file.read(columns=[table.label]).column(table.label)
         if types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)
@@ -254,7 +235,7 @@ def _read_row_group(table: _Table, group: int) -> Any:
     """The encoded pictures of a row group, an Arrow array of binaries."""
     from pyarrow import compute, types
 
-    with _opened(table.path) as file:
+    with open_parquet(table.path) as file:
         is_struct = types.is_struct(file.schema_arrow.field(table.image).type)
         columns = [f"{table.image}.bytes" if is_struct else table.image]
         pictures = file.read_row_group(group, columns=columns).column(table.image)
