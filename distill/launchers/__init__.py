@@ -8,6 +8,7 @@ its options.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from distill.pipeline.experiment import Experiment
 
 FOLDER = "launchers"
+ADDRESS = re.compile(
+    r"[A-Za-z][A-Za-z0-9+.-]*://"
+)  # what the name of a place elsewhere begins with
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,8 @@ class Work:
     """What every worker does.
 
     Attributes:
-        arguments: Of `distill`; places are absolute.
+        arguments: Of `distill`: `cache build RECIPE`, overrides, and options from `--data` on;
+            places mean the same in every folder.
         workers: How many there are to be.
         folder: Where a launcher may keep its files and logs.
         name: What schedulers may call it: letters, digits and `-`.
@@ -44,8 +49,17 @@ class Work:
     open: Callable[[], Experiment]
 
 
+def absolute(place: str) -> str:
+    """A place as it is named from every folder; addresses, and names of what is no file, are so."""
+    is_here = bool(place) and not ADDRESS.match(place) and Path(place).exists()
+    return str(Path(place).resolve()) if is_here else place
+
+
 class Launcher(Options):
     """Base of all launchers."""
+
+    def check(self, work: Work) -> None:
+        """Raises `UserError` for what its workers cannot do, before anything is written."""
 
     def launch(self, work: Work) -> None:
         """Starts the workers and waits for them, or writes a file and says how it is submitted.
