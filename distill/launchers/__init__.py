@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from distill.config import Options
 from distill.recipe import set_option
 from distill.registry import check_options, find_module
+from distill.storage import is_address
 
 if TYPE_CHECKING:
     from distill.pipeline.experiment import Experiment
@@ -28,7 +29,8 @@ class Work:
     """What every worker does.
 
     Attributes:
-        arguments: Of `distill`; places are absolute.
+        arguments: Of `distill`: `cache build RECIPE`, overrides, and options from `--data` on;
+            places mean the same in every folder.
         workers: How many there are to be.
         folder: Where a launcher may keep its files and logs.
         name: What schedulers may call it: letters, digits and `-`.
@@ -44,8 +46,17 @@ class Work:
     open: Callable[[], Experiment]
 
 
+def absolute(place: str) -> str:
+    """A place as it is named from every folder; addresses, and names of what is no file, are so."""
+    is_here = bool(place) and not is_address(place) and Path(place).exists()
+    return str(Path(place).resolve()) if is_here else place
+
+
 class Launcher(Options):
     """Base of all launchers."""
+
+    def check(self, work: Work) -> None:
+        """Raises `UserError` for what its workers cannot do, before anything is written."""
 
     def launch(self, work: Work) -> None:
         """Starts the workers and waits for them, or writes a file and says how it is submitted.

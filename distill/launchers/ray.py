@@ -1,7 +1,8 @@
 """Workers as actors of Ray Data, on one machine or on a cluster that shares a file system.
 
 Rows are names of shards: an actor opens the experiment once, reads and writes shards itself and
-gives their names back, so that no pixel goes through Ray's object store.
+gives their names back, so that no pixel goes through Ray's object store. An actor that dies is
+started anew, wherever there is room, and asked again for the shard that it was at.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from distill.errors import RunStopped, UserError
+from distill.errors import DistillError, RunStopped, UserError, first_line
 from distill.launchers import Launcher as Base
 from distill.launchers import Work
 
@@ -20,18 +21,34 @@ if TYPE_CHECKING:
     from distill.pipeline.experiment import Experiment
 
 
+RETRIES = 6  # of a shard whose actor dies; a machine that is taken away is none
+
+
 class Builder:
-    """An actor: what it is called with is a row that names a shard."""
+    """An actor: what it is called with is a row that names a shard.
+
+    What goes wrong is in its rows, as Ray prints pages of an exception; it begins no shard after
+    that, so that all is soon said.
+    """
 
     def __init__(self, open_: Callable[[], Experiment]) -> None:
         from distill.pipeline.cache import ShardBuilder
 
-        self._builder = ShardBuilder(open_())
+        self._builder: ShardBuilder | None = None
+        self._error = ""
+        try:
+            self._builder = ShardBuilder(open_())
+        except DistillError as error:
+            self._error = str(error)
 
     def __call__(self, row: dict[str, Any]) -> list[dict[str, Any]]:
         """Computes the shard, unless it is there."""
-        self._builder.build(row["item"])
-        return [{"name": row["item"], "process": os.getpid()}]
+        try:
+            if self._builder and not self._error:
+                self._builder.build(row["item"])
+        except DistillError as error:
+            self._error = str(error)
+        return [{"name": row["item"], "process": os.getpid(), "error": self._error}]
 
 
 class Launcher(Base):
@@ -45,7 +62,12 @@ class Launcher(Base):
     """Of each worker."""
 
     def launch(self, work: Work) -> None:
-        """Does all shards that are missing, and waits for it."""
+        """Does all shards that are missing, and waits for it.
+
+        Raises:
+            UserError: Ray is not installed.
+            RunStopped: An actor could not do its shard, or died too often over one.
+        """
         try:
             import ray
             from ray.data import ActorPoolStrategy
@@ -63,16 +85,23 @@ class Launcher(Base):
             ray.data.DataContext.get_current().enable_progress_bars = False
             pool = ActorPoolStrategy(size=work.workers)
             asked = ray.data.from_items(names, override_num_blocks=len(names))
-            done = asked.flat_map(
+            rows = asked.flat_map(
                 Builder,
                 fn_constructor_args=(work.open,),
                 compute=pool,
                 num_cpus=self.cpus,
                 num_gpus=self.gpus,
+                max_restarts=-1,
+                max_task_retries=RETRIES,
             ).take_all()
+        except ray.exceptions.RayError as error:
+            hint = "give each worker more memory, or repeat the command, which continues"
+            raise RunStopped(f"Ray ended: {first_line(error)}", hint=hint) from None
         finally:
             ray.shutdown()
-        processes = {row["process"] for row in done}
-        work.say(f"{len(done):,} shards by {len(processes)} actors")
+        for row in rows:
+            if row["error"]:
+                raise RunStopped(row["error"])
+        work.say(f"{len(rows):,} shards by {len({row['process'] for row in rows})} actors")
         if left := ShardBuilder(work.open()).missing():
             raise RunStopped(f"{len(left)} shards are missing", hint="repeat the command")

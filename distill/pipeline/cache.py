@@ -23,10 +23,12 @@ from distill.teaching.cache import CacheFile, Shard, TeacherCache, shard_sizes
 from distill.teaching.cache_build import (
     build_shard,
     describe_cache,
+    in_reach,
     seconds_per_image,
     stored_bytes,
     verify_cache,
 )
+from distill.teaching.cache_check import check_alike, check_version
 from distill.teaching.claims import Claims
 from distill.training.job import Job
 from distill.training.teachers import build_caches, open_caches
@@ -50,6 +52,19 @@ def cached_jobs(experiment: Experiment) -> Iterator[Job]:
         raise UserError("no student of this recipe reads a teacher cache", where, hint)
 
 
+def shared_jobs(experiment: Experiment) -> list[Job]:
+    """The jobs of `cached_jobs`, for one of several workers that share their caches.
+
+    Raises:
+        UserError: Others are at work on what would be other caches to this one.
+    """
+    check_version(experiment.out / "cache")
+    jobs = list(cached_jobs(experiment))
+    caches = [cache for job in jobs for cache in open_caches(job)]
+    check_alike(caches, max(job.config.cached_views for job in jobs))
+    return jobs
+
+
 def build_experiment(
     experiment: Experiment, part: int, parts: int, lease_s: float | None = None
 ) -> None:
@@ -65,7 +80,8 @@ def build_experiment(
         begin(experiment)
         place = experiment.out / "cache" / "claims"
         claims = Claims(bucket_of(place) or Folder(place), lease_s) if lease_s else None
-        for job in cached_jobs(experiment):
+        is_shared = claims is not None or parts > 1
+        for job in shared_jobs(experiment) if is_shared else cached_jobs(experiment):
             build_caches(job, world, experiment.progress, part, parts, claims)
             world.wait()
             missing = sum(len(c.missing(range(job.config.cached_views))) for c in open_caches(job))
@@ -84,7 +100,7 @@ class ShardBuilder:
         experiment.data, experiment.extra  # noqa: B018
         self._device = experiment.device
         self._known: dict[str, tuple[TeacherCache, Shard, Classifier, TrainingImages]] = {}
-        for job in cached_jobs(experiment):
+        for job in shared_jobs(experiment):
             for cache, teacher in zip(open_caches(job), job.teachers, strict=True):
                 describe_cache(cache)
                 for shard in cache.shards(range(job.config.cached_views)):
@@ -103,9 +119,10 @@ class ShardBuilder:
     def build(self, name: str) -> None:
         """Computes one, unless it is there."""
         cache, shard, teacher, images = self._known[name]
-        if cache.absent([shard], by_content=True):
-            asked = Teacher(teacher, self._device, cache.features > 0)
-            build_shard(cache, shard, asked, images, self._device)
+        with in_reach(cache):
+            if cache.absent([shard], by_content=True):
+                asked = Teacher(teacher, self._device, cache.features > 0)
+                build_shard(cache, shard, asked, images, self._device)
 
 
 def plan_experiment(experiment: Experiment, price_per_hour: float | None) -> list[dict[str, Any]]:

@@ -6,6 +6,8 @@ may be killed at any moment, repeating them finishes the work, and no two publis
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import shutil
 import time
 import zlib
@@ -19,7 +21,7 @@ from torch import Tensor
 
 from distill.data.views.images import TrainingImages, read_ahead
 from distill.errors import RunStopped, UserError
-from distill.files import differing_keys, read_json, write_json
+from distill.files import NO_SPACE, differing_keys, read_json, write_json
 from distill.models.classifier import Classifier
 from distill.progress import Progress, span
 from distill.teaching.answers import Answers, Teacher
@@ -44,7 +46,7 @@ def build_missing(
         claims: Shared with other workers that do the same shards: each is done by one of them.
 
     Raises:
-        RunStopped: The disk has no room for it.
+        RunStopped: The disk has no room for it, or the folder is out of reach.
     """
     _announce_others(cache, progress)
     _check_room(cache, todo)
@@ -56,7 +58,7 @@ def build_missing(
         f"{cache.name}: logits of {cache.count:,} images in {len({s.view for s in todo})} views, "
         f"{stored_bytes(cache, todo) / 1e6:,.1f} MB, about {span(seconds)}"
     )
-    with progress.task(f"{cache.name}: logits", total, "images") as task:
+    with progress.task(f"{cache.name}: logits", total, "images") as task, in_reach(cache):
         for shard in todo if claims is None else claimed(cache, todo, claims):
             build_shard(cache, shard, asked, images, device, task.advance)
 
@@ -77,18 +79,38 @@ def claimed(cache: TeacherCache, todo: Sequence[Shard], claims: Claims) -> Itera
     """
     begin = zlib.crc32(claims.owner.encode()) % max(1, len(todo))
     left = [*todo[begin:], *todo[:begin]]
+    damaged = {*left} - {*cache.absent(left)}  # they are there, but not whole
+
+    def is_there(shard: Shard) -> bool:
+        return not cache.absent([shard], by_content=shard in damaged)
+
     while left:
         is_idle = True
         for shard in left:
-            if not cache.absent([shard]):
+            if is_there(shard):
                 continue
             with claims.held(f"{cache.folder.name}-{shard.file_name}") as is_ours:
-                if is_ours and cache.absent([shard]):
+                if is_ours and not is_there(shard):
                     is_idle = False
                     yield shard
-        left = cache.absent(left)
+        suspects = [shard for shard in left if shard in damaged]
+        left = cache.absent(shard for shard in left if shard not in damaged)
+        left += cache.absent(suspects, by_content=True)
         if left and is_idle:
             claims.wait()
+
+
+@contextlib.contextmanager
+def in_reach(cache: TeacherCache) -> Iterator[None]:
+    """Raises RunStopped where the cache's folder cannot be read or written any more."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (*NO_SPACE, errno.EMFILE):  # which are this machine's own
+            raise
+        what = f"the cache is out of reach: {error.strerror or error}"
+        hint = "bring its folder back, then repeat the command, which continues"
+        raise RunStopped(what, str(cache.folder), hint) from None
 
 
 def build_shard(
@@ -106,6 +128,7 @@ def build_shard(
 
     Raises:
         RunStopped: The teacher's logits are not finite, or the disk is full.
+        OSError: The folder is gone, which is not made anew: it may be a disk that is away.
     """
     chunks = []
     size = batch_size(device)
@@ -118,6 +141,7 @@ def build_shard(
                 raise RunStopped("its logits are not finite", cache.name, "train it again")
             chunks.append(cache.pack(answers))
             advance(len(ids))
+    cache.folder.stat()
     cache.write_shard(shard, np.concatenate(chunks))
 
 

@@ -1,10 +1,10 @@
 """Who works on what, among any number of workers that share a folder or a bucket and nothing else.
 
 A claim is a file or an object that its owner keeps changing. Whoever wants one that has not changed
-for a lease, by their own clock and as long as they themselves have looked, makes the next claim of
-that name, which only one of them can: so clocks may differ by minutes, and a worker that was killed
-or cut off loses its work to another. Work is done twice at worst, by a slow owner and a new one;
-that its result is published once is up to whoever publishes.
+for its owner's lease, by their own clock and as long as they themselves have looked, makes the next
+claim of that name, which only one of them can: so clocks may differ by minutes, and a worker that
+was killed or cut off loses its work to another. Work is done twice at worst, by a slow owner and a
+new one; that its result is published once is up to whoever publishes.
 """
 
 from __future__ import annotations
@@ -31,8 +31,7 @@ class Claims:
 
     Args:
         objects: That all workers share.
-        lease_s: Seconds without a sign of life after which a claim is another's. All workers are
-            to have the same.
+        lease_s: Seconds without a sign of life after which a claim of this worker is another's.
         now: A clock that runs evenly.
 
     Attributes:
@@ -82,7 +81,7 @@ class Claims:
         if known != claim:
             self._seen[name] = (claim, self._now())
             return False
-        return self._now() - since >= self._lease_s and self._create(name, claim[0] + 1)
+        return self._now() - since >= self._lease_of(claim[1]) and self._create(name, claim[0] + 1)
 
     def release(self, name: str) -> None:
         """Gives a claim back, with those that it took over."""
@@ -129,7 +128,14 @@ class Claims:
         return True
 
     def _content(self, count: int) -> bytes:
-        return json.dumps({"owner": self.owner, "beat": count}).encode()
+        known = {"owner": self.owner, "beat": count, "lease_s": self._lease_s}
+        return json.dumps(known).encode()
+
+    def _lease_of(self, content: bytes) -> float:
+        """The lease of a claim's owner; ours, where a kill left no more than the name."""
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            return float(json.loads(content)["lease_s"])
+        return self._lease_s
 
 
 def _object(name: str, number: int) -> str:
