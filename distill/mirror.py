@@ -1,9 +1,9 @@
 """Experiments behind an address: worked on in a folder here, and kept there.
 
 `--out s3://bucket/mine` is worked on in a folder below `$DISTILLATE_HOME`, which first becomes what
-is there, and is put there after every epoch and every stage: so another machine goes on where this
-one was lost. One machine at a time works on an address; teachers' logits alone are made by any
-number of them (`teaching.cache`), and lie in no folder before they are read.
+is there, and is put there after every stage and, twice a minute, after an epoch: so another machine
+goes on where this one was lost. One machine at a time trains a run of it; teachers' logits are made
+by any number of them (`teaching.cache`), and are in no folder before they are read.
 """
 
 from __future__ import annotations

@@ -82,7 +82,9 @@ def reached(where: object) -> Iterator[None]:
         raise
     except ImportError as error:
         what = f"nothing here reads such addresses ({first_line(error)})"
-        raise UserError(what, shown, INSTALL) from None
+        is_ours = shown.startswith("s3") or "upath" in str(error) or "fsspec" in str(error)
+        hint = INSTALL if is_ours else "pip install what it names"
+        raise UserError(what, shown, hint) from None
     except FileNotFoundError as error:
         reason = first_line(error) if _is_of_bucket(error) else "nothing there"
         raise UserError(reason, shown, "correct its name, or make it") from None

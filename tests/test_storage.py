@@ -8,6 +8,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from object_store import ObjectStore, serving
 from distill.data.sources import open_source
 from distill.errors import RunStopped, UserError
 from distill.storage import Bucket, locate, open_place, read_part, stamp
+from distill.teaching.claims import Claims
 
 pytest.importorskip("moto.server")
 fsspec = pytest.importorskip("fsspec")
@@ -292,6 +294,7 @@ def test_another_machine_goes_on_where_one_was_lost(recipe, tmp_path, monkeypatc
     names = Bucket("s3://bucket/runs/mine").names()
     assert {"teachers/teacher/manifest.json", "teachers/teacher/best.safetensors"} <= {*names}
     lost = RuntimeError("the machine is gone")
+    monkeypatch.setattr("distill.pipeline.train.PUBLISH_S", 0.0)
     with monkeypatch.context() as patched:
         patched.setattr("distill.training.fit.RunLog.tell", raising_after(2, lost))
         with pytest.raises(RuntimeError, match="gone"):
@@ -358,3 +361,18 @@ def test_workers_share_a_bucket_that_fails_now_and_then(
     for shard in shards:
         assert objects.read(f"{alone.name}/{shard.name}") == shard.read_bytes()
     assert not objects.names("claims/logits")
+
+
+def test_a_run_that_another_machine_trains_is_waited_for(
+    recipe, store, distill, monkeypatch
+) -> None:
+    """The other one is gone without a word, and its claim is taken over."""
+    monkeypatch.setattr("distill.pipeline.train.Claims", partial(Claims, lease_s=1.0))
+    objects = Bucket("s3://bucket/runs/mine/cache/claims")
+    content = {"owner": "another", "beat": 0, "lease_s": 1.0}
+    objects.write("run-teacher.0.claim", json.dumps(content).encode())
+    out = ("--data", "s3://bucket/data", "--out", "s3://bucket/runs/mine")
+    status, _, err = distill("teacher", recipe, *out)
+    assert status == 0
+    assert "teacher: another machine trains it, waiting" in err
+    assert not objects.names()

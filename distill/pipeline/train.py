@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from distill.config import RunConfig
 from distill.files import amend_manifest, is_complete
 from distill.lock import lock
-from distill.mirror import publish
+from distill.mirror import mirror_of, publish
 from distill.pipeline.experiment import Experiment, write_description
 from distill.pipeline.jobs import changed_options, is_done, make_job, prepare_run, stale_error
 from distill.pipeline.runs import all_runs, pairs, student_runs, taught_by
+from distill.teaching.claims import Claims
 from distill.training.fit import fit
 from distill.training.world import join
 
+PUBLISH_S = 30.0  # between two times that a run in progress is put where it is kept
 LATER = ("inputs.teachers", "inputs.start")  # known only when a run's turn comes
 
 
@@ -97,10 +101,13 @@ def train_run(
 
             fit_with_kd_lib(classifier, job, experiment.device, experiment.progress)
         else:
+            published = time.monotonic()
 
             def told(row: Mapping[str, Any]) -> None:
-                if world.is_main:
+                nonlocal published
+                if world.is_main and time.monotonic() - published > PUBLISH_S:
                     publish(job.folder)
+                    published = time.monotonic()
                 if after_epoch is not None:
                     after_epoch(row)
 
@@ -112,11 +119,28 @@ def train_run(
 
 @contextlib.contextmanager
 def _alone(experiment: Experiment, config: RunConfig) -> Iterator[None]:
-    """Waits for another command that trains the same run."""
+    """Waits for another command that trains the same run, here or on another machine."""
     folder = experiment.folder(config.name)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    waiting = f"{config.name}: another process trains it, waiting for that one to end"
-    with lock(
-        folder.with_name(f"{config.name}.lock"), True, lambda: experiment.progress.say(waiting)
-    ):
-        yield
+    mirror = mirror_of(folder)
+
+    def told() -> None:
+        which = "process" if mirror is None else "machine"
+        line = f"{config.name}: another {which} trains it, waiting for that one to end"
+        experiment.progress.say(line)
+
+    if mirror is None:
+        with lock(folder.with_name(f"{config.name}.lock"), True, told):
+            yield
+        return
+    claims = Claims(mirror.bucket.below("cache/claims"))
+    for attempt in itertools.count():
+        with claims.held(f"run-{config.name}") as is_ours:
+            if is_ours:
+                if attempt:
+                    mirror.pull()
+                yield
+                return
+        if not attempt:
+            told()
+        claims.wait()
