@@ -49,7 +49,7 @@ def test_processes_of_an_earlier_start_are_not_looked_for():
     offered = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
     with socket.socket() as gone:
         gone.bind(("localhost", 0))
-        offered.set(MEETING_PLACE, str(gone.getsockname()[1]))
+        offered.set(MEETING_PLACE, f"localhost {gone.getsockname()[1]}")
     with ThreadPoolExecutor(1) as other:
         found = other.submit(meeting_place, 1, "localhost", offered.port)
         store = meeting_place(0, "localhost", offered.port)

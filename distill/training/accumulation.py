@@ -86,9 +86,11 @@ def usual_rate(train: TrainConfig, effective: int) -> float:
 def rate_line(train: TrainConfig, images: int, processes: int, accumulate: int) -> str:
     """What a step consists of, and what is usual for a rate that was found with single batches."""
     effective = effective_batch(images, train.batch_size, processes, accumulate)
-    made = f"{processes} processes x {accumulate} batches of up to {train.batch_size}"
+    made = f"batch_size {train.batch_size} x accumulate {accumulate} x world size {processes}"
+    if effective < train.batch_size * accumulate * processes:
+        made += ", as far as an epoch's images go"
     line = f"the effective batch is {effective} images ({made}), train.lr = {train.lr:g} as given"
-    if effective <= train.batch_size:  # there are no more images
+    if effective <= train.batch_size:
         return line
     rule = "the square root of the batch (Malladi et al., 2022, arXiv:2205.10287)"
     if train.optimizer == "sgd":
@@ -100,6 +102,6 @@ def rate_line(train: TrainConfig, images: int, processes: int, accumulate: int) 
 def restart_line(before: int, now: int, accumulate: int) -> str:
     """What it means that another number of processes continues a run."""
     return (
-        f"begun by {before} processes, continued by {now} that accumulate {accumulate} batches "
-        "each: the effective batch stays, rounding and dropout differ from a run of one size"
+        f"begun at world size {before}, continued at {now} with accumulate {accumulate}: the "
+        "effective batch stays, rounding and dropout differ from a run of one size"
     )

@@ -27,7 +27,7 @@ from distill.errors import RunStopped, UserError
 T = TypeVar("T")
 # A process that dies is the launcher's to notice; until then nobody knows how long others work.
 PATIENCE = timedelta(days=7)
-MEETING_PLACE, SOON_S = "distill/port", 0.5
+MEETING_PLACE, SOON_S = "distill/address", 0.5
 
 
 @dataclass(frozen=True)
@@ -137,17 +137,19 @@ def meeting_place(rank: int, host: str, port: int) -> TCPStore:
     ours is, and that of an earlier start is gone with its first process.
 
     Args:
-        host, port: Of the store that `torchrun` offers; the first process is on that machine.
+        host, port: Of the store that `torchrun` offers.
     """
     offered = TCPStore(host, port, is_master=False, timeout=PATIENCE)
     if rank == 0:
-        store = TCPStore(host, 0, is_master=True, timeout=PATIENCE, wait_for_workers=False)
-        offered.set(MEETING_PLACE, str(store.port))
+        with socket.create_connection((host, port)) as reached:
+            own = reached.getsockname()[0]  # the address that others reach this machine by
+        store = TCPStore(own, 0, is_master=True, timeout=PATIENCE, wait_for_workers=False)
+        offered.set(MEETING_PLACE, f"{own} {store.port}")
         return store
     while True:
-        at = int(offered.get(MEETING_PLACE))
-        with suppress(OSError), socket.create_connection((host, at), timeout=SOON_S):
-            return TCPStore(host, at, is_master=False, timeout=PATIENCE)
+        at, number = offered.get(MEETING_PLACE).decode().split()
+        with suppress(OSError), socket.create_connection((at, int(number)), timeout=SOON_S):
+            return TCPStore(at, int(number), is_master=False, timeout=PATIENCE)
         time.sleep(SOON_S)  # it is that of an earlier start
 
 
@@ -168,11 +170,11 @@ def joined(device: torch.device) -> Iterator[World]:
     world = join(device)
     try:
         yield world
+        world.wait()
     except RuntimeError as error:
         if not is_of_lost_process(error):
             raise
         hint = "look for what it said; `torchrun --max-restarts 3`, or a repeated command, goes on"
         raise RunStopped("another process ended, this one cannot go on", hint=hint) from error
     if dist.is_initialized():
-        world.wait()
         dist.destroy_process_group()
