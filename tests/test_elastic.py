@@ -145,6 +145,8 @@ def test_a_machine_that_leaves_leaves_its_batches_to_the_others(undisturbed, tmp
 
 
 BUFFERS = """
+import json
+from pathlib import Path
 import torch
 from distill.training.world import joined
 with joined(torch.device("cpu")) as world:
@@ -153,14 +155,14 @@ with joined(torch.device("cpu")) as world:
     wrapped(torch.rand(8, 2) + 5 * world.rank).sum().backward()  # statistics of one's own
     own = model[1].running_mean.tolist()
     wrapped.eval()(torch.rand(8, 2))
-    print(world.rank, own, model[1].running_mean.tolist(), sep="|", flush=True)
+    Path(f"{world.rank}.json").write_text(json.dumps([own, model[1].running_mean.tolist()]))
 """
 
 
 def test_averages_of_batchnorm_are_the_first_processes(tmp_path):
     (tmp_path / "buffers.py").write_text(BUFFERS)
     command = [sys.executable, "-m", *TWO[:-2], "buffers.py"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
-    first, second = (line.split("|")[1:] for line in sorted(done.stdout.split("\n")) if line)
+    subprocess.run(command, capture_output=True, cwd=tmp_path, check=True)
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert first[0] == first[1] == second[1]
     assert second[0] != second[1]
