@@ -224,7 +224,18 @@ class TrainConfig(Options):
     epochs: Count = 30
     """Passes over the training images."""
     batch_size: Count = 64
-    """Images per step, of each process."""
+    """Images per batch, of each process. A step is of `batch_size` x processes x `accumulate`
+    images, the effective batch, and `lr` is taken as it is given, whatever that comes to.
+    """
+    accumulate: Count = 1
+    """Batches whose gradients each process averages for one optimiser step: a larger batch in the
+    memory of a smaller one. BatchNorm still sees single batches, and each batch with label weights
+    is a weighted mean of its own.
+    """
+    sync_batchnorm: bool = False
+    """BatchNorm's statistics in training are over the batches of all processes, on GPUs; else each
+    has its own, and the first one's averages are kept. One process has nothing to share.
+    """
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """`sgd` has Nesterov momentum."""
     lr: Positive = 1e-3

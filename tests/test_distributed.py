@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from distill import cli
 from distill.files import verify_manifest
 
 RECIPE = """
@@ -33,44 +35,47 @@ RECIPE = """
     trees = 5
     [export]
     targets = []
-    [bench]
-    seconds = 0.02
-    rounds = 1
-    engines = ["onnxruntime"]
-    scenarios = ["single_stream"]
 """
 TRAIN = ("train.epochs=3", "train.patience=1", "train.optimizer=sgd", "train.lr=1e-2")
 RUNS = ("teachers/teacher", "students/cached", "students/live")
 
 
-def distill(processes: int, folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    launcher = ["torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "-m"]
-    command = [sys.executable, "-m", *(launcher if processes > 1 else []), "distill"]
-    return subprocess.run(
-        [*command, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+LAUNCHER = ("torch.distributed.run", "--standalone", "--nproc_per_node=2")
 
 
-def experiment(folder: Path, processes: int, *more: str) -> subprocess.CompletedProcess[str]:
-    """`distill run` with a global batch of 16."""
-    (folder / "recipe.toml").write_text(RECIPE)
+def words(processes: int, command: str, *more: str) -> list[str]:
+    """A command on the recipe, with a global batch of 16."""
     options = [f"{role}.{option}" for role in ("teacher", "student") for option in TRAIN]
     options += [f"{role}.train.batch_size={16 // processes}" for role in ("teacher", "student")]
-    command = ("run", "recipe.toml", "--data", "demo:90", "--out", "out", *options, *more)
-    return distill(processes, folder, *command)
+    return [command, "recipe.toml", "--data", "demo:90", "--out", "out", *options, *more]
+
+
+def launch(folder: Path, *command: str, **variables: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **variables},
+    )
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> dict[int, Path]:
-    """Of one process, and of two."""
+    """Of one process, this one, and of two that `torchrun` starts meanwhile."""
     found = {count: tmp_path_factory.mktemp(f"of{count}") for count in (1, 2)}
-    for count, folder in found.items():
-        done = experiment(folder, count)
-        assert done.returncode == 0, done.stderr[-3000:]
+    for folder in found.values():
+        (folder / "recipe.toml").write_text(RECIPE)
+    run = "run", "--no-bench", "--json"
+    shared = launch(found[2], *LAUNCHER, "-m", "distill", *words(2, *run))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(found[1])
+        patch.setattr(sys, "argv", ["distill", *words(1, *run)])
+        cli.main()
+    out, err = shared.communicate()
+    assert shared.returncode == 0, err[-3000:]
+    (found[2] / "stdout").write_text(out)
     return found
 
 
@@ -117,16 +122,28 @@ def test_one_process_tells_trackers(folders):
         assert sorted(runs) == ["cached"] * 2 + ["live"] * 2 + ["teacher"] * 2
 
 
+def test_one_process_prints_the_results(folders):
+    out = (folders[2] / "stdout").read_text()
+    assert json.loads(out.splitlines()[-1])["rows"]
+    assert out.count("student.fp32.onnx:") == 1  # one table
+
+
 def test_repeated_it_keeps_what_is_done(folders):
-    done = experiment(folders[2], 2, "--json")
-    assert done.returncode == 0, done.stderr[-3000:]
-    for run in ("teacher", "cached", "live"):
-        assert done.stderr.count(f"{run}: done before, kept") == 1
-    assert json.loads(done.stdout.splitlines()[-1])["rows"]
-    assert done.stdout.count("student.fp32.onnx:") == 1  # one table, of one process
+    """Started by another launcher: four variables say all that there is to know."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    command = "distill", *words(2, "student")
+    ranks = [launch(folders[2], *command, RANK=rank, **common) for rank in ("0", "1")]
+    said = [rank.communicate()[1] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], said
+    for run in ("cached", "live"):
+        assert "".join(said).count(f"{run}: done before, kept") == 1
 
 
-def test_what_processes_cannot_share_is_refused(folders):
-    done = distill(2, folders[2], "export", "out")
-    assert done.returncode != 0
-    assert "error: 2 processes cannot share `distill export`" in done.stderr
+def test_what_processes_cannot_share_is_refused(folders, distill, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    status, _, err = distill("export", str(folders[2] / "out"))
+    assert status == 2
+    assert "error: 2 processes cannot share `distill export`" in err

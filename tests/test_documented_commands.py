@@ -106,7 +106,7 @@ def commands() -> list[str]:
         lines = [line.split(" #")[0].strip() for line in blocks.splitlines()]
         prose = re.findall(r"`([^`\n]+)`", FENCE.sub("", text))
         for line in (*lines, *prose):
-            if re.match(r"(distill|make|pip install|torchrun) \S", line):
+            if re.match(r"(distill|make|pip install|torchrun|accelerate launch) \S", line):
                 found[line] = None
     return list(found)
 
@@ -170,7 +170,7 @@ def test_a_documented_command_runs(command, run, monkeypatch):
             pytest.skip(f"no real images: {SHARED} is missing")
         monkeypatch.chdir(REPOSITORY)
         words = [*words, "--dry-run"] if words[0] != "check" else ["check", "--help"]
-    if command.startswith("torchrun"):
+    if command.startswith(("torchrun", "accelerate")):
         words.append("--dry-run")
     status, _, err = run(*words)
     assert status == 0, f"{command}, as {words}: {err}"

@@ -120,6 +120,7 @@ def test_a_missing_kd_lib_is_the_users_mistake_and_writes_nothing(
         ("train", "sampling", "balanced"),
         ("train", "focal_gamma", 2.0),
         ("train", "logit_adjustment", 1.0),
+        ("train", "accumulate", 2),
         ("train", "precision", "bf16"),
         ("transfer", "mode", "head"),
         ("transfer", "freeze_epochs", 1),

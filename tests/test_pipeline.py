@@ -31,8 +31,8 @@ from distill.pipeline.lr_finder import find_lr
 from distill.pipeline.plan import check_plugins
 from distill.pipeline.runs import all_runs, has_self_teacher, taught_by
 from distill.progress import Progress
+from distill.training.precision import resolve_precision
 from distill.training.run_directory import open_run
-from distill.training.trainer import resolve_precision
 
 SMALL = ModelConfig(name="baseline_cnn", options={"width": [8, 8], "hidden": 8})
 QUICK = TrainConfig(epochs=1, batch_size=16)

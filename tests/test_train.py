@@ -36,9 +36,10 @@ from distill.training.averaging import warm_decay
 from distill.training.fit import fit
 from distill.training.imbalance import class_weights
 from distill.training.job import Job
+from distill.training.precision import memory_format
 from distill.training.run_directory import open_run
 from distill.training.selection import worth
-from distill.training.trainer import Trainer, memory_format
+from distill.training.trainer import Trainer
 from distill.training.world import World
 
 CPU = torch.device("cpu")
@@ -116,6 +117,7 @@ class Crash(Exception):
         ("data", {}),
         ("data", {"optimizer": "sgd", "schedule": "plateau", "plateau_epochs": 1}),
         ("data", {"ema_decay": 0.9, "mixup": 0.2, "clip_norm": 1.0, "label_smoothing": 0.1}),
+        ("data", {"accumulate": 3, "ema_decay": 0.9}),
         ("skewed", {"sampling": "balanced", "focal_gamma": 2.0, "logit_adjustment": 1.0}),
         ("multi_data", {"sampling": "balanced", "class_weights": "effective", "mixup": 0.2}),
     ],

@@ -1,17 +1,21 @@
 """Who trains together, on which device, and who decides."""
 
+import socket
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+from torch.distributed import TCPStore
 
 from distill.device import to_device
-from distill.errors import UserError
+from distill.errors import RunStopped, UserError
 from distill.training import fit as fit_module
-from distill.training import trainer as trainer_module
+from distill.training.precision import resolve_precision
 from distill.training.trainer import Trainer
-from distill.training.world import World, join
+from distill.training.world import MEETING_PLACE, World, join, joined, meeting_place
 
 CPU = torch.device("cpu")
 
@@ -38,6 +42,27 @@ def test_several_processes_take_a_gpu_each_or_none(monkeypatch):
     for device in ("cuda:1", "mps"):
         with pytest.raises(UserError, match="processes cannot"):
             join(torch.device(device))
+
+
+def test_processes_of_an_earlier_start_are_not_looked_for():
+    """A restart read their addresses from `torchrun`, which keeps them, and waited."""
+    offered = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    with socket.socket() as gone:
+        gone.bind(("localhost", 0))
+        offered.set(MEETING_PLACE, f"localhost {gone.getsockname()[1]}")
+    with ThreadPoolExecutor(1) as other:
+        found = other.submit(meeting_place, 1, "localhost", offered.port)
+        store = meeting_place(0, "localhost", offered.port)
+        store.set("name", "value")
+        assert found.result(30).get("name") == b"value"
+
+
+def test_who_loses_another_process_says_so():
+    for error in (RuntimeError("[/gloo/tcp/pair.cc:545] Read error"), dist.DistBackendError("x")):
+        with pytest.raises(RunStopped, match="another process ended"), joined(CPU):
+            raise error
+    with pytest.raises(RuntimeError, match="shapes"), joined(CPU):
+        raise RuntimeError("shapes do not fit")
 
 
 def test_another_process_takes_the_scores_of_the_main_one(monkeypatch):
@@ -87,7 +112,7 @@ def test_nobody_waits_for_a_copy_only_where_that_is_safe(device, waits):
 
 
 def test_halves_are_for_devices_that_have_them():
-    assert trainer_module.resolve_precision("auto", CPU) == "fp32"
-    assert trainer_module.resolve_precision("bf16", CPU) == "bf16"
+    assert resolve_precision("auto", CPU) == "fp32"
+    assert resolve_precision("bf16", CPU) == "bf16"
     with pytest.raises(UserError, match="fp16"):
-        trainer_module.resolve_precision("fp16", CPU)
+        resolve_precision("fp16", CPU)

@@ -21,6 +21,7 @@ from distill.files import differing_keys, read_json, write_json
 from distill.pipeline.experiment import Experiment
 from distill.pipeline.jobs import prepare_run
 from distill.report import plots
+from distill.training.accumulation import Part
 from distill.training.optim import set_lr
 from distill.training.teachers import live_teachers
 from distill.training.trainer import Trainer
@@ -57,12 +58,16 @@ def find_lr(experiment: Experiment, config: RunConfig) -> dict[str, Any]:
     world = World(experiment.device)
     trainer = Trainer(classifier, job, world, live_teachers(job, world.device))
     trainer.begin_epoch(config.transfer.freeze_epochs)
+    batches, count = _endless(trainer), trainer.accumulate
     rates, losses, smooth, lowest = [], [], 0.0, math.inf
     with experiment.progress.task(f"{config.name}: learning rates", STEPS, "steps") as bar:
-        for step, batch in zip(range(STEPS), _endless(trainer), strict=False):
+        for step in range(STEPS):
             rate = LOWEST * (HIGHEST / LOWEST) ** (step / (STEPS - 1))
             set_lr(trainer.optimizer, rate)
-            loss = float(trainer.step(batch, step)["loss"])
+            loss = sum(
+                float(trainer.step(next(batches), step, Part(number, count))["loss"]) / count
+                for number in range(count)
+            )
             smooth = SMOOTHING * smooth + (1.0 - SMOOTHING) * loss
             corrected = smooth / (1.0 - SMOOTHING ** (step + 1))
             if not math.isfinite(loss) or corrected > BLOWN_UP * lowest:

@@ -7,6 +7,7 @@ import torch
 from distill.benchmarks.engines import find_engines
 from distill.config import ModelConfig, Recipe, RunConfig
 from distill.data.prepare import input_spec
+from distill.environment import num_processes
 from distill.errors import UserError, first_line
 from distill.export import make_targets
 from distill.files import is_complete
@@ -17,6 +18,7 @@ from distill.pipeline.experiment import Experiment
 from distill.pipeline.runs import all_runs
 from distill.scoring.cascades import has_cascades
 from distill.strategies import make_strategy
+from distill.training.batchnorm import check_sync_batchnorm
 from distill.training.selection import check_task
 from distill.training.trackers import find_tracker
 
@@ -63,6 +65,15 @@ def _check_run(config: RunConfig, recipe: Recipe) -> None:
         check_single_images(classifier)
     if isinstance(config.model.pretrained, str):
         check_weights_file(config.model.pretrained)
+
+
+def check_processes(recipe: Recipe, device: torch.device) -> None:
+    """Raises `UserError` where the processes of this launcher cannot train a run as it asks."""
+    for config in (*recipe.teachers, *recipe.students):
+        try:
+            check_sync_batchnorm(config.train, device, num_processes())
+        except UserError as error:
+            raise of_run(error, recipe.key(config)) from None
 
 
 def check_single_images(classifier: Classifier) -> None:

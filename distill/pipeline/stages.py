@@ -69,17 +69,19 @@ def experiment_of(recipe: Recipe, data: str, out: Path, settings: Settings) -> E
     """Checks everything that can be checked before any work starts."""
     from distill.device import resolve_device
     from distill.pipeline.experiment import Experiment
-    from distill.pipeline.plan import check_plugins
+    from distill.pipeline.plan import check_plugins, check_processes
 
     if settings.also:
         places = (str(Path(w).resolve()) if Path(w).exists() else w for w in settings.also)
         recipe = recipe.model_copy(update={"also": tuple(dict.fromkeys((*recipe.also, *places)))})
     check_plugins(recipe)
+    device = resolve_device(settings.device)
+    check_processes(recipe, device)
     return Experiment(
         recipe=recipe,
         location=data,
         out=out,
-        device=resolve_device(settings.device),
+        device=device,
         workers=settings.workers,
         overwrite=settings.overwrite,
         smoke=settings.smoke,

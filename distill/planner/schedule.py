@@ -46,7 +46,8 @@ def scheduled(table: Table, preset: Preset, images: int, share: float) -> Table:
         for run in table[role]:
             train = run.setdefault("train", {})
             batch = train.setdefault("batch_size", batch_size(images))
-            epochs = train.setdefault("epochs", epochs_of(amount, images, batch, share))
+            step = batch * train.get("accumulate", 1)
+            epochs = train.setdefault("epochs", epochs_of(amount, images, step, share))
             train.setdefault("warmup_epochs", min(1.0, WARM * epochs))
             if role == ROLES["student"]:
                 run.setdefault("cache", {}).setdefault("views", views_of(images, epochs))

@@ -30,6 +30,8 @@ from distill.models.inference import predict_logits
 from distill.progress import Progress, Task
 from distill.scoring.metrics import score
 from distill.scoring.tasks import task_of
+from distill.training.accumulation import effective_batch, parts, rate_line, restart_line
+from distill.training.batchnorm import check_sync_batchnorm, synchronised
 from distill.training.job import Job
 from distill.training.optim import set_lr
 from distill.training.resume import STATE, stored_state, waiting_weights
@@ -86,17 +88,37 @@ def fit(
             raises ends the run, which can be continued.
 
     Raises:
-        UserError: The data has no such classes or scores as the options name.
+        UserError: The data has no such classes or scores as the options name, or the processes
+            cannot do what they ask or continue what others began; nothing is written.
         NotFinite: The loss stopped being finite; the last whole epoch is kept.
     """
     config = job.config.train
     chosen_score(config.select, job.data.task)
     world = World(device) if alone else join(device)
-    trainer = Trainer(classifier, job, world, open_teachers(job, world, progress))
+    check_sync_batchnorm(config, world.device, world.size)
+    with synchronised(classifier, config.sync_batchnorm and world.size > 1):
+        trainer = Trainer(classifier, job, world, open_teachers(job, world, progress))
+        standing = _resume(trainer, job.folder, progress)
+        if world.is_main:
+            begin_run(job.folder, job.describe(), _environment(trainer), classifier.contract)
+        world.wait()
+        _train(trainer, standing, progress, after_epoch)
     if world.is_main:
-        begin_run(job.folder, job.describe(), _environment(trainer), classifier.contract)
+        finish_run(job.folder)
     world.wait()
-    standing = _resume(trainer, job.folder, progress)
+
+
+def _train(
+    trainer: Trainer,
+    standing: Standing,
+    progress: Progress,
+    after_epoch: Callable[[Mapping[str, Any]], None] | None,
+) -> None:
+    """The epochs that a run still lacks, each of which is kept."""
+    job, config, world = trainer.job, trainer.train, trainer.world
+    if world.size > 1 or trainer.accumulate > 1:
+        line = rate_line(config, len(job.images), world.size, trainer.accumulate)
+        progress.say(f"{job.config.name}: {line}")
     images = num_batches(len(job.images), config.batch_size, world.size) * config.batch_size
     with (
         RunLog(job, progress.say) if world.is_main else nullcontext() as log,
@@ -119,9 +141,6 @@ def fit(
             if after_epoch is not None:
                 after_epoch(row)
             bar.note(_summary(row, f"val/{task_of(job.data.task).main_score}", config.epochs))
-    if world.is_main:
-        finish_run(job.folder)
-    world.wait()
 
 
 def _keep(trainer: Trainer, row: dict[str, Any], standing: Standing, log: RunLog) -> Standing:
@@ -160,6 +179,10 @@ def _resume(trainer: Trainer, folder: Path, progress: Progress) -> Standing:
         return Standing()
     assert state is not None
     trainer.load_state(state)
+    size, before = trainer.world.size, state.get("processes", trainer.world.size)
+    if size != before:
+        line = restart_line(before, size, trainer.accumulate)
+        progress.say(f"{trainer.job.config.name}: {line}")
     known = {key: state[key] for key in asdict(Standing()) if key in state}
     if isinstance(known.get("best"), float):  # of a version that broke no ties
         known["best"] = (known["best"], -math.inf)
@@ -185,10 +208,12 @@ def _train_epoch(trainer: Trainer, epoch: int, bar: Task) -> dict[str, Any]:
     start, seen = time.perf_counter(), 0
     sums: dict[str, Tensor] = {}
     lr = 0.0
-    for step, batch in enumerate(trainer.batches(epoch)):
-        lr = trainer.schedule.lr(epoch + step / steps)
-        set_lr(trainer.optimizer, lr)
-        for name, term in trainer.step(batch, epoch).items():
+    places = parts(steps, trainer.accumulate)
+    for step, (batch, part) in enumerate(zip(trainer.batches(epoch), places, strict=True)):
+        if part.is_first:
+            lr = trainer.schedule.lr(epoch + step / steps)
+            set_lr(trainer.optimizer, lr)
+        for name, term in trainer.step(batch, epoch, part).items():
             sums[name] = sums.get(name, torch.zeros_like(term)) + term
         seen += len(batch.ids) * world.size
         bar.advance(len(batch.ids) * world.size)
@@ -230,9 +255,11 @@ def _validate(trainer: Trainer) -> dict[str, float]:
 
 
 def _environment(trainer: Trainer) -> dict[str, Any]:
+    images, size, processes = len(trainer.job.images), trainer.train.batch_size, trainer.world.size
     return environment() | {
         "device": str(trainer.device),
-        "world_size": trainer.world.size,
+        "world_size": processes,
+        "effective_batch": effective_batch(images, size, processes, trainer.accumulate),
         "precision": trainer.precision,
     }
 

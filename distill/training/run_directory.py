@@ -97,6 +97,12 @@ class FinishedRun:
         return float(self.config["run"]["train"].get("logit_adjustment", 0.0))
 
     @property
+    def effective_batch(self) -> int:
+        """Images of an optimiser step, over all processes; one batch in runs of before."""
+        env = read_json(self.folder / ENV) if ENV in self.hashes else {}
+        return int(env.get("effective_batch", self.config["run"]["train"]["batch_size"]))
+
+    @property
     def model(self) -> ModelConfig:
         """The network that it is of."""
         return ModelConfig.model_validate_json(json.dumps(self.config["run"]["model"]))

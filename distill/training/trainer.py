@@ -15,49 +15,23 @@ from torch.amp import GradScaler
 from distill.data.views.draws import Draws
 from distill.data.views.images import Batch, Ids, epoch_batches, is_read_by_file, read_ahead
 from distill.device import keep_memory, to_device
-from distill.errors import UserError
 from distill.models.classifier import Classifier
 from distill.models.pooling import FeatureTap
 from distill.strategies import Lesson, make_strategy
 from distill.strategies.losses import mix, mix_labels
 from distill.strategies.objective import make_objective
 from distill.teaching.teachers import Taught, Teachers, on_device
+from distill.training.accumulation import WHOLE, Part, accumulate_anew
 from distill.training.averaging import Anchor, averaged_copy, update_average
 from distill.training.imbalance import balanced_sampling, class_weights, draw_epoch, log_prior
 from distill.training.job import Job
 from distill.training.optim import Schedule, first_trained_group, make_optimizer, set_trainable
+from distill.training.precision import HALVES, memory_format, resolve_precision
 from distill.training.projection import Projection
-from distill.training.world import World
+from distill.training.world import World, without_sync
 
 Picked = tuple[Ids, Ids | None]  # image numbers, and how often each was drawn before
 AUX_WEIGHT = 0.4  # Szegedy et al., 2015, arXiv:1512.00567: the auxiliary head's share of the loss
-HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def resolve_precision(precision: str, device: torch.device) -> str:
-    """`fp32`, `bf16` or `fp16`; `auto` is bf16 on a GPU that has it.
-
-    Raises:
-        UserError: fp16 without a GPU.
-    """
-    if precision == "auto":
-        can = device.type == "cuda" and torch.cuda.is_bf16_supported()
-        return "bf16" if can else "fp32"
-    if precision == "fp16" and device.type == "cpu":
-        raise UserError("fp16 needs a GPU", "train.precision", "use fp32, bf16 or auto")
-    return precision
-
-
-def memory_format(network: nn.Module, device: torch.device) -> torch.memory_format:
-    """Channels-last, in which networks train 1.2 to 1.6 times as fast, on CPUs too.
-
-    But for those with a 1x1 convolution on the image itself, whose backward pass corrupts memory
-    in it on CPUs (torch 2.11 and 2.15).
-    """
-    convolutions = [part for part in network.modules() if isinstance(part, nn.Conv2d)]
-    on_image = any(part.in_channels == 3 and part.kernel_size == (1, 1) for part in convolutions)
-    fits = device.type == "cuda" or (device.type == "cpu" and not on_image)
-    return torch.channels_last if fits else torch.contiguous_format
 
 
 class Trainer:
@@ -70,6 +44,8 @@ class Trainer:
     Attributes:
         precision: What the student's forward pass is computed in; weights and losses are fp32, and
             teachers answer in fp32, live as cached.
+        accumulate: Batches per optimiser step: those of the options, unless the run was begun by
+            another number of processes.
     """
 
     def __init__(
@@ -79,6 +55,8 @@ class Trainer:
         self.strategy = make_strategy(job.config.strategy)
         self.objective = make_objective(job.data.task, self.train.focal_gamma)
         self.world, self.teachers = world, teachers
+        self.accumulate = self.train.accumulate
+        self._wrapped: dict[str, nn.Module] = {}  # what averages gradients over the processes
         self.device = world.device
         self.precision = resolve_precision(self.train.precision, self.device)
         # Small gradients are lost in fp16 unless the loss is scaled up.
@@ -94,6 +72,7 @@ class Trainer:
         if self.strategy.needs_features and job.teachers:
             self.projection = Projection(classifier, job.teachers, job.seed).to(self.device)
             self._project = world.wrap(self.projection)
+            self._wrapped["projection"] = self._project
             self._tap = FeatureTap(classifier)
             self.optimizer.add_param_group(
                 {"params": list(self.projection.parameters()), "lr_scale": 1.0}
@@ -134,7 +113,7 @@ class Trainer:
         set_trainable(self.classifier, first)
         if first != self._first_group:
             # DDP fixes the set of trained parameters when it wraps a model.
-            self._model = self.world.wrap(self.classifier)
+            self._model = self._wrapped["classifier"] = self.world.wrap(self.classifier)
             if self.train.compile:
                 self._model = cast(nn.Module, torch.compile(self._model))
             self._first_group = first
@@ -152,11 +131,30 @@ class Trainer:
         for step, (picked, pixels) in enumerate(self._read(order)):
             yield self._batch(picked, pixels, epoch, [seed, epoch, step, rank])
 
-    def step(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
-        """One optimiser step; returns the terms of the loss, detached.
+    def step(self, batch: Batch, epoch: int, part: Part = WHOLE) -> dict[str, Tensor]:
+        """Gradients of a batch, and the optimiser's step where that is the last of its batches.
 
-        Beside those of the strategy there is `aux`, what an auxiliary head adds to `loss`.
+        Processes tell each other their gradients then, and not before.
+
+        Returns:
+            The terms of the batch's loss, detached: those of the strategy, and `aux`, what an
+            auxiliary head adds to `loss`.
         """
+        if part.is_first:
+            self.optimizer.zero_grad(set_to_none=True)
+        with nullcontext() if part.is_last else without_sync(*self._wrapped.values()):
+            terms = self._terms(batch, epoch)
+            loss = terms["loss"] / part.of
+            scaled = loss if self.scaler is None else self.scaler.scale(loss)
+            scaled.backward()  # type: ignore[no-untyped-call]
+        if part.is_last:
+            self._descend()
+            if self.averaged is not None:
+                update_average(self.averaged, self.classifier, self.train.ema_decay)
+        return {name: term.detach() for name, term in terms.items()}
+
+    def _terms(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
+        """The terms of a batch's loss, with their graph."""
         moment = epoch if batch.repeats is None else epoch + self.train.epochs * batch.repeats
         draws = Draws(self.job.seed, batch.ids, moment)
         taught = self.teachers(batch) if self.teachers else None
@@ -170,11 +168,7 @@ class Trainer:
         if outputs.aux is not None:
             aux = self.objective.label_loss(self._adjusted(outputs.aux), labels, weights)
             terms = {**terms, "loss": terms["loss"] + AUX_WEIGHT * aux, "aux": AUX_WEIGHT * aux}
-        self.optimizer.zero_grad(set_to_none=True)
-        self._descend(terms["loss"])
-        if self.averaged is not None:
-            update_average(self.averaged, self.classifier, self.train.ema_decay)
-        return {name: term.detach() for name, term in terms.items()}
+        return terms
 
     def _paired(self, taught: Taught | None) -> list[tuple[Tensor, Tensor]]:
         """The student's features of the last forward pass, projected, beside each teacher's."""
@@ -188,11 +182,9 @@ class Trainer:
             return nullcontext()
         return torch.autocast(self.device.type, HALVES[self.precision])
 
-    def _descend(self, loss: Tensor) -> None:
-        """Gradients of a loss, clipped, and the optimiser's step along them."""
+    def _descend(self) -> None:
+        """The optimiser's step along the gradients, clipped."""
         scaler, optimizer = self.scaler, self.optimizer
-        scaled = loss if scaler is None else scaler.scale(loss)
-        scaled.backward()  # type: ignore[no-untyped-call]
         if self.train.clip_norm > 0:
             if scaler is not None:
                 scaler.unscale_(optimizer)
@@ -267,10 +259,19 @@ class Trainer:
             "projection": None if self.projection is None else self.projection.state_dict(),
             "schedule": self.schedule.state(),
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
+            "processes": self.world.size,
+            "accumulate": self.accumulate,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Takes up where `state` was given out."""
+        """Takes up where `state` was given out, by as many processes or by others.
+
+        Raises:
+            UserError: These cannot share the batches of its optimiser steps.
+        """
+        if "processes" in state:  # which earlier versions did not keep
+            before = state["processes"], state["accumulate"]
+            self.accumulate = accumulate_anew(*before, self.world.size)
         self.classifier.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.projection is not None:

@@ -7,8 +7,10 @@ process decides whatever rounding could decide differently elsewhere, and tells 
 from __future__ import annotations
 
 import os
+import socket
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar, cast
@@ -16,14 +18,16 @@ from typing import Any, TypeVar, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from torch.nn.parallel import DistributedDataParallel
 
 from distill.environment import num_processes
-from distill.errors import UserError
+from distill.errors import RunStopped, UserError
 
 T = TypeVar("T")
 # A process that dies is the launcher's to notice; until then nobody knows how long others work.
 PATIENCE = timedelta(days=7)
+MEETING_PLACE, SOON_S = "distill/address", 0.5
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,16 @@ class World:
             self.wait()
 
 
+@contextmanager
+def without_sync(*models: nn.Module) -> Iterator[None]:
+    """Gradients of wrapped models stay each process's own, until a backward pass outside of it."""
+    with ExitStack() as stack:
+        for model in models:
+            if isinstance(model, DistributedDataParallel):
+                stack.enter_context(model.no_sync())
+        yield
+
+
 def join(device: torch.device) -> World:
     """This process among those that `torchrun` started; the only one without it.
 
@@ -106,8 +120,42 @@ def join(device: torch.device) -> World:
         )
     if not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=PATIENCE)
+        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+            rank, size = int(os.environ["RANK"]), num_processes()
+            store = meeting_place(rank, os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
+            dist.init_process_group(backend, None, PATIENCE, size, rank, store)
+        else:
+            dist.init_process_group(backend, timeout=PATIENCE)
     return World(device, dist.get_rank(), dist.get_world_size())
+
+
+def meeting_place(rank: int, host: str, port: int) -> TCPStore:
+    """Where the processes of one start find each other, kept by the first of them.
+
+    `torchrun` offers one itself, but the same after a restart: there they find addresses of
+    processes that are gone, and wait for those (pytorch/pytorch#135712). Here it only tells where
+    ours is, and that of an earlier start is gone with its first process.
+
+    Args:
+        host, port: Of the store that `torchrun` offers.
+    """
+    offered = TCPStore(host, port, is_master=False, timeout=PATIENCE)
+    if rank == 0:
+        with socket.create_connection((host, port)) as reached:
+            own = reached.getsockname()[0]  # the address that others reach this machine by
+        store = TCPStore(own, 0, is_master=True, timeout=PATIENCE, wait_for_workers=False)
+        offered.set(MEETING_PLACE, f"{own} {store.port}")
+        return store
+    while True:
+        at, number = offered.get(MEETING_PLACE).decode().split()
+        with suppress(OSError), socket.create_connection((at, int(number)), timeout=SOON_S):
+            return TCPStore(at, int(number), is_master=False, timeout=PATIENCE)
+        time.sleep(SOON_S)  # it is that of an earlier start
+
+
+def is_of_lost_process(error: RuntimeError) -> bool:
+    """Whether it says that another process could not be reached; of Gloo only its words tell."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
 @contextmanager
@@ -115,9 +163,18 @@ def joined(device: torch.device) -> Iterator[World]:
     """`join`, and an end to it: after that the other processes may be gone.
 
     Where work failed, the launcher stops the others: nobody waits for them.
+
+    Raises:
+        RunStopped: Another process ended before.
     """
     world = join(device)
-    yield world
-    if dist.is_initialized():
+    try:
+        yield world
         world.wait()
+    except RuntimeError as error:
+        if not is_of_lost_process(error):
+            raise
+        hint = "look for what it said; `torchrun --max-restarts 3`, or a repeated command, goes on"
+        raise RunStopped("another process ended, this one cannot go on", hint=hint) from error
+    if dist.is_initialized():
         dist.destroy_process_group()

@@ -105,7 +105,7 @@ def made_with(content: Content) -> Section:
     """What was trained with what."""
     rows = [_run_cells(content, config) for config in all_runs(content.experiment.recipe)]
     heads = ["run", "network", "starts from", "strategy", "taught by", "transfer", "optimiser"]
-    heads += ["peak rate", "batch", "epochs", "best epoch", "seed"]
+    heads += ["peak rate", "images per step", "epochs", "best epoch", "seed"]
     env = content.results.env
     versions = ", ".join(f"{name} {number}" for name, number in env["versions"].items())
     text = f"Reported on: {machine_words({**env, 'versions': {}})}. With {versions}. "
@@ -132,7 +132,7 @@ def _run_cells(content: Content, config: RunConfig) -> list[str]:
         config.transfer.mode,
         train.optimizer,
         f"{train.lr:g}",
-        f"{train.batch_size:,}",
+        f"{finished.effective_batch:,}",
         f"{len(finished.rows):,} of {train.epochs:,}",
         f"{finished.best_epoch:,}",
         f"{experiment.recipe.seed_of(config)}",
