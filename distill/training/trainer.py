@@ -15,6 +15,7 @@ from torch.amp import GradScaler
 from distill.data.views.draws import Draws
 from distill.data.views.images import Batch, Ids, epoch_batches, is_read_by_file, read_ahead
 from distill.device import keep_memory, to_device
+from distill.errors import UserError
 from distill.models.classifier import Classifier
 from distill.models.pooling import FeatureTap
 from distill.strategies import Lesson, make_strategy
