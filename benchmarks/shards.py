@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from distill.buckets import Folder
 from distill.config import DataConfig, ModelConfig, ViewsConfig
 from distill.data.decode import read_image, resize_image
 from distill.data.digest import image_sha256
@@ -38,10 +39,10 @@ from distill.data.sources import open_source, open_unlabelled
 from distill.data.store.stream import stream_split
 from distill.data.views.images import TrainingImages
 from distill.models.classifier import Classifier, build_classifier
-from distill.storage import Folder
 from distill.teaching.answers import Teacher
-from distill.teaching.cache import Shard, TeacherCache, open_cache
+from distill.teaching.cache import Shard, TeacherCache
 from distill.teaching.cache_build import batch_size, build_shard, claimed
+from distill.teaching.cache_identity import open_cache
 from distill.teaching.claims import Claims
 
 CPU = torch.device("cpu")

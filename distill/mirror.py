@@ -18,9 +18,10 @@ from typing import Any
 
 from typing_extensions import TypedDict
 
+from distill.buckets import Bucket
 from distill.files import MANIFEST, atomic, downloads, files_below, read_json, write_json
 from distill.lock import lock
-from distill.storage import Bucket, Stamp, stamp
+from distill.storage import Stamp, stamp
 
 MARK = ".mirror.json"
 OWN = re.compile(r"cache/(?!logits-[^/]*/cache\.json$)")  # what each machine has for itself

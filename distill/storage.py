@@ -1,8 +1,7 @@
-"""Places behind addresses such as `s3://bucket/folder`, by fsspec: what is read and kept there.
+"""Places behind addresses such as `s3://bucket/folder`, by fsspec, and what is read there.
 
-`locate` gives something to list and open like a path, local or not. A `Bucket` is a folder of
-objects that come into being whole, and if asked only where there was none: object stores have no
-rename. Credentials and endpoints are fsspec's own matter (`AWS_*`, `FSSPEC_*`); so are retries.
+`locate` gives something to list and open like a path, local or not. Credentials and endpoints are
+fsspec's own matter (`AWS_*`, `FSSPEC_*`); so are retries. What is written is up to `buckets`.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -54,10 +52,10 @@ def locate(location: str) -> Path:
         try:
             return cast(Path, upath.UPath(location))
         except ValueError as error:
-            raise _unknown(error, location) from None
+            raise unknown_protocol(error, location) from None
 
 
-def _unknown(error: Exception, address: str) -> UserError:
+def unknown_protocol(error: Exception, address: str) -> UserError:
     """What an address of a protocol is that fsspec does not know."""
     return UserError(first_line(error), printable(address), "write it as s3://bucket/folder")
 
@@ -86,7 +84,7 @@ def reached(where: object) -> Iterator[None]:
         hint = INSTALL if is_ours else "pip install what it names"
         raise UserError(what, shown, hint) from None
     except FileNotFoundError as error:
-        reason = first_line(error) if _is_of_bucket(error) else "nothing there"
+        reason = first_line(error) if is_of_bucket(error) else "nothing there"
         raise UserError(reason, shown, "correct its name, or make it") from None
     except PermissionError as error:
         what = f"not allowed: {first_line(error)}"
@@ -100,7 +98,7 @@ def reached(where: object) -> Iterator[None]:
         raise RunStopped(f"not reached: {first_line(error)}", shown, hint) from None
 
 
-def _is_of_bucket(error: FileNotFoundError) -> bool:
+def is_of_bucket(error: FileNotFoundError) -> bool:
     """Whether the bucket is missing, rather than an object in it."""
     return "bucket does not exist" in str(error)
 
@@ -126,10 +124,11 @@ def stamp(path: Path) -> Stamp:
         return Stamp(status.st_size, status.st_mtime_ns)
     with reached(path):
         remote = cast(Any, path)
-        return _stamp_of(remote.fs.info(remote.path))
+        return stamp_of(remote.fs.info(remote.path))
 
 
-def _stamp_of(info: dict[str, Any]) -> Stamp:
+def stamp_of(info: dict[str, Any]) -> Stamp:
+    """The stamp of what a file system behind an address tells of a file."""
     keys = ("ETag", "etag", "blob_id", "generation", "md5Hash", "LastModified", "mtime", "created")
     version = next((info[key] for key in keys if info.get(key)), "")
     return Stamp(int(info.get("size") or 0), str(version))
@@ -234,7 +233,7 @@ def _make_room(folder: Path, size: int) -> None:
 def _fetch(path: Path, copy: Path, wanted: Stamp) -> None:
     remote = cast(Any, path)
     with reached(path), atomic(copy) as temporary:
-        if _stamp_of(remote.fs.info(remote.path, refresh=True)) != wanted:
+        if stamp_of(remote.fs.info(remote.path, refresh=True)) != wanted:
             raise _changed(path)
         for left in reversed(range(TRIES)):
             try:
@@ -257,149 +256,3 @@ def forget(location: str) -> None:
     if is_address(location) and is_remote(found := locate(location)):
         with reached(location):
             cast(Any, found).fs.invalidate_cache()
-
-
-@dataclass(frozen=True)
-class Folder:
-    """The files of a folder of this machine, or of a shared disk, as those of a `Bucket`.
-
-    Attributes:
-        path: Made where it is missing; a folder that vanishes later is not made anew.
-    """
-
-    path: Path
-
-    def __post_init__(self) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
-
-    def names(self, begin: str = "") -> list[str]:
-        """All files whose names begin so, sorted."""
-        with contextlib.suppress(FileNotFoundError):
-            return sorted(f.name for f in self.path.iterdir() if f.name.startswith(begin))
-        return []
-
-    def read(self, name: str) -> bytes | None:
-        """The content of a file; None if there is none."""
-        with contextlib.suppress(FileNotFoundError):
-            return (self.path / name).read_bytes()
-        return None
-
-    def write(self, name: str, content: bytes) -> None:
-        """Makes a file, whatever was there."""
-        with atomic(self.path / name) as temporary:
-            temporary.write_bytes(content)
-
-    def create(self, name: str, content: bytes) -> bool:
-        """Makes a file unless there is one; whether it did."""
-        with contextlib.suppress(FileExistsError), (self.path / name).open("xb") as file:
-            file.write(content)
-            return True
-        return False
-
-    def remove(self, name: str) -> None:
-        """Removes a file, if there is one."""
-        (self.path / name).unlink(missing_ok=True)
-
-
-@dataclass(frozen=True)
-class Bucket:
-    """The objects below an address, by their names relative to it; all methods raise as `reached`.
-
-    Attributes:
-        address: Such as `s3://bucket/folder`.
-    """
-
-    address: str
-
-    def below(self, folder: str) -> Bucket:
-        """The objects of a folder."""
-        return Bucket(f"{self.address.rstrip('/')}/{folder}")
-
-    def names(self, begin: str = "") -> dict[str, Stamp]:
-        """Stamps of all objects whose names begin so, in the order of their names."""
-        system, root = self._system
-        with self._reached(begin):
-            folder = f"{root}/{begin}".rpartition("/")[0]
-            try:
-                found = system.find(folder, detail=True)
-            except FileNotFoundError as error:
-                if _is_of_bucket(error):
-                    raise
-                found = {}
-            start = len(root) + 1
-            entries = ((path.lstrip("/")[start:], info) for path, info in sorted(found.items()))
-            return {name: _stamp_of(info) for name, info in entries if name.startswith(begin)}
-
-    def read(self, name: str) -> bytes | None:
-        """The content of an object; None if there is none."""
-        system, root = self._system
-        with self._reached(name):
-            try:
-                return bytes(system.cat_file(f"{root}/{name}"))
-            except FileNotFoundError as error:
-                if _is_of_bucket(error):
-                    raise
-                return None
-
-    def write(self, name: str, content: bytes) -> None:
-        """Makes an object, whatever was there."""
-        system, root = self._system
-        with self._reached(name):
-            system.pipe_file(f"{root}/{name}", content)
-
-    def create(self, name: str, content: bytes) -> bool:
-        """Makes an object unless there is one, in one request; whether it has this content now.
-
-        That it is ours says its content: where an answer is lost, the request is repeated, and the
-        second one finds what the first has made.
-        """
-        system, root = self._system
-        with self._reached(name):
-            try:
-                system.pipe_file(f"{root}/{name}", content, mode="create")
-            except FileExistsError:
-                return self.read(name) == content
-            except NotImplementedError:
-                what = "cannot make objects only where there are none, which shared work rests on"
-                raise UserError(
-                    what, self.address, "use s3:// or gs://, or a shared disk"
-                ) from None
-        return True
-
-    def remove(self, name: str) -> None:
-        """Removes an object, if there is one."""
-        system, root = self._system
-        with self._reached(name), contextlib.suppress(FileNotFoundError):
-            system.rm_file(f"{root}/{name}")
-
-    def upload(self, file: Path, name: str) -> None:
-        """Makes an object of a file, whatever was there."""
-        system, root = self._system
-        with self._reached(name):
-            system.put_file(str(file), f"{root}/{name}")
-
-    def fetch(self, name: str, file: Path) -> bool:
-        """Writes an object to a file, whole or not at all; whether there is one."""
-        content = self.read(name)
-        if content is None:
-            return False
-        with atomic(file) as temporary:
-            temporary.write_bytes(content)
-        return True
-
-    def _reached(self, name: str) -> contextlib.AbstractContextManager[None]:
-        return reached(f"{self.address.rstrip('/')}/{name}")
-
-    @cached_property
-    def _system(self) -> tuple[Any, str]:
-        """The file system, which remembers no listing, and what its names begin with."""
-        with reached(self.address):
-            import fsspec
-
-            protocol = self.address.partition("://")[0]
-            try:
-                system = fsspec.filesystem(protocol, use_listings_cache=False)
-            except ValueError as error:
-                raise _unknown(error, self.address) from None
-            root = system._strip_protocol(self.address).strip("/")
-            return system, root

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from distill.buckets import Folder
 from distill.files import atomic, no_space
-from distill.storage import Folder
 from distill.teaching.cache import Shard, TeacherCache
 from distill.teaching.cache_build import claimed
 from distill.teaching.claims import Claims

@@ -16,6 +16,7 @@ GROUND = [
     "progress",
     "files",
     "storage",
+    "buckets",
     "mirror",
     "environment",
     "lock",

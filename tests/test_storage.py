@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 from object_store import ObjectStore, serving
 
+from distill.buckets import Bucket
 from distill.data.sources import open_source
 from distill.errors import RunStopped, UserError
-from distill.storage import Bucket, locate, open_place, read_part, stamp
+from distill.storage import locate, open_place, read_part, stamp
 from distill.teaching.claims import Claims
 
 pytest.importorskip("moto.server")

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 import distill.data.views.images as images_module
 import distill.teaching.cache as module
+from distill.buckets import Folder
 from distill.config import (
     CacheConfig,
     ModelConfig,
@@ -28,12 +29,12 @@ from distill.data.views.pixels import make_views
 from distill.errors import RunStopped, UserError
 from distill.models.classifier import build_classifier, frozen
 from distill.progress import Progress
-from distill.storage import Folder
 from distill.strategies.objective import SOFTMAX, Sigmoid, make_objective
 from distill.teaching.answers import Answers, Teacher
-from distill.teaching.cache import CacheReader, Shard, complete_views, open_cache
+from distill.teaching.cache import CacheReader, Shard, complete_views
 from distill.teaching.cache_build import build_shard, verify_cache
 from distill.teaching.cache_check import code_versions
+from distill.teaching.cache_identity import open_cache, weights_sha256
 from distill.teaching.claims import Claims
 from distill.teaching.teachers import CachedTeachers, LiveTeachers
 from distill.training.fit import fit
@@ -53,6 +54,7 @@ TINY = ModelConfig(
 def small_shards(monkeypatch):
     """Several shards per view, the last one shorter."""
     monkeypatch.setattr(module, "SHARD_ROWS", 25)
+    monkeypatch.setattr("distill.teaching.cache_identity.SHARD_ROWS", 25)
 
 
 def tiny(data, seed=0):
@@ -343,7 +345,7 @@ def test_the_same_weights_in_another_network_are_another_teacher(data, tmp_path)
     (before,) = open_caches(other)
     teacher.network = Halved(teacher.network)
     (after,) = open_caches(other)
-    assert module.weights_sha256(teacher) == before.identity["teacher"]["weights_sha256"]
+    assert weights_sha256(teacher) == before.identity["teacher"]["weights_sha256"]
     assert after.folder != before.folder
     changed = {key for key in before.identity if before.identity[key] != after.identity[key]}
     assert changed == {"teacher"}

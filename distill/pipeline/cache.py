@@ -7,6 +7,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from distill.buckets import Folder
 from distill.data.sources import tell
 from distill.data.views.images import TrainingImages
 from distill.errors import UserError
@@ -17,7 +18,6 @@ from distill.pipeline.experiment import Experiment
 from distill.pipeline.jobs import load_job
 from distill.pipeline.runs import student_runs, taught_by
 from distill.pipeline.train import begin
-from distill.storage import Folder
 from distill.teaching.answers import Teacher
 from distill.teaching.cache import CacheFile, Shard, TeacherCache, shard_sizes
 from distill.teaching.cache_build import (

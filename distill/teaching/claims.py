@@ -18,8 +18,8 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 
+from distill.buckets import Bucket, Folder
 from distill.errors import DistillError
-from distill.storage import Bucket, Folder
 
 LEASE_S = 60.0
 BEATS = 4  # in a lease

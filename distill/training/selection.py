@@ -9,7 +9,7 @@ from distill.config import RunConfig, TaskName
 from distill.errors import UserError
 from distill.scoring.tasks import task_of
 from distill.strategies import make_strategy
-from distill.teaching.cache import check_top_k
+from distill.teaching.cache_identity import check_top_k
 
 Worth = tuple[float, float]
 

@@ -6,8 +6,9 @@ import torch
 
 from distill.progress import Progress
 from distill.strategies.objective import make_objective
-from distill.teaching.cache import TeacherCache, open_cache
+from distill.teaching.cache import TeacherCache
 from distill.teaching.cache_build import build_missing
+from distill.teaching.cache_identity import open_cache
 from distill.teaching.claims import Claims
 from distill.teaching.teachers import CachedTeachers, LiveTeachers, Teachers
 from distill.training.job import Job

@@ -20,6 +20,7 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
+from distill.buckets import Bucket
 from distill.config import TaskName
 from distill.data.decode import EXTENSIONS, image_endings, read_file
 from distill.data.sources import SPLIT_NAMES, SPLITS, Item, Source
@@ -34,7 +35,7 @@ from distill.data.sources._tables import (
 from distill.data.walk import files_below, folders_in
 from distill.errors import UserError
 from distill.files import sha256_of
-from distill.storage import Bucket, Stamp, is_remote, locate, read_place
+from distill.storage import Stamp, is_remote, locate, read_place
 
 NAMES = ("labels.csv", "manifest.csv", FILE)
 # folders beside a manifest that pictures are looked for in
