@@ -76,7 +76,7 @@ def reached(where: object) -> Iterator[None]:
     shown = printable(where)
     try:
         yield
-    except DistillError:
+    except (DistillError, MemoryError):
         raise
     except ImportError as error:
         what = f"nothing here reads such addresses ({first_line(error)})"

@@ -327,7 +327,8 @@ def test_workers_share_a_bucket_that_fails_now_and_then(
     recipe, tmp_path, store, monkeypatch, distill
 ) -> None:
     """One is killed in the middle; shards have the bytes that one worker makes alone."""
-    monkeypatch.setattr("distill.teaching.cache.SHARD_ROWS", 2)
+    for module in ("cache", "cache_identity"):
+        monkeypatch.setattr(f"distill.teaching.{module}.SHARD_ROWS", 2)
     near = ("--data", tmp_path / "shards", "--out", tmp_path / "near")
     assert distill("teacher", recipe, *near)[0] == 0
     assert distill("cache", "build", recipe, *near)[0] == 0

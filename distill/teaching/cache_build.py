@@ -135,7 +135,9 @@ def build_shard(
     starts = range(shard.start, shard.stop, size)
     parts = (np.arange(start, min(start + size, shard.stop)) for start in starts)
     with ThreadPoolExecutor(1, "ahead") as pool:
-        for ids, pixels in read_ahead(images.pixels, parts, pool):
+        is_cpu = device.type == "cpu"  # whose cores are the teacher's otherwise
+        plainly = ((ids, images.pixels(ids)) for ids in parts)
+        for ids, pixels in plainly if is_cpu else read_ahead(images.pixels, parts, pool):
             answers = teacher(images.augment(pixels, ids, shard.view, device))
             if not all(torch.isfinite(said).all() for said in answers if said is not None):
                 raise RunStopped("its logits are not finite", cache.name, "train it again")

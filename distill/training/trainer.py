@@ -202,24 +202,18 @@ class Trainer:
         return logits if self.offset is None else logits + self.offset
 
     def _read(self, order: Iterable[Picked]) -> Iterator[tuple[Picked, Tensor]]:
-        """Stored images, batch by batch; where that takes its time, the next is read meanwhile."""
-        images, is_cuda = self.job.images, self.device.type == "cuda"
-
-        def read(picked: Picked) -> Tensor:
-            pixels = torch.from_numpy(images.pixels(picked[0]))
-            return pixels.pin_memory() if is_cuda else pixels
-
-        if not is_cuda and not images.is_streamed:
-            yield from ((picked, read(picked)) for picked in order)
+        """Stored images, batch by batch; for a GPU the next batch is read and pinned meanwhile."""
+        images = self.job.images
+        if self.device.type != "cuda":
+            yield from ((picked, torch.from_numpy(images.pixels(picked[0]))) for picked in order)
             return
-        pool = ThreadPoolExecutor(1, "ahead")
-        if is_cuda:
-            # A thread begins on the first GPU, whichever this process is to use.
-            number = self.device.index
-            gpu = torch.cuda.current_device() if number is None else number
-            pool = ThreadPoolExecutor(1, "pin", torch.cuda.set_device, (gpu,))
-        with pool:
-            yield from read_ahead(read, order, pool)
+        # A thread begins on the first GPU, whichever this process is to use.
+        number = self.device.index
+        gpu = torch.cuda.current_device() if number is None else number
+        with ThreadPoolExecutor(1, "pin", torch.cuda.set_device, (gpu,)) as pool:
+            yield from read_ahead(
+                lambda picked: torch.from_numpy(images.pixels(picked[0])).pin_memory(), order, pool
+            )
 
     def _batch(self, picked: Picked, pixels: Tensor, epoch: int, mixup_seed: list[int]) -> Batch:
         """Views, labels and label weights; teacher and student both get these images."""

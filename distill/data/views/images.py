@@ -88,11 +88,6 @@ class TrainingImages:
             first += int(known.max(initial=-1)) + 1
         return None if all(s.shards is None for s in self.splits) else np.concatenate(numbers)
 
-    @property
-    def is_streamed(self) -> bool:
-        """Whether reading means decoding, for some of them."""
-        return any(split.is_streamed for split in self.splits)
-
     @cached_property
     def is_labelled(self) -> NDArray[np.bool_]:
         """Which images `(n,)` have labels, be it to say that there is nothing on them."""
