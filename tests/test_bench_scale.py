@@ -1,7 +1,10 @@
 """Costs of large data, and of many workers: what the measurements themselves have to hold."""
 
+import json
+
 import pytest
 
+from distill.benchmarks import shards
 from distill.benchmarks.cluster import Cluster, simulate
 from distill.benchmarks.scale import STAGES, made_up
 
@@ -42,3 +45,13 @@ def test_whoever_is_taken_away_is_made_up_for():
     assert 60.0 < found.tail_s < 600.0
     assert found == simulate(cluster)
     assert simulate(Cluster(8, 2000, 4.0, mtbf_s=0.0)).wasted == 0.0
+
+
+def test_ways_to_answer_agree_and_are_timed(image_folder, capsys):
+    """Answers of the plain loop and of shards of each size are compared to the last bit."""
+    options = {"data": image_folder, "teacher": "baseline_cnn", "images": 70, "per-tar": 40}
+    options |= {"size": 32, "rounds": 1}
+    shards.main([f"--{key}={value}" for key, value in options.items()])
+    rows = {row["what"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
+    assert list(rows) == ["plain loop", "decode", "answer", "shards of 64"]
+    assert all(row["images_per_s"] > 0 for row in rows.values())
