@@ -137,3 +137,18 @@ def test_statistics_of_another_width_are_refused(tmp_path, write_colour_model):
     wide = Outliers.fit(np.tile(np.eye(3), (20, 1)), np.tile(np.eye(3), (20, 1)))
     with pytest.raises(UserError, match="its metadata says 3"):
         Predictor(write_colour_model(tmp_path / "m.onnx", outliers=wide.to_json()))
+
+
+def test_evaluate_says_how_many_pictures_are_told(tmp_path, distill, write_colour_model):
+    colours = {"red": [(255, 0, 0), (250, 0, 0), (255, 250, 0)], "green": [(0, 255, 0)]}
+    for name, shades in colours.items():
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for number, shade in enumerate(shades):
+            solid(*shade).save(tmp_path / "data" / name / f"{number}.png")
+    file = write_colour_model(tmp_path / "m.onnx")
+    _, out, _ = distill("evaluate", file, tmp_path / "data", "--json")
+    assert "1 of them (25.0 %) are unlike those that it was trained on" in out
+    assert json.loads(out.splitlines()[-1])["outliers"] == {"count": 1, "share": 25.0}
+    older = write_colour_model(tmp_path / "o.onnx", outliers=None)
+    _, out, _ = distill("evaluate", older, tmp_path / "data", "--json")
+    assert "outliers" not in json.loads(out.splitlines()[-1])

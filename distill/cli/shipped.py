@@ -37,6 +37,9 @@ def evaluate_command(
     scores = evaluate(model, data, split, settings.device, settings.workers, progress, trust)
     show(confusion_table(scores) if "confusion" in scores else label_table(scores))
     print(f"{scores['model']}: {scores_line(scores)}")
+    if "outliers" in scores:
+        count, share = scores["outliers"]["count"], scores["outliers"]["share"]
+        print(f"{count:,} of them ({share:.1f} %) are unlike those that it was trained on")
     for warning in scores["warnings"]:
         print(Caution(**warning))
     for path, reason in scores["unreadable"].items():

@@ -31,6 +31,7 @@ class Model:
     Attributes:
         probabilities: Of pixels, uint8 `(batch, height, width, 3)`.
         thresholds: `(classes,)`, what an answer has to reach; None where the model has none.
+        outliers: Which pixels, `(batch,)`, are unlike those of training; None where it cannot tell.
     """
 
     names: tuple[str, ...]
@@ -38,6 +39,7 @@ class Model:
     spec: InputSpec
     probabilities: Probabilities
     thresholds: NDArray[np.float32] | None = None
+    outliers: Callable[[Pixels], NDArray[np.bool_]] | None = None
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,8 @@ def open_model(model: Path, device: str, trust: bool = False) -> Model:
     if model.is_dir():
         return _open_run(model, device, trust)
     shipped = Predictor(model)
-    return Model(shipped.names, shipped.task, shipped.spec, shipped.probs, shipped.tuned)
+    tells = shipped.tells_outliers if shipped.outliers else None
+    return Model(shipped.names, shipped.task, shipped.spec, shipped.probs, shipped.tuned, tells)
 
 
 def _open_run(folder: Path, device: str, trust: bool) -> Model:

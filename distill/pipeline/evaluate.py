@@ -23,7 +23,7 @@ from distill.progress import Progress
 from distill.runtime.shipped import shipped_file
 from distill.scoring.metrics import confusion_matrix, score
 
-MODEL = "model"
+MODEL, OUTLIERS = "model", "outliers"
 
 
 def evaluate(
@@ -38,7 +38,8 @@ def evaluate(
     """The scores of `distill.scoring.metrics` with the model's thresholds, and what was left out.
 
     Also the confusion matrix or, where labels are many, the `positives` of each; `thresholds` by
-    class if there are any; and `warnings`, if the model was made with some of the images.
+    class if there are any; of a file that can tell, how many images are `outliers`, `count` and
+    `share` in percent; and `warnings`, if the model was made with some of the images.
 
     Args:
         model: An `.onnx` file or an experiment that has one, which need no torch, or a run
@@ -68,12 +69,15 @@ def evaluate(
     else:
         items = _of_split(source, split)
     title, asked = f"evaluate {model.name}", {MODEL: opened.probabilities}
+    if opened.outliers:
+        asked[OUTLIERS] = opened.outliers
     answers = ask(asked, opened.spec, source, items, title, workers, progress)
     cautions = kept.cautions(answers.digests, _fix(kept, answers, split)) if kept else ()
     return {
         "model": str(model),
         "data": location,
         **_scores(opened, answers, source.classes),
+        **_outliers(answers),
         "warnings": [caution.to_json() for caution in cautions],
         "unreadable": answers.unreadable,
     }
@@ -142,6 +146,14 @@ def _scores(model: Model, answers: Answers, classes: tuple[str, ...]) -> dict[st
     if model.thresholds is not None:
         scores["thresholds"] = dict(zip(model.names, model.thresholds.tolist(), strict=True))
     return scores
+
+
+def _outliers(answers: Answers) -> dict[str, Any]:
+    if OUTLIERS not in answers.values:
+        return {}
+    flags = answers.values[OUTLIERS]
+    count = int(flags.sum())
+    return {OUTLIERS: {"count": count, "share": 100.0 * count / len(flags)}}
 
 
 def _of_split(source: Source, split: str | None) -> list[Item]:

@@ -136,9 +136,8 @@ class Predictor:
             explain: As `predict`.
         """
         extra = (["embedding"] if self.outliers else []) + (["cam"] if explain else [])
-        answers, flags = self.answers(pixels, *extra), None
-        if self.outliers and answers.embeddings is not None:
-            flags = self.outliers.told(answers.embeddings).tolist()
+        answers = self.answers(pixels, *extra)
+        flags = self._flags(answers).tolist() if self.outliers else None
         found = []
         for index, row in enumerate(answers.probs):
             path = paths[index] if paths else None
@@ -175,6 +174,18 @@ class Predictor:
     def probs(self, pixels: Pixels) -> Probs:
         """Probabilities `(batch, classes)` of pixels, uint8 `(batch, height, width, 3)`."""
         return self.answers(pixels).probs
+
+    def tells_outliers(self, pixels: Pixels) -> NDArray[np.bool_]:
+        """Which of pixels, uint8 `(batch, height, width, 3)`, are unlike those of training.
+
+        For files that can tell, see `outliers`.
+        """
+        return self._flags(self.answers(pixels, "embedding"))
+
+    def _flags(self, answers: Answers) -> NDArray[np.bool_]:
+        assert self.outliers is not None
+        assert answers.embeddings is not None
+        return self.outliers.told(answers.embeddings)
 
     def answers(self, pixels: Pixels, *extra: str) -> Answers:
         """All that is asked of pixels, uint8 `(batch, height, width, 3)`.
