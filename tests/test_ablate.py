@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from small_recipe import RECIPE
 
 from distill.errors import UserError
 from distill.files import read_json
@@ -11,20 +12,6 @@ from distill.pipeline.ablate import make_ablation
 from distill.pipeline.runs import all_runs
 from distill.recipe import load_recipe
 
-RECIPE = """
-random_forest.trees = 0
-[data]
-size = 32
-[[teachers]]
-name = "one"
-model = { name = "baseline_cnn", options = { width = [8, 8], hidden = 8 } }
-train = { epochs = 1, batch_size = 32 }
-[[students]]
-name = "small"
-model = { name = "compact", options = { width = [8, 16], depth = [1, 1], head_width = 0 } }
-strategy = { name = "vanilla", temperature = 4.0 }
-train = { epochs = 2, batch_size = 32 }
-"""
 SECOND = """
 [[teachers]]
 name = "two"

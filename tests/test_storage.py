@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from object_store import ObjectStore, serving
+from small_recipe import RECIPE
 
 from distill.buckets import Bucket
 from distill.data.sources import open_source
@@ -254,23 +255,6 @@ def test_an_answer_that_is_lost_makes_no_second_object(store, kind) -> None:
     assert not objects.create("a", b"yours")
 
 
-RECIPE = """
-haar = "off"
-[data]
-size = 24
-[[teachers]]
-name = "teacher"
-model = { name = "baseline_cnn", options = { width = [4, 4] } }
-train = { epochs = 2, batch_size = 4 }
-[[students]]
-name = "student"
-model = { name = "baseline_cnn", options = { width = [4, 4] } }
-train = { epochs = 3, batch_size = 4 }
-cache = { views = 2 }
-strategy = { name = "vanilla" }
-"""
-
-
 @pytest.fixture
 def recipe(tmp_path, image_folder, store) -> Path:
     """A recipe, and its data at `s3://bucket/data`."""
@@ -281,7 +265,7 @@ def recipe(tmp_path, image_folder, store) -> Path:
 
 
 def weights(folder: Path) -> bytes:
-    return (folder / "students" / "student" / "best.safetensors").read_bytes()
+    return (folder / "students" / "small" / "best.safetensors").read_bytes()
 
 
 def test_another_machine_goes_on_where_one_was_lost(recipe, tmp_path, monkeypatch, distill) -> None:
@@ -293,17 +277,17 @@ def test_another_machine_goes_on_where_one_was_lost(recipe, tmp_path, monkeypatc
     far = ("--data", "s3://bucket/data", "--out", "s3://bucket/runs/mine")
     assert distill("teacher", recipe, *far)[0] == 0
     names = Bucket("s3://bucket/runs/mine").names()
-    assert {"teachers/teacher/manifest.json", "teachers/teacher/best.safetensors"} <= {*names}
+    assert {"teachers/one/manifest.json", "teachers/one/best.safetensors"} <= {*names}
     lost = RuntimeError("the machine is gone")
     monkeypatch.setattr("distill.pipeline.train.PUBLISH_S", 0.0)
     with monkeypatch.context() as patched:
-        patched.setattr("distill.training.fit.RunLog.tell", raising_after(2, lost))
+        patched.setattr("distill.training.fit.RunLog.tell", raising_after(1, lost))
         with pytest.raises(RuntimeError, match="gone"):
             distill("student", recipe, *far)
     monkeypatch.setenv("DISTILLATE_HOME", str(tmp_path / "another"))
     status, _, err = distill("student", recipe, *far)
     assert status == 0
-    assert err.count("epoch 1/3") == 1  # of the first machine
+    assert err.count("epoch 1/2") == 1  # of the first machine
     (folder,) = (tmp_path / "another" / "runs").iterdir()
     assert weights(folder) == weights(tmp_path / "near")
     assert distill("cache", "verify", "s3://bucket/runs/mine")[0] == 0
@@ -328,14 +312,14 @@ def test_workers_share_a_bucket_that_fails_now_and_then(
 ) -> None:
     """One is killed in the middle; shards have the bytes that one worker makes alone."""
     for module in ("cache", "cache_identity"):
-        monkeypatch.setattr(f"distill.teaching.{module}.SHARD_ROWS", 2)
+        monkeypatch.setattr(f"distill.teaching.{module}.SHARD_ROWS", 4)
     near = ("--data", tmp_path / "shards", "--out", tmp_path / "near")
     assert distill("teacher", recipe, *near)[0] == 0
     assert distill("cache", "build", recipe, *near)[0] == 0
     put(tmp_path / "near" / "teachers", "s3://bucket/runs/mine/teachers")
     Bucket("s3://bucket/runs/mine/cache/claims").create("other.0.claim", b"{}")
     strikes = itertools.cycle(["busy", None, None, "cut", None, "lost", None])
-    program = "import distill.teaching.cache as cache; cache.SHARD_ROWS = 2\n"
+    program = "import distill.teaching.cache as cache; cache.SHARD_ROWS = 4\n"
     program += "from distill.cli import main; main()"
     arguments = ["cache", "build", recipe, "--data", "s3://bucket/data"]
     arguments += ["--out", "s3://bucket/runs/mine", "--claim", "--lease-s", "1", "--workers", "1"]
@@ -359,7 +343,7 @@ def test_workers_share_a_bucket_that_fails_now_and_then(
     assert [process.returncode for process in workers] == [0, 0], said
     (alone,) = (tmp_path / "near" / "cache").glob("logits-*")
     shards = sorted(alone.glob("view-*.npy"))
-    assert len(shards) == 2 * 6
+    assert len(shards) == 2 * 3
     for shard in shards:
         assert objects.read(f"{alone.name}/{shard.name}") == shard.read_bytes()
     assert not objects.names("claims/logits")
@@ -372,9 +356,9 @@ def test_a_run_that_another_machine_trains_is_waited_for(
     monkeypatch.setattr("distill.pipeline.train.Claims", partial(Claims, lease_s=1.0))
     objects = Bucket("s3://bucket/runs/mine/cache/claims")
     content = {"owner": "another", "beat": 0, "lease_s": 1.0}
-    objects.write("run-teacher.0.claim", json.dumps(content).encode())
+    objects.write("run-one.0.claim", json.dumps(content).encode())
     out = ("--data", "s3://bucket/data", "--out", "s3://bucket/runs/mine")
     status, _, err = distill("teacher", recipe, *out)
     assert status == 0
-    assert "teacher: another machine trains it, waiting" in err
+    assert "one: another machine trains it, waiting" in err
     assert not objects.names()

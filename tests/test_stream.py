@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_recipe import RECIPE
 
 from distill.config import DataConfig, ViewsConfig
 from distill.data.audit.listing import list_data
@@ -135,22 +136,6 @@ def test_row_groups_that_are_read_again_are_kept(parquet) -> None:
     assert len(reader.kept) == 3
 
 
-RECIPE = """
-haar = "off"
-[data]
-size = 24
-[[teachers]]
-name = "teacher"
-model = { name = "baseline_cnn", options = { width = [4, 4] } }
-train = { epochs = 2, batch_size = 4 }
-[[students]]
-name = "student"
-model = { name = "baseline_cnn", options = { width = [4, 4] } }
-train = { epochs = 2, batch_size = 4 }
-strategy = { name = "vanilla" }
-"""
-
-
 def test_a_run_is_the_same(image_folder, tmp_path, distill) -> None:
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(RECIPE)
@@ -158,7 +143,7 @@ def test_a_run_is_the_same(image_folder, tmp_path, distill) -> None:
         out = ["--out", tmp_path / store, "--data", image_folder, f"data.store={store}"]
         for stage in ("teacher", "student"):
             assert distill(stage, recipe, *out)[0] == 0
-    for name in ("teachers/teacher", "students/student"):
+    for name in ("teachers/one", "students/small"):
         disk, stream = (
             load_file(tmp_path / store / name / "best.safetensors") for store in ("disk", "stream")
         )
@@ -168,8 +153,8 @@ def test_a_run_is_the_same(image_folder, tmp_path, distill) -> None:
         for s in ("disk", "stream")
     ]
     assert caches[0] == caches[1]
-    assert read_json(tmp_path / "disk" / "students" / "student" / "config.json") == read_json(
-        tmp_path / "stream" / "students" / "student" / "config.json"
+    assert read_json(tmp_path / "disk" / "students" / "small" / "config.json") == read_json(
+        tmp_path / "stream" / "students" / "small" / "config.json"
     )
 
 
@@ -178,6 +163,6 @@ def test_balanced_sampling_wants_a_store(parquet, tmp_path, monkeypatch, distill
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(RECIPE)
     args = ("--out", tmp_path / "out", "--data", parquet, "data.store=stream")
-    status, _, err = distill("teacher", recipe, *args, "teacher.train.sampling=balanced")
+    status, _, err = distill("teacher", recipe, *args, "teachers.one.train.sampling=balanced")
     assert status == 2
     assert re.search(r"balanced sampling.*data\.store=disk", err)

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from small_recipe import RECIPE
 
 from distill.config import TrainConfig
 from distill.errors import UserError
@@ -10,21 +11,6 @@ from distill.files import read_json
 from distill.recipe import load_recipe
 from distill.search.sweep import Sweep, plan_sweep
 from distill.search.trials import Axis, Optuna, chosen_method, random_trials, read_axes
-
-RECIPE = """
-random_forest.trees = 0
-[data]
-size = 32
-[[teachers]]
-name = "one"
-model = { name = "baseline_cnn", options = { width = [8, 8], hidden = 8 } }
-train = { epochs = 1, batch_size = 32 }
-[[students]]
-name = "small"
-model = { name = "compact", options = { width = [8, 16], depth = [1, 1], head_width = 0 } }
-strategy = { name = "vanilla", temperature = 4.0 }
-train = { epochs = 2, batch_size = 32 }
-"""
 
 
 @pytest.fixture
