@@ -5,13 +5,14 @@ machine, or behind an address, where nothing can be renamed.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from distill.errors import UserError
-from distill.files import atomic
+from distill.files import atomic, downloads
 from distill.storage import Stamp, is_of_bucket, reached, stamp_of, unknown_protocol
 
 
@@ -159,3 +160,17 @@ class Bucket:
                 raise unknown_protocol(error, self.address) from None
             root = system._strip_protocol(self.address).strip("/")
             return system, root
+
+
+def fetch_file(address: str) -> Path:
+    """The file behind an address, as it is there now, in a folder below `$DISTILLATE_HOME`.
+
+    Raises:
+        UserError: There is none, or as `storage.reached`.
+    """
+    place, _, name = address.rpartition("/")
+    digest = hashlib.sha256(address.encode()).hexdigest()[:8]
+    file = downloads() / "files" / digest / name
+    if not Bucket(place).fetch(name, file):
+        raise UserError("nothing there", address, "correct its name")
+    return file

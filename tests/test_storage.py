@@ -14,9 +14,11 @@ from typing import Any
 
 import pytest
 from object_store import ObjectStore, serving
+from PIL import Image
 from small_recipe import RECIPE
 
 from distill.buckets import Bucket
+from distill.cli.serve import fetched
 from distill.data.sources import open_source
 from distill.errors import RunStopped, UserError
 from distill.storage import locate, open_place, read_part, stamp
@@ -362,3 +364,20 @@ def test_a_run_that_another_machine_trains_is_waited_for(
     assert status == 0
     assert "one: another machine trains it, waiting" in err
     assert not objects.names()
+
+
+def test_a_shipped_file_behind_an_address(
+    bucket, tmp_path, monkeypatch, distill, tiny_onnx
+) -> None:
+    monkeypatch.setenv("DISTILLATE_HOME", str(tmp_path / "home"))
+    Bucket(bucket).upload(tiny_onnx, "export/student.fp32.onnx")
+    picture = tmp_path / "a.png"
+    Image.new("RGB", (32, 32), (200, 30, 30)).save(picture)
+    here = distill("predict", tiny_onnx, picture, "--json")
+    assert here[0] == 0
+    for model in (f"{bucket}/export/student.fp32.onnx", bucket):
+        assert distill("predict", model, picture, "--json")[:2] == here[:2]
+    status, _, err = distill("predict", f"{bucket}/export/other.onnx", picture)
+    assert (status, "nothing there" in err) == (2, True)
+    assert fetched(f"m={bucket}/export/student.fp32.onnx").startswith(f"m={tmp_path}")
+    assert fetched("m=here.onnx") == "m=here.onnx"

@@ -13,6 +13,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 from rich.markup import escape
 
+from distill.buckets import fetch_file
 from distill.environment import is_main_process
 from distill.mirror import open_mirror
 from distill.pipeline.stages import Settings
@@ -51,6 +52,12 @@ def experiment_path(text: str) -> Path:
     if is_main_process():
         print(f"{text} is worked on in {folder}", file=sys.stderr)
     return folder
+
+
+def model_path(text: str) -> Path:
+    """A path; of an address the file that is there, or the folder of the experiment."""
+    is_file = is_address(text) and text.endswith(".onnx")
+    return fetch_file(text) if is_file else experiment_path(text)
 
 
 worked_on: list[Path] = []  # folders that stand for addresses, in this process
@@ -94,6 +101,9 @@ TeachersOpt = Annotated[
 FaceModelOpt = Annotated[
     Path | None,
     typer.Option("--face-model", metavar="FILE", help="A file of YuNet to find faces with."),
+]
+ModelArg = Annotated[
+    Path, typer.Argument(parser=model_path, help="A shipped ONNX file, or an experiment.")
 ]
 ExperimentArg = Annotated[
     Path,

@@ -12,7 +12,9 @@ from typing import Annotated
 import typer
 
 from distill.cli import INTERRUPTED
+from distill.cli.options import model_path
 from distill.errors import UserError
+from distill.storage import is_address
 
 PACKAGES = ("fastapi", "uvicorn", "httptools", "prometheus_client", "python_multipart")
 MIB = 2**20
@@ -24,6 +26,14 @@ ModelsArg = Annotated[
         metavar="[NAME=]MODEL...", help="Shipped ONNX files or experiments; the first is default."
     ),
 ]
+
+
+def fetched(argument: str) -> str:
+    """A model as it was named, but with what is behind an address fetched."""
+    name, is_named, place = argument.partition("=")
+    if is_named and is_address(place):
+        return f"{name}={model_path(place)}"
+    return str(model_path(argument))
 
 
 def serve_command(
@@ -103,7 +113,7 @@ def serve_command(
         hint = "start one, or several at ports of their own"
         raise UserError("this system cannot fork workers", "--workers", hint)
     settings = Settings(
-        models=named_models(models),
+        models=named_models(map(fetched, models)),
         host=host,
         port=port,
         workers=workers,

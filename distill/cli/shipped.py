@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from distill.cli.advice import say_error
-from distill.cli.options import FaceModelOpt, JsonOpt, takes
+from distill.cli.options import FaceModelOpt, JsonOpt, ModelArg, model_path, takes
 from distill.errors import UserError, printable
 from distill.pipeline import stages
 from distill.pipeline.stages import Settings
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 @takes("device", "workers", "trust", "as_json")
 def evaluate_command(
-    model: Annotated[Path, typer.Argument(help="ONNX file, experiment or run directory.")],
+    model: Annotated[
+        Path, typer.Argument(parser=model_path, help="ONNX file, experiment or run directory.")
+    ],
     data: Annotated[str, typer.Argument(help="Folder of class folders, or demo.")],
     settings: Settings,
     split: Annotated[str | None, typer.Option("--split", help="train, val or test.")] = None,
@@ -48,7 +50,7 @@ def evaluate_command(
 
 
 def predict_command(
-    model: Annotated[Path, typer.Argument(help="A shipped ONNX file, or an experiment.")],
+    model: ModelArg,
     images: Annotated[list[Path], typer.Argument(help="Pictures, or folders of them.")],
     faces: Annotated[
         bool, typer.Option("--faces", help="Find the faces in each, and label those.")
@@ -124,7 +126,8 @@ def _answer(
 
 
 def inspect_command(
-    model: Annotated[Path, typer.Argument(help="A shipped ONNX file.")], as_json: JsonOpt = False
+    model: Annotated[Path, typer.Argument(parser=model_path, help="A shipped ONNX file.")],
+    as_json: JsonOpt = False,
 ) -> None:
     """Show what is inside a shipped file; needs no torch, and says more where onnx is installed."""
     from distill.runtime.inspect_file import describe_file, lines_of

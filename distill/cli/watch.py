@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from distill.cli import INTERRUPTED
-from distill.cli.options import FaceModelOpt, out_path
+from distill.cli.options import FaceModelOpt, ModelArg, out_path
 from distill.errors import UserError
 from distill.pipeline.stages import json_line
 from distill.progress import Progress
@@ -78,7 +78,7 @@ def watch_command(
     source: Annotated[
         str, typer.Argument(help="A video file, or a camera by number (0) or device.")
     ],
-    model: Annotated[Path, typer.Argument(help="A shipped ONNX file, or an experiment.")],
+    model: ModelArg,
     out: Annotated[
         Path | None,
         typer.Option(
