@@ -12,6 +12,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -48,6 +49,22 @@ class Mirror:
 
     def pull(self) -> None:
         """Makes the folder what is at the address; what changed here alone stays as it is."""
+        with self._alone():
+            self._pull()
+
+    def push(self, below: str = "") -> None:
+        """Puts what changed here at the address; manifests last, so that half never counts.
+
+        Args:
+            below: Of which sub-folder, with `/` at its end; empty for all.
+        """
+        with self._alone():
+            self._push(below)
+
+    def _alone(self) -> AbstractContextManager[bool]:
+        return lock(self.folder / "mirror.lock")
+
+    def _pull(self) -> None:
         known, there = self._known(), self._there()
         for name in sorted({*there, *known}, key=_manifests_last):
             before, file = known.get(name), self.folder / name
@@ -61,12 +78,7 @@ class Mirror:
                 del known[name]
         self._remember(known)
 
-    def push(self, below: str = "") -> None:
-        """Puts what changed here at the address; manifests last, so that half never counts.
-
-        Args:
-            below: Of which sub-folder, with `/` at its end; empty for all.
-        """
+    def _push(self, below: str) -> None:
         known = self._known()
         mine = {name for name in self._mine() if name.startswith(below)}
         before = {name for name in known if name.startswith(below)}
@@ -121,11 +133,10 @@ def open_mirror(address: str) -> Path:
     digest = hashlib.sha256(bucket.address.encode()).hexdigest()[:8]
     folder = downloads() / "runs" / f"{PurePosixPath(bucket.address).name}-{digest}"
     folder.mkdir(parents=True, exist_ok=True)
-    with lock(folder / "pull.lock"):  # one of several processes for all
-        if not (folder / MARK).is_file():
-            with atomic(folder / MARK) as temporary:
-                temporary.write_text(json.dumps({"address": bucket.address, "known": {}}))
-        Mirror(folder, bucket).pull()
+    if not (folder / MARK).is_file():
+        with atomic(folder / MARK, keep=True) as temporary:
+            temporary.write_text(json.dumps({"address": bucket.address, "known": {}}))
+    Mirror(folder, bucket).pull()
     return folder
 
 

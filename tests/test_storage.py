@@ -301,7 +301,7 @@ def raising_after(times: int, error: Exception) -> Any:
     """A method that does nothing but the first times, and then raises."""
     calls = []
 
-    def method(self: object) -> None:
+    def method(self: object, *rest: object) -> None:
         calls.append(self)
         if len(calls) > times:
             raise error
@@ -381,3 +381,22 @@ def test_a_shipped_file_behind_an_address(
     assert (status, "nothing there" in err) == (2, True)
     assert fetched(f"m={bucket}/export/student.fp32.onnx").startswith(f"m={tmp_path}")
     assert fetched("m=here.onnx") == "m=here.onnx"
+
+
+def test_a_run_goes_on_while_its_bucket_is_away(recipe, store, distill, monkeypatch) -> None:
+    """What could not be put there after an epoch is put there after the run."""
+    monkeypatch.setattr("distill.pipeline.train.PUBLISH_S", 0.0)
+    stopped = RunStopped("not reached: nobody answers")
+    with monkeypatch.context() as patched:
+        patched.setattr("distill.mirror.Mirror.push", raising_after(0, stopped))
+        status, _, err = distill(
+            "teacher", recipe, "--data", "s3://bucket/data", "--out", "s3://bucket/runs/mine"
+        )
+    assert "warning: this epoch is kept here alone: not reached" in err
+    assert (status, "error: not reached" in err) == (3, True)  # of the end, when all is done
+    status, _, err = distill(
+        "teacher", recipe, "--data", "s3://bucket/data", "--out", "s3://bucket/runs/mine"
+    )
+    assert status == 0
+    assert "one: done before, kept" in err
+    assert "teachers/one/manifest.json" in Bucket("s3://bucket/runs/mine").names()

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from distill.config import RunConfig
+from distill.errors import RunStopped
 from distill.files import amend_manifest, is_complete
 from distill.lock import lock
 from distill.mirror import mirror_of, publish
@@ -106,7 +107,10 @@ def train_run(
             def told(row: Mapping[str, Any]) -> None:
                 nonlocal published
                 if world.is_main and time.monotonic() - published > PUBLISH_S:
-                    publish(job.folder)
+                    try:
+                        publish(job.folder)
+                    except RunStopped as error:  # which may pass while the run goes on
+                        experiment.progress.say(f"warning: this epoch is kept here alone: {error}")
                     published = time.monotonic()
                 if after_epoch is not None:
                     after_epoch(row)
