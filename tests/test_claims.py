@@ -98,6 +98,15 @@ def test_a_disk_that_is_full_ends_the_beating_in_silence(tmp_path, monkeypatch):
     assert (is_ours, died) == (True, [])
 
 
+def test_claims_on_what_is_done_are_cleared(tmp_path):
+    """A worker that is killed when it has published leaves a claim that nobody wants."""
+    (dead, _), (other, _) = worker(tmp_path), worker(tmp_path)
+    assert dead.take("x-a.npy")
+    assert dead.take("x-b.npy")
+    other.clear("x-", {"x-a.npy"})
+    assert [file.name for file in tmp_path.iterdir()] == ["x-b.npy.0.claim"]
+
+
 def test_many_that_take_over_at_once_are_one(tmp_path):
     for round_ in range(20):
         dead, _ = worker(tmp_path)

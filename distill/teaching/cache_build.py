@@ -84,12 +84,13 @@ def claimed(cache: TeacherCache, todo: Sequence[Shard], claims: Claims) -> Itera
     def is_there(shard: Shard) -> bool:
         return not cache.absent([shard], by_content=shard in damaged)
 
+    names = {shard: f"{cache.folder.name}-{shard.file_name}" for shard in todo}
     while left:
         is_idle = True
         for shard in left:
             if is_there(shard):
                 continue
-            with claims.held(f"{cache.folder.name}-{shard.file_name}") as is_ours:
+            with claims.held(names[shard]) as is_ours:
                 if is_ours and not is_there(shard):
                     is_idle = False
                     yield shard
@@ -98,6 +99,7 @@ def claimed(cache: TeacherCache, todo: Sequence[Shard], claims: Claims) -> Itera
         left += cache.absent(suspects, by_content=True)
         if left and is_idle:
             claims.wait()
+    claims.clear(cache.folder.name, set(names.values()))
 
 
 @contextlib.contextmanager

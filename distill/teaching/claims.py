@@ -16,7 +16,7 @@ import platform
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 
 from distill.buckets import Bucket, Folder
 from distill.errors import DistillError
@@ -89,6 +89,17 @@ class Claims:
         for earlier in sorted(self._numbers(name)):
             if earlier <= number:
                 self._objects.remove(_object(name, earlier))
+
+    def clear(self, begin: str, done: Container[str]) -> None:
+        """Removes claims on what is done, which workers that were killed left behind.
+
+        Args:
+            begin: Of all their names.
+            done: Names of the work.
+        """
+        for claim in self._objects.names(begin):
+            if claim.removesuffix(ENDING).rpartition(".")[0] in done:
+                self._objects.remove(claim)
 
     def beat(self, name: str, count: int) -> bool:
         """Changes a claim that is ours; whether it still is."""
