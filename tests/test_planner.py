@@ -334,3 +334,17 @@ def test_a_wrong_request_is_one_line(arguments, said, distill):
     assert status == 2
     assert len(err.strip().splitlines()) == 1
     assert said in err
+
+
+@pytest.mark.parametrize(
+    ("location", "name"),
+    [
+        ("photos/", "photos"),
+        ("data/faces.csv", "faces"),
+        ("shards/train-{000..003}.tar", "shards"),
+        ("s3://bucket/tars/*.tar", "tars"),
+        ("s3://bucket/photos", "photos"),
+    ],
+)
+def test_a_run_is_called_as_its_data(location, name):
+    assert Request(location).name == name

@@ -12,6 +12,9 @@ from distill.data.sources import Source
 DEFAULT = "balanced"
 
 
+PATTERN = {*"{}*?["}  # of shards
+
+
 @dataclass(frozen=True)
 class Request:
     """Data, and what is to become of them.
@@ -34,8 +37,9 @@ class Request:
 
     @property
     def name(self) -> str:
-        """What its folder below `runs/` is called."""
-        return Path(self.location).resolve().stem or "run"
+        """What its folder below `runs/` is called: as the data, or as the folder of many shards."""
+        place = Path(self.location).resolve()
+        return (place.parent if PATTERN & {*place.name} else place).stem or "run"
 
     @property
     def track(self) -> list[str]:
