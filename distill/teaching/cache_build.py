@@ -25,7 +25,14 @@ from distill.files import NO_SPACE, differing_keys, read_json, write_json
 from distill.models.classifier import Classifier
 from distill.progress import Progress, span
 from distill.teaching.answers import Answers, Teacher
-from distill.teaching.cache import CacheFile, CacheReader, Shard, TeacherCache, complete_views
+from distill.teaching.cache import (
+    CacheFile,
+    CacheReader,
+    Shard,
+    TeacherCache,
+    complete_views,
+    shard_sizes,
+)
 from distill.teaching.claims import Claims
 
 TOLERANCE = 0.02  # of a logit, or of its size if that is larger: float16, and other kernels
@@ -77,20 +84,19 @@ def claimed(cache: TeacherCache, todo: Sequence[Shard], claims: Claims) -> Itera
     A worker begins at a place of its own, so that few want the same shard at the same time. What
     others publish meanwhile is believed: reading it whole would take each worker all that there is.
     """
-    begin = zlib.crc32(claims.owner.encode()) % max(1, len(todo))
-    left = [*todo[begin:], *todo[:begin]]
+    first = zlib.crc32(claims.owner.encode()) % max(1, len(todo))
+    left = [*todo[first:], *todo[:first]]
     damaged = {*left} - {*cache.absent(left)}  # they are there, but not whole
 
     def is_there(shard: Shard) -> bool:
         return not cache.absent([shard], by_content=shard in damaged)
 
-    names = {shard: f"{cache.folder.name}-{shard.file_name}" for shard in todo}
     while left:
         is_idle = True
         for shard in left:
             if is_there(shard):
                 continue
-            with claims.held(names[shard]) as is_ours:
+            with claims.held(f"{cache.folder.name}-{shard.file_name}") as is_ours:
                 if is_ours and not is_there(shard):
                     is_idle = False
                     yield shard
@@ -99,7 +105,8 @@ def claimed(cache: TeacherCache, todo: Sequence[Shard], claims: Claims) -> Itera
         left += cache.absent(suspects, by_content=True)
         if left and is_idle:
             claims.wait()
-    claims.clear(cache.folder.name, set(names.values()))
+    begin = f"{cache.folder.name}-"
+    claims.clear(begin, {f"{begin}{name}" for name in shard_sizes(cache.folder)})
 
 
 @contextlib.contextmanager
