@@ -76,9 +76,9 @@ class Bucket:
         """Stamps of all objects whose names begin so, in the order of their names."""
         system, root = self._system
         with self._reached(begin):
-            folder = f"{root}/{begin}".rpartition("/")[0]
-            try:
-                found = system.find(folder, detail=True)
+            folder, _, prefix = f"{root}/{begin}".rpartition("/")
+            try:  # file systems that know no prefix list all of the folder
+                found = system.find(folder, detail=True, prefix=prefix)
             except FileNotFoundError as error:
                 if is_of_bucket(error):
                     raise

@@ -241,7 +241,8 @@ def test_an_object_is_made_once(bucket) -> None:
     assert not objects.create("claims/a", b"yours")
     assert objects.read("claims/a") == b"mine"
     assert objects.create("claims/a", b"mine")  # a request that was repeated
-    assert list(objects.names("claims/")) == ["claims/a"]
+    assert list(objects.names("claims/")) == list(objects.names("claims/a")) == ["claims/a"]
+    assert not objects.names("claims/b")
     objects.remove("claims/a")
     objects.remove("claims/a")
     assert objects.read("claims/a") is None

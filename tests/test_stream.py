@@ -13,6 +13,7 @@ from distill.config import DataConfig, ViewsConfig
 from distill.data.audit.listing import list_data
 from distill.data.prepare import ImageData, prepare_data
 from distill.data.sources import open_source
+from distill.data.sources import parquet as parquet_source
 from distill.data.store import Split
 from distill.data.unlabelled import prepare_unlabelled
 from distill.data.views import images as view_images
@@ -127,8 +128,8 @@ def test_of_few_files_the_order_is_that_of_a_store() -> None:
 
 
 def test_row_groups_that_are_read_again_are_kept(parquet) -> None:
-    source = open_source(str(parquet))
-    reader = source.read.__closure__[0].cell_contents.read  # type: ignore[attr-defined]
+    source = parquet_source.open_source(str(parquet))
+    reader = source.read
     reader.most = 1
     first, last = source.items[0], source.items[-1]
     for _ in range(4):

@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from distill.config import MAX_SIZE, CropPct, Interpolation
 from distill.errors import UserError
+from distill.storage import is_remote, read_place
 
 Pixels = NDArray[np.uint8]
 Box = tuple[float, float, float, float]  # left, top, right, bottom
@@ -91,12 +92,14 @@ def warn_of_heif(names: Iterable[str | Path], where: str, say: Callable[[str], N
 
 
 def read_file(path: Path) -> bytes:
-    """The content of a picture's file.
+    """The content of a picture's file, local or not.
 
     Raises:
         UnreadableImageError: A pipe, a device, a link that leads nowhere, or more than a gibibyte.
         OSError: It cannot be read now, which says nothing about what is in it.
     """
+    if is_remote(path):
+        return read_place(path)
     try:
         found = path.stat()
     except OSError as error:

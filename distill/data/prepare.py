@@ -161,20 +161,16 @@ def decode_listing(
 
 def decode_partly(listing: Listing, specs: dict[str, InputSpec], work: Workspace) -> Store:
     """The store of a listing's images but for those of training, which are decoded when read."""
-    source, splits, digests = listing.source, listing.splits, listing.digests()
-    pairs = list(zip(listing.items, splits, strict=True))
+    source, digests = listing.source, listing.digests()
+    pairs = zip(listing.items, listing.splits, strict=True)
     rest = [(item, split) for item, split in pairs if split != "train"]
-    store = decode(source, [r[0] for r in rest], [r[1] for r in rest], specs, work)
+    store = decode(source, [item for item, _ in rest], [split for _, split in rest], specs, work)
     train = streamed("train", source, listing.readable("train"), digests, specs["train"], work)
-    kept = {item.name for split in ("val", "test") for item in listing.readable(split)}
-    kept -= store.unreadable.keys()
-    rows = (
-        (item.name, item.label, digests[item.name])
-        for item in (*listing.readable("train"), *(r[0] for r in rest if r[0].name in kept))
-    )
     known = listing.prints.unreadable if listing.prints else {}
     unreadable = {**known, **store.unreadable}
-    return Store({**store.splits, "train": train}, unreadable, data_sha256(rows))
+    kept = (item for item in listing.items if item.name not in unreadable)
+    sha256 = data_sha256((item.name, item.label, digests[item.name]) for item in kept)
+    return Store({**store.splits, "train": train}, unreadable, sha256)
 
 
 def streamed(

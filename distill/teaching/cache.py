@@ -131,7 +131,9 @@ class TeacherCache:
         place, content = self.folder / shard.file_name, self._content(rows)
         if self.bucket is not None:
             place.unlink(missing_ok=True)
-            if not self.bucket.create(shard.file_name, content) and not self.is_whole(shard):
+            if not self.bucket.create(shard.file_name, content):
+                if self.is_whole(shard):  # somebody else's, which is here now
+                    return
                 self.bucket.write(shard.file_name, content)
         is_damaged = place.exists() and not self.is_whole(shard)
         with atomic(place, keep=not is_damaged) as temporary:

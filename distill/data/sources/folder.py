@@ -14,7 +14,7 @@ from distill.data.decode import heif_left_out, image_endings, read_file
 from distill.data.sources import SPLIT_NAMES, SPLITS, Item, Source
 from distill.data.walk import files_below, files_in, folders_in
 from distill.errors import UserError
-from distill.storage import is_remote, locate, read_place, stamp
+from distill.storage import is_remote, locate, stamp
 
 
 def open_source(location: str) -> Source:
@@ -70,16 +70,14 @@ def _listing(
     if not items:
         hint = f"name one with pictures: {' '.join(sorted(endings))}"
         raise heif_left_out(ignored, str(root)) or UserError("no images", str(root), hint)
-    is_far = is_remote(root)
-    read = read_place if is_far else read_file
     return Source(
         location=str(root),
         classes=classes,
         items=tuple(items),
-        read=lambda item: read(root / item.name),
+        read=lambda item: read_file(root / item.name),
         fingerprint=digest.hexdigest(),
         ignored=tuple(ignored),
-        root=None if is_far else root,
+        root=None if is_remote(root) else root,
     )
 
 

@@ -95,12 +95,11 @@ def _open(location: str, labelled: bool) -> Source:
         row = (name, labels, entry.split, entry.group, known.size, known.version)
         digest.update(f"{row}\n".encode())
     is_far = is_remote(root)
-    read = read_place if is_far else read_file
     return Source(
         location=location,
         classes=classes,
         items=tuple(items),
-        read=lambda item: read(root / item.name),
+        read=lambda item: read_file(root / item.name),
         fingerprint=digest.hexdigest(),
         task=task,
         root=None if is_far else root,
