@@ -21,9 +21,10 @@ from distill.errors import NoSpace, UserError
 from distill.export.int8 import gate as gate_module
 from distill.export.int8 import steps as int8_steps
 from distill.export.int8.calibration import METHODS, share_ranges
+from distill.export.int8.first_layer import lay_out
 from distill.export.int8.gate import Gate, export_int8, time_ratio
 from distill.export.int8.integers import float_in_disguise, kernels
-from distill.export.int8.quantiser import Quantiser, widen_constants
+from distill.export.int8.quantiser import Quantiser
 from distill.export.int8.steps import Step, escalate, summary
 from distill.export.onnx_file import describe, probs_of_file
 from distill.export.onnx_graph import inner_nodes, order_layers
@@ -320,7 +321,7 @@ def test_constants_of_the_normalisation_are_as_wide_as_the_image(single, tmp_pat
     np.testing.assert_allclose(found, probs_of_file(single.file, single.pixels), atol=1e-6)
     graph = onnx.load(quantiser.prepared).graph
     before = initialisers(onnx.load(quantiser.prepared))
-    widen_constants(graph)  # nothing is left to do
+    lay_out(graph)  # nothing is left to do
     after = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
     assert all(np.array_equal(before[name], after[name]) for name in before)
 
@@ -336,10 +337,31 @@ def test_a_first_layer_that_takes_pixels_takes_the_bytes_of_the_image(data, ship
     dequantise = producer[first.input[0]]
     values = initialisers(onnx.load(file))
     assert [float(values[name]) for name in dequantise.input[1:]] == [1.0, 0.0]
-    assert producer[dequantise.input[0]].op_type == "Transpose"
+    transpose = producer[dequantise.input[0]]
+    assert transpose.op_type == "Transpose"
+    assert producer[transpose.input[0]].input[0] == "image"
     assert "Cast" not in {node.op_type for node in graph.node}
     found, expected = probs_of_file(file, dark), probs_of_file(source, dark)
     assert 0.0 < np.abs(found - expected).mean() < 0.02
+
+
+@pytest.mark.parametrize("stem", [4, 3])
+def test_windows_side_by_side_are_read_by_rows(data, ship_briefly, tmp_path, stem):
+    """Four pixels of a row are twelve channels, which kernels take at once; nine are not."""
+    source, pixels, _ = ship_briefly(data, tmp_path, stride=[stem, 2])
+    quantiser = Quantiser(source, pixels, tmp_path)
+    prepared = onnx.load(quantiser.prepared)
+    weights = initialisers(prepared)
+    first = next(node for node in prepared.graph.node if node.op_type == "Conv")
+    rows = stem == 4
+    assert weights[first.input[1]].shape[1:] == ((12, 4, 1) if rows else (3, 3, 3))
+    assert ("Reshape" in {node.op_type for node in prepared.graph.node}) == rows
+    found = probs_of_file(quantiser.prepared, pixels)
+    np.testing.assert_allclose(found, probs_of_file(source, pixels), atol=1e-6)
+    lay_out(prepared.graph)
+    again = initialisers(prepared)
+    assert {name: w.shape for name, w in again.items()} == {n: w.shape for n, w in weights.items()}
+    assert kernels(quantiser.quantise("minmax"), tmp_path)["Transpose"] <= 1  # of the last maps
 
 
 def test_what_is_only_concatenated_has_the_range_of_the_whole():

@@ -19,7 +19,7 @@ def pixel_tensors(graph: onnx.GraphProto) -> set[str]:
     """Names of what is nothing but the pixels in float."""
     pixels, cast = {"image"}, set[str]()
     for node in graph.node:
-        if node.op_type == "Transpose" and node.input[0] in pixels:
+        if node.op_type in ("Transpose", "Reshape") and node.input[0] in pixels:
             pixels |= set(node.output)
         elif node.op_type == "Cast" and node.input[0] in pixels:
             cast |= set(node.output)

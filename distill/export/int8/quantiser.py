@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 
 from distill.export.int8.calibration import (
     OPS,
@@ -33,6 +32,7 @@ from distill.export.int8.calibration import (
     find_ranges,
     share_ranges,
 )
+from distill.export.int8.first_layer import lay_out
 from distill.export.int8.integers import pass_pixels_on, pixel_tensors
 from distill.export.onnx_file import clean, describe, name_nodes, probs_of_file
 from distill.export.onnx_graph import ACTIVATIONS, EMBEDDING, inner_nodes, order_layers
@@ -84,7 +84,7 @@ class Quantiser:
         quant_pre_process(self.source, file, skip_symbolic_shape=True)
         model = onnx.load(file)
         name_nodes(model.graph)
-        widen_constants(model.graph)
+        lay_out(model.graph)
         # The quantiser would round an output that lies between layers.
         for place, output in enumerate(model.graph.output):
             if output.name == EMBEDDING:
@@ -184,28 +184,6 @@ class Quantiser:
         file = self.folder / "candidate.onnx"
         file.write_bytes(quantised.SerializeToString())
         return file
-
-
-def widen_constants(graph: onnx.GraphProto) -> None:
-    """Repeats what normalisation multiplies by and adds per channel along the width of the image.
-
-    onnxruntime lays the images out for its integer kernels, channels last, before they are
-    normalised. Three values that repeat every three elements then cost more than the rest of the
-    stem; a row of them is as fast as can be. The numbers stay the same.
-    """
-    inner = inner_nodes(graph)
-    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in graph.value_info}
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    for node in graph.node:
-        shape = shapes.get(node.output[0], [])
-        if node.op_type not in ("Mul", "Add") or node.name in inner or len(shape) != 4:
-            continue
-        if shape[3] == 0:  # not known, as behind a resize: no row is as long as it
-            continue
-        for name in node.input:
-            if name in constants and list(constants[name].dims)[-3:] == [shape[1], 1, 1]:
-                values = numpy_helper.to_array(constants[name]).repeat(shape[3], axis=-1)
-                constants[name].CopyFrom(numpy_helper.from_array(values, name))
 
 
 def _keep_used_opsets(model: onnx.ModelProto) -> None:
