@@ -484,7 +484,9 @@ class BenchConfig(Options):
     would not end in time are left out, but for the first.
     """
     threads: Annotated[int, Field(ge=0)] = 0
-    """0 for the physical cores."""
+    """0 for the physical cores; a search and the gate of the int8 file then take one thread for a
+    file that it is about as fast with.
+    """
     opponents: Annotated[tuple[str, ...], Words] = ()
     """timm or torchvision names, exported with random weights."""
     scenarios: Annotated[tuple[Scenario, ...], Words] = ("single_stream", "offline")

@@ -29,7 +29,7 @@ from distill.export.int8.steps import Step, escalate, summary
 from distill.export.onnx_file import describe, probs_of_file
 from distill.export.onnx_graph import inner_nodes, order_layers
 from distill.models.classifier import Classifier
-from distill.runtime import latency
+from distill.runtime import latency, threads
 from distill.runtime.predict import Predictor
 from distill.scoring.metrics import score
 from distill.scoring.tasks import task_of
@@ -599,9 +599,9 @@ def test_times_are_of_the_calls_that_nothing_disturbed(monkeypatch):
             now[0] += units[self.path] + (0 if next(clock) % 3 == 0 else 1000)
 
     monkeypatch.setattr(latency, "open_session", Session)
-    monkeypatch.setattr(latency, "perf_counter_ns", lambda: now[0])
+    monkeypatch.setattr(threads, "perf_counter_ns", lambda: now[0])
     pixels = np.zeros((3, 4, 4, 3), np.uint8)
-    assert time_ratio(Path("int8"), Path("fp32"), pixels) == 0.25
+    assert time_ratio(Path("int8"), Path("fp32"), pixels, threads=1) == 0.25
 
 
 def test_description_is_replaced_not_added_to(single):

@@ -15,7 +15,7 @@ from distill.models.classifier import Classifier, Contract, build_classifier
 from distill.pipeline.experiment import Experiment
 from distill.progress import Progress
 from distill.recipe import check_table, load_recipe
-from distill.runtime import latency
+from distill.runtime import latency, threads
 from distill.search.find import Search
 from distill.search.space import Limits, ShapeRow, candidates, image_sizes, judge, promising_of
 from distill.search.timing import count_macs, time_files
@@ -167,7 +167,7 @@ def test_a_busy_moment_spoils_no_figure(monkeypatch, tiny_onnx, tmp_path):
 
     files = [shutil.copy(tiny_onnx, tmp_path / name) for name in ("a.onnx", "b.onnx")]
     monkeypatch.setattr(latency, "open_session", Session)
-    monkeypatch.setattr(latency, "perf_counter_ns", lambda: now[0])
+    monkeypatch.setattr(threads, "perf_counter_ns", lambda: now[0])
     assert time_files(files, 1, Progress(quiet=True)) == [1.0, 2.0]
     assert [file.name[0] for file in loaded[:4]] == ["b", "a", "a", "b"]  # first in turn
 

@@ -34,6 +34,7 @@ from distill.runtime.session import (
     run,
 )
 from distill.runtime.shipped import shipped_file
+from distill.runtime.threads import faster_session
 from distill.scoring.tasks import task_of
 
 Pixels = NDArray[np.uint8]
@@ -61,7 +62,8 @@ class Predictor:
 
     Args:
         path: The file, or an experiment that has one; everything else is in its metadata.
-        threads: Threads within an operator; 0 leaves it to onnxruntime.
+        threads: Threads within an operator; 0: one per core, or only one where that is about as
+            fast for one picture, which is measured.
         reject_outliers: Abstain from pictures that are unlike those of training, where the file can
             tell. Without, `Prediction.outlier` says it and the answer stays.
 
@@ -86,6 +88,9 @@ class Predictor:
         self.names = tuple(self.metadata["names"])
         self.task: TaskName = self.metadata["task"]
         self.spec = read_spec(self.session, self.metadata, self.path)
+        if threads == 0:
+            grey = np.full((1, self.spec.height, self.spec.width, 3), 128, np.uint8)
+            self.session = faster_session(self.session, self.path, grey)
         self.outputs = tuple(end["name"] for end in ends_of(self.session, self.path)[1])
         self.outliers = read_outliers(self.session, self.metadata, self.path)
         thresholds, default = self.metadata["thresholds"], task_of(self.task).threshold
