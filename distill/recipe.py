@@ -7,6 +7,7 @@ entry's `recipe = "other.toml"` puts another recipe's run beneath it. Overrides 
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
@@ -291,8 +292,11 @@ def default_name(entry: Table, role: str) -> str:
 
 
 def merge(base: Table, changes: Table) -> Table:
-    """`changes` laid over `base`, table by table; a different `name` inside replaces its table."""
-    merged = dict(base)
+    """`changes` laid over `base`, table by table; a different `name` inside replaces its table.
+
+    What comes of `base` is a copy, as several runs may have it, each to be changed on its own.
+    """
+    merged = copy.deepcopy(base)
     for key, value in changes.items():
         old = merged.get(key)
         if isinstance(old, dict) and isinstance(value, dict):

@@ -34,9 +34,7 @@ def build(
 
     Weights come from timm's cache or hub, else from an installed package that has them.
     """
-    if not timm.is_model(variant):
-        near = ", ".join(timm.list_models(f"*{variant.split('.')[0][:8]}*")[:5])
-        raise UserError(f"timm has no model {variant!r}", "model.name", f"near: {near}")
+    check_name(variant)
     arguments = options.model_dump(exclude_none=True) | {"num_classes": num_classes}
 
     def create() -> nn.Module:
@@ -60,8 +58,27 @@ def build(
     return network
 
 
+def check_name(variant: str) -> None:
+    """Raises `UserError` where timm has no such model, or no weights of that tag."""
+    name = variant.partition(".")[0]
+    if not timm.is_model(name):
+        near = ", ".join(timm.list_models(f"*{name[:8]}*")[:5])
+        raise UserError(f"timm has no model {variant!r}", "model.name", f"near: {near}")
+    try:
+        timm.get_pretrained_cfg(variant)
+    except RuntimeError:
+        tags = ", ".join(timm.list_pretrained(f"{name}.*")) or "none"
+        what, hint = f"timm has no weights {variant!r}", f"there are: {tags}"
+        raise UserError(what, "model.name", hint) from None
+
+
 def origin(variant: str) -> Origin:
-    """timm's repository of these weights on the Hub, its cache, or an installed package."""
+    """timm's repository of these weights on the Hub, its cache, or an installed package.
+
+    Raises:
+        UserError: There is no such model, or it has no such weights.
+    """
+    check_name(variant)
     config, file, url = timm.get_pretrained_cfg(variant), packaged_file(variant), ""
     if config and config.hf_hub_id:
         for name in ("pytorch_model.bin", "model.safetensors"):

@@ -6,7 +6,7 @@ from torch import nn
 from torchvision import models
 
 from distill.config import Options as BaseOptions
-from distill.errors import UserError
+from distill.errors import UserError, alike, did_you_mean
 from distill.models import IMAGENET_MEAN, IMAGENET_STD, Channels
 from distill.models.layers import head_prefixes
 from distill.models.origin import Origin, torch_origin
@@ -31,8 +31,7 @@ def build(
     are probabilities of at least a half for every label, and a class without a positive one gets no
     gradient.
     """
-    if variant not in models.list_models(module=models):
-        raise UserError(f"torchvision has no classifier {variant!r}", "model.name")
+    check_name(variant)
     arguments: dict[str, object] = {"num_classes": num_classes}
     if variant in AUX_MODELS:
         arguments |= {"aux_logits": True, "init_weights": True}
@@ -51,13 +50,26 @@ def build(
     return network
 
 
+def check_name(variant: str) -> None:
+    """Raises `UserError` where torchvision has no such classifier."""
+    known = models.list_models(module=models)
+    if variant not in known:
+        hint = did_you_mean(alike(variant, known))
+        raise UserError(f"torchvision has no classifier {variant!r}", "model.name", hint)
+
+
 def _pretrained(variant: str) -> nn.Module:
     network: nn.Module = models.get_model(variant, weights="DEFAULT")
     return network
 
 
 def origin(variant: str) -> Origin:
-    """torch's cache, or torchvision's server."""
+    """torch's cache, or torchvision's server.
+
+    Raises:
+        UserError: There is no such classifier.
+    """
+    check_name(variant)
     return torch_origin(f"torchvision/{variant}", models.get_model_weights(variant).DEFAULT.url)
 
 

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from distill.config import ModelConfig, RunConfig, TrainConfig, TransferConfig, ViewsConfig
 from distill.models.classifier import build_classifier
 from distill.progress import Progress
+from distill.training.averaging import Anchor
 from distill.training.fit import fit
 from distill.training.job import Job
 
@@ -68,6 +69,15 @@ def test_a_stopped_run_remembers_its_start(data, tmp_path, fit_until):
     other = make_job(data, tmp_path / "none", 0.0, epochs=3)
     fit(tiny(data), other, CPU, QUIET)
     assert not all(torch.equal(expected[name], kept(other)[name]) for name in expected)
+
+
+def test_what_was_remembered_is_where_the_network_is():
+    """Read back it lay in the host's memory, and the next validation of a GPU failed."""
+    anchor = Anchor(0.5)
+    anchor.load_state({"weight": torch.ones(2)}, torch.device("meta"))
+    assert anchor.start["weight"].is_meta
+    anchor.load_state(None, CPU)
+    assert anchor.start is None
 
 
 def test_a_start_without_a_head_is_refused():

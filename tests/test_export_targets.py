@@ -780,14 +780,21 @@ def test_their_processor_crops_where_ours_does() -> None:
     assert found["resample"] == 3  # Pillow's number of bicubic
 
 
-def test_a_student_that_resizes_inside_has_no_pixel_values(make_experiment, tmp_path) -> None:
-    model = WIDE.model_copy(update={"input_size": 24})
-    experiment = make_experiment(tmp_path, "single", model=model, targets=("hub",))
-    with pytest.raises(UserError, match="resizes its input itself"):
+def test_a_student_that_does_something_else_first_takes_pixel_values_too(
+    make_experiment, tmp_path
+) -> None:
+    """It resizes, or normalises by its weights: after all training there was no folder."""
+    folded = WIDE.model_copy(update={"options": {**WIDE.options, "stride": [4, 2]}})
+    resizing = WIDE.model_copy(update={"input_size": 24})
+    for name, model in (("folded", folded), ("resizing", resizing)):
+        experiment = make_experiment(tmp_path / name, "single", model=model, targets=("hub",))
         export_student(experiment)
-    graph = onnx.load(tmp_path / "export" / "student.fp32.onnx").graph
-    with pytest.raises(UserError, match=r"model\.input_size"):
-        normalising_tensors(graph)
+        export = experiment.out / "export"
+        files = read_json(export / "export.json")["targets"]["hub"]["files"]
+        found = files["hub/onnx/model.onnx"]
+        assert found["agreement"] == 100.0
+        assert found["max_prob_difference"] < 1e-6
+        assert not normalising_tensors(onnx.load(export / "student.fp32.onnx").graph)
 
 
 def test_what_is_not_a_number_agrees_with_nothing() -> None:

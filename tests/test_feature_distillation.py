@@ -85,6 +85,22 @@ def test_features_are_what_the_head_is_given(data, name, width):
         tap.take()
 
 
+def test_features_are_those_before_dropout(data):
+    """What is dropped at random was held against the teacher's features, of which nothing is."""
+    model = ModelConfig(name="compact", options={**shape(8), "dropout": 0.5})
+    classifier = build_classifier(model, data.classes, data.spec)
+    for part in classifier.modules():
+        part.train(isinstance(part, nn.Dropout))
+    images, taken = torch.rand(5, 3, 32, 32), []
+    for _ in range(2):
+        tap = FeatureTap(classifier)
+        classifier(images)
+        taken.append(tap.take())
+        tap.remove()
+    assert torch.equal(taken[0], taken[1])
+    assert not torch.equal(*(classifier(images).logits for _ in range(2)))  # it drops indeed
+
+
 @pytest.mark.parametrize("top_k", [0, 1])
 def test_cached_features_are_those_of_the_same_view(data, tmp_path, top_k):
     """Of several teachers, each of a width of its own."""

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from distill.data.decode import InputSpec
 from distill.errors import UserError
 from distill.models.classifier import Classifier, Contract, build_classifier, deployed
 from distill.models.layers import head_prefixes, layer_group_of, layer_groups
+from distill.models.origin import can_load
 from distill.models.weights import read_weights, transfer_weights
 from distill.registry import names_in
 from distill.training.optim import set_trainable
@@ -266,6 +268,50 @@ def test_a_container_of_more_than_ten_is_not_confused_by_prefixes() -> None:
     assert owners["blocks.1.weight"] == 1
     assert owners["blocks.11.weight"] == 11
     assert owners["head.bias"] == 12
+
+
+class Wrapped(nn.Module):
+    """All layers below one name, as own modules often have them."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        layers = [nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 6, 3), nn.AdaptiveAvgPool2d(1)]
+        self.net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(6, num_classes))
+
+
+def test_layers_below_one_name_are_told_apart() -> None:
+    """They were one group, and so the head: weights that fitted in part were loaded in part."""
+    network = Wrapped(3)
+    assert layer_groups(network) == [["net.0"], ["net.2"], ["net.5"]]
+    state = Wrapped(5).state_dict()
+    left = transfer_weights(network, state, head_prefixes(network))
+    assert left == ["net.5.weight", "net.5.bias"]
+    assert torch.equal(network.net[0].weight, state["net.0.weight"])
+    del state["net.2.weight"]
+    with pytest.raises(UserError, match=r"'net\.2\.weight' does not fit"):
+        transfer_weights(network, state, head_prefixes(network))
+
+
+def test_weights_of_a_network_that_is_its_head_are_loaded_whole() -> None:
+    network = nn.Sequential(nn.Linear(4, 3))
+    transfer_weights(network, {"0.weight": torch.ones(3, 4), "0.bias": torch.ones(3)}, ["0"])
+    assert network[0].weight.eq(1).all()
+    with pytest.raises(UserError, match="another network"):
+        transfer_weights(network, {"0.bias": torch.ones(3)}, ["0"])
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("torchvision/resnet5", r"no classifier 'resnet5'.*resnet50"),
+        ("timm/resnet50.bad_tag", r"no weights 'resnet50\.bad_tag'.*a1_in1k"),
+        ("timm/resnet5x", r"no model 'resnet5x'"),
+    ],
+)
+def test_whether_weights_can_be_had_is_asked_of_what_there_is(name, said) -> None:
+    """A planner that was given a teacher by a wrong name ended in a traceback."""
+    problem = can_load(ModelConfig(name=name, pretrained=True))
+    assert re.search(said, str(problem))
 
 
 def test_squeezenet_can_say_no() -> None:

@@ -277,6 +277,22 @@ def test_a_weights_file_that_is_not_there_is_refused_at_once():
         check_plugins(Recipe(teachers=(run_config,)))
 
 
+def test_a_start_of_another_network_is_refused_at_once():
+    """The traceback came after the first of them had been trained."""
+    wide = {"model": SMALL.model_copy(update={"options": {"width": [4, 8], "hidden": 8}})}
+    second = config("b", start="a").model_copy(update=wide)
+    with pytest.raises(UserError, match=r"'a' is another network: .* does not fit"):
+        check_plugins(Recipe(students=(config("a"), second)))
+    check_plugins(Recipe(students=(config("a"), config("b", start="a"))))
+
+
+def test_features_of_one_image_at_a_time_are_refused_at_once():
+    single = {"train": QUICK.model_copy(update={"batch_size": 1})}
+    one = config("s", "feature", teachers=("t",)).model_copy(update=single)
+    with pytest.raises(UserError, match="no variance"):
+        check_plugins(Recipe(teachers=(config("t"),), students=(one,)))
+
+
 def test_an_unknown_engine_is_found_before_training():
     with pytest.raises(UserError, match=r"bench\.engines"):
         check_plugins(Recipe(bench=BenchConfig(engines=("fast",))))

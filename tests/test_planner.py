@@ -72,8 +72,9 @@ def test_few_images_and_many_train_for_about_as_many_steps(images, batch, epochs
 
 def test_few_images_are_seen_in_more_views():
     """42 photographs in 32 views instead of 8 gained 1.8 points (benchmarks/LOG.md)."""
-    assert [views_of(images, 60) for images in (20, 42, 221, 2100)] == [60, 48, 10, 8]
-    assert views_of(42, 6) == 6
+    assert [views_of(images, 60, 8) for images in (20, 42, 221, 2100)] == [60, 48, 10, 8]
+    assert views_of(2100, 60, 16) == 16
+    assert views_of(42, 6, 8) == 6
 
 
 def test_a_schedule_leaves_alone_what_is_set(tiny_preset):
@@ -132,6 +133,9 @@ def test_less_time_takes_fewer_steps_then_smaller_images_then_one_teacher(draft)
     assert least.data.size == 16
     assert len(least.teachers) == 1
     assert any("too few" in note for note in record["notes"])
+    assert "left out: there is no time to train smaller" in record["notes"]
+    asked_for = replace(draft(0.01), teachers_given=True)
+    assert len(asked_for.decide()[0].teachers) == 2
 
 
 def test_what_planning_took_is_no_longer_there_to_train(draft):
@@ -184,6 +188,15 @@ def test_teachers_can_be_named(tiny_preset):
     assert table["teachers"][1]["train"] == {"lr": 1e-3, "epochs": 4}
 
 
+@pytest.mark.parametrize("named", [(), ("timm/resnet10t", "timm/lcnet_035")])
+def test_an_override_of_one_teacher_leaves_the_others(named):
+    _, table = read_preset("balanced", [], named)
+    first, *others = (run["name"] for run in table["teachers"])
+    _, table = read_preset("balanced", [f"teachers.{first}.train.lr=0.5"], named)
+    rates = {run["name"]: run["train"]["lr"] for run in table["teachers"]}
+    assert rates == {first: 0.5, **dict.fromkeys(others, 5e-4)}
+
+
 def test_a_source_is_looked_at(image_folder):
     from distill.data.sources import open_source
 
@@ -215,6 +228,16 @@ def test_pace_is_of_the_loop_that_trains(tiny_preset, monkeypatch):
         pace = take_pace(load(config, data, ("a", "b", "c")), config, one, CPU)
         assert all(value > 0 for value in pace)
         assert pace.validate < pace.train
+
+
+def test_networks_of_more_classes_than_images_of_noise_are_timed(tiny_preset, monkeypatch):
+    """Where classes are weighed by their sizes, the plan said that the data had none of some."""
+    monkeypatch.setattr("distill.planner.pace.SECONDS", 0.01)
+    weighed = ["student.train.class_weights=balanced", "student.train.logit_adjustment=1.0"]
+    preset, table = read_preset("balanced", ["data.size=16", *weighed])
+    recipe = check_table(Recipe, scheduled(table, preset, 140, 1.0), "test")
+    config, classes = recipe.students[0], tuple(f"c{number:03}" for number in range(300))
+    assert take_pace(load(config, recipe.data, classes), config, recipe, CPU).train > 0
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -300,7 +323,9 @@ def test_a_plan_is_made_anew_for_other_wishes(tiny_preset, photos, tmp_path):
     other = replace(request, minutes=3.0)
     assert plan_module.kept_plan(other, tmp_path) is None
     (tmp_path / "teachers").mkdir()  # something was trained: nobody times networks in vain
-    with pytest.raises(UserError, match=r"minutes.*--overwrite"):
+    with pytest.raises(
+        UserError, match=r"minutes.*distill run .*recipe\.toml --data .*--overwrite"
+    ):
         plan_module.kept_plan(other, tmp_path)
     assert plan_module.kept_plan(other, tmp_path, overwrite=True) is None
 

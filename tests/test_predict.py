@@ -367,3 +367,8 @@ def test_threads_that_are_asked_for_are_taken(tiny_onnx):
 
     assert [count(1), count(2)] == [1, 2]
     assert count(0) in (0, 1)
+
+
+def test_no_pictures_at_a_time_is_refused(tiny_onnx):
+    with pytest.raises(UserError, match="batch_size is -1"):
+        Predictor(tiny_onnx).predict([np.zeros((4, 4, 3), np.uint8)], batch_size=-1)

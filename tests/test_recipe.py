@@ -110,6 +110,24 @@ def test_merge() -> None:
     assert base["model"] == {"name": "x", "options": {"p": 1, "q": 2}}
 
 
+def test_an_override_of_one_run_leaves_the_others(write: Write) -> None:
+    """They shared the table of `[teacher]`, and all had what one was given."""
+    file = write(
+        """
+        [teacher]
+        train = { epochs = 10, lr = 0.1 }
+        [[teachers]]
+        name = "a"
+        model.name = "basic_cnn"
+        [[teachers]]
+        name = "b"
+        model.name = "basic_cnn"
+        """,
+    )
+    one, other = load_recipe(file, ["teachers.a.train.epochs=2"]).teachers
+    assert (one.train.epochs, other.train.epochs) == (2, 10)
+
+
 def test_a_link_puts_another_recipe_beneath(write: Write, tmp_path: Path) -> None:
     (tmp_path / "teachers").mkdir()
     (tmp_path / "teachers" / "base.toml").write_text(

@@ -72,7 +72,7 @@ class Target(Base):
 
 def write_pixel_values(source: Path, file: Path, metadata: Record, precision: str) -> None:
     """Writes the variant; without `input_spec` it does not pass for a shipped file."""
-    model = to_pixel_values(onnx.load(source))
+    model = to_pixel_values(onnx.load(source), metadata["mean"], metadata["std"])
     own = {key: metadata[key] for key in ("names", "task", "producer", "data_sha256", "license")}
     description = DESCRIPTION.format(activation=task_of(metadata["task"]).activation)
     describe(model, {"description": description, **own, "precision": precision})

@@ -1,7 +1,8 @@
 """The graph as transformers.js and the Hub expect it: normalised pixels in, logits out.
 
 A shipped file normalises and applies softmax by itself; their image processors and pipelines do
-that outside. So both ends are cut off, and what lies between stays bit for bit.
+that outside. So both ends are cut off, and what lies between stays bit for bit. Where normalising
+is in the weights of the first layer, pixel values are made bytes again instead.
 """
 
 from __future__ import annotations
@@ -11,36 +12,36 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from distill.data.decode import Pixels
-from distill.errors import UserError
 from distill.export.onnx_graph import leading_to
+from distill.models import Channels
 
 NORMALISING = ("Transpose", "Cast", "Mul", "Add")
 
 
-def to_pixel_values(model: onnx.ModelProto) -> onnx.ModelProto:
+def to_pixel_values(model: onnx.ModelProto, mean: Channels, std: Channels) -> onnx.ModelProto:
     """`pixel_values` float32 `(batch, 3, height, width)` to `logits` `(batch, classes)`.
 
     Args:
         model: A shipped file; it is left as it is.
-
-    Raises:
-        UserError: Something else than normalisation comes before the first layer.
+        mean, std: What its pixels, in [0, 1], are normalised by.
     """
     rewritten = onnx.ModelProto()
     rewritten.CopyFrom(model)
     graph = rewritten.graph
-    *earlier, start = normalising_tensors(graph)
-    end = logits_tensor(graph)
-    before, needed = leading_to(graph, [start]), leading_to(graph, [end])
+    normalising, end = normalising_tensors(graph), logits_tensor(graph)
+    needed = leading_to(graph, [end])
+    before = leading_to(graph, normalising[-1:])
     kept = [n for n in graph.node if needed & set(n.output) and not before & set(n.output)]
     # What asks the image for the size of the batch asks the pixel values.
-    names = {**dict.fromkeys((*earlier, start), "pixel_values"), end: "logits"}
+    names = {**dict.fromkeys(normalising, "pixel_values"), end: "logits"}
     for node in kept:
         for tensors in (node.input, node.output):
             tensors[:] = [names.get(name, name) for name in tensors]
+    if not normalising:
+        kept = [*pixels_again(graph, mean, std), *kept]
     used = {name for node in kept for name in node.input}
     weights = [tensor for tensor in graph.initializer if tensor.name in used]
     _, height, width, _ = (dim.dim_value for dim in graph.input[0].type.tensor_type.shape.dim)
@@ -56,18 +57,38 @@ def to_pixel_values(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def normalising_tensors(graph: onnx.GraphProto) -> list[str]:
-    """Names of the input and what it becomes: transposed, scaled and, at last, shifted."""
+    """Names of the input and what it becomes: transposed, scaled and, at last, shifted.
+
+    None where a file does something else first: its weights normalise, or it resizes.
+    """
     tensors, last = [graph.input[0].name], ""
     while last != "Add":
         takers = [node for node in graph.node if tensors[-1] in node.input]
         users = [node for node in takers if node.op_type != "Shape"]
         if len(users) != 1 or users[0].op_type not in NORMALISING:
-            what = f"the student resizes its input itself ({users[0].op_type} before normalising)"
-            hint = "set model.input_size to data.size, or leave the target hub out"
-            raise UserError(what, "export.targets", hint)
+            return []
         tensors.append(users[0].output[0])
         last = users[0].op_type
     return tensors
+
+
+def pixels_again(graph: onnx.GraphProto, mean: Channels, std: Channels) -> list[onnx.NodeProto]:
+    """Nodes that make the bytes of the input of `pixel_values` again; they come out the same."""
+    constants = {
+        "unscale": 255.0 * np.array(std, np.float32).reshape(1, 3, 1, 1),
+        "unshift": 255.0 * np.array(mean, np.float32).reshape(1, 3, 1, 1),
+        "darkest": np.float32(0.0),
+        "lightest": np.float32(255.0),
+    }
+    graph.initializer.extend(numpy_helper.from_array(v, name) for name, v in constants.items())
+    return [
+        helper.make_node("Mul", ["pixel_values", "unscale"], ["unscaled"]),
+        helper.make_node("Add", ["unscaled", "unshift"], ["unshifted"]),
+        helper.make_node("Round", ["unshifted"], ["rounded"]),
+        helper.make_node("Clip", ["rounded", "darkest", "lightest"], ["clipped"]),
+        helper.make_node("Cast", ["clipped"], ["bytes"], to=TensorProto.UINT8),
+        helper.make_node("Transpose", ["bytes"], [graph.input[0].name], perm=[0, 2, 3, 1]),
+    ]
 
 
 def logits_tensor(graph: onnx.GraphProto) -> str:

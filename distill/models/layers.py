@@ -13,19 +13,21 @@ CONTAINERS = ("features", "blocks", "stages", "layers")
 def layer_groups(network: nn.Module) -> list[list[str]]:
     """Parameter-name prefixes from input to output; the last group is the head.
 
-    Containers that the field calls features, blocks, stages or layers are opened. The head is what
-    the library says it is (timm's distilled networks have two), else what comes last; auxiliary
-    heads belong to it.
+    Containers that the field calls features, blocks, stages or layers are opened, and so is what
+    holds all layers. The head is what the library says it is (timm's distilled networks have two),
+    else what comes last; auxiliary heads belong to it.
     """
+    holders = [(n, c) for n, c in network.named_children() if _has_parameters(c)]
+    if len(holders) == 1 and any(map(_has_parameters, holders[0][1].children())):
+        name, inner = holders[0]
+        return [[f"{name}.{part}" for part in group] for group in layer_groups(inner)]
     prefixes: list[str] = []
     for name, child in network.named_children():
-        if not any(True for _ in child.parameters()):
+        if not _has_parameters(child):
             continue
         if name in CONTAINERS and isinstance(child, nn.Sequential | nn.ModuleList):
             prefixes += [
-                f"{name}.{key}"
-                for key, part in child.named_children()
-                if any(True for _ in part.parameters())
+                f"{name}.{key}" for key, part in child.named_children() if _has_parameters(part)
             ]
         else:
             prefixes.append(name)
@@ -42,6 +44,10 @@ def layer_groups(network: nn.Module) -> list[list[str]]:
     if not heads:
         heads = groups.pop()
     return [*groups, [*heads, *auxiliary]]
+
+
+def _has_parameters(module: nn.Module) -> bool:
+    return any(True for _ in module.parameters())
 
 
 def _is_named_head(network: nn.Module, prefix: str) -> bool:

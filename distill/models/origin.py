@@ -55,9 +55,9 @@ def can_load(config: ModelConfig) -> UserError | None:
             check_weights_file(config.pretrained)
         elif config.pretrained:
             check_shape(config)
+        origin = origin_of(config)
     except UserError as error:
         return error
-    origin = origin_of(config)
     if origin is None or origin.file or (origin.url and answers(origin.url)):
         return None
     there = f"at {urlsplit(origin.url).hostname}" if origin.url else "to be fetched"

@@ -10,16 +10,29 @@ from distill.models.layers import head_prefixes
 
 
 class FeatureTap:
-    """Keeps the pooled features of a classifier's last forward pass, with their graph."""
+    """Keeps the pooled features of a classifier's last forward pass, with their graph.
+
+    They are those before a layer of dropout, where one precedes the head.
+    """
 
     def __init__(self, classifier: Classifier) -> None:
         self._network = classifier.network
         self._kept: Tensor | None = None
+        self._dropped: tuple[Tensor, Tensor] | None = None  # the last, after and before
         head = self._network.get_submodule(head_prefixes(self._network)[0])
-        self._hook = head.register_forward_pre_hook(self._keep)
+        self._hooks = [head.register_forward_pre_hook(self._keep)]
+        for module in self._network.modules():
+            if isinstance(module, nn.Dropout):
+                self._hooks.append(module.register_forward_hook(self._drop))
+
+    def _drop(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        self._dropped = output, inputs[0]
 
     def _keep(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self._kept = inputs[0]
+        if self._dropped is not None and self._dropped[0] is inputs[0]:
+            self._kept = self._dropped[1]
+        self._dropped = None
 
     def take(self) -> Tensor:
         """The features `(batch, width)`, float32; they are not kept any longer."""
@@ -29,7 +42,8 @@ class FeatureTap:
 
     def remove(self) -> None:
         """Lets the classifier be as it was."""
-        self._hook.remove()
+        for hook in self._hooks:
+            hook.remove()
 
 
 def pooled(features: Tensor, network: nn.Module) -> Tensor:

@@ -80,6 +80,8 @@ def transfer_weights(network: nn.Module, state: dict[str, Tensor], head: list[st
     fits = {n: t for n, t in state.items() if n in own and t.shape == own[n].shape}
     in_head = tuple(f"{prefix}." for prefix in head)
     missing = [n for n in own if n not in fits and not n.endswith("num_batches_tracked")]
+    if not any(not n.startswith(in_head) for n in own):
+        in_head = ()  # there is nothing but a head: all of it is there, or it is of no use
     wrong = [n for n in (*missing, *state) if n not in fits and not n.startswith(in_head)]
     if wrong:
         what = f"the weights are of another network: {wrong[0]!r} does not fit"

@@ -62,7 +62,11 @@ def _check_run(config: RunConfig, recipe: Recipe) -> None:
         check_kd_lib(config, recipe.data.task)
     classifier = build_classifier(config.model, NAMES, input_spec(recipe.data), load=False)
     if config.train.batch_size == 1:
-        check_single_images(classifier)
+        check_single_images(
+            classifier, needs_features=make_strategy(config.strategy).needs_features
+        )
+    if config.start:
+        check_start(classifier, config.start, recipe)
     if isinstance(config.model.pretrained, str):
         check_weights_file(config.model.pretrained)
 
@@ -76,8 +80,24 @@ def check_processes(recipe: Recipe, device: torch.device) -> None:
             raise of_run(error, recipe.key(config)) from None
 
 
-def check_single_images(classifier: Classifier) -> None:
+def check_start(classifier: Classifier, start: str, recipe: Recipe) -> None:
+    """Raises `UserError` where a network cannot start from the weights of that run."""
+    (source,) = (run for run in (*recipe.teachers, *recipe.students) if run.name == start)
+    first = build_classifier(source.model, NAMES, input_spec(recipe.data), load=False)
+    shapes, others = (
+        {name: tuple(tensor.shape) for name, tensor in built.network.state_dict().items()}
+        for built in (classifier, first)
+    )
+    if odd := sorted(dict(shapes.items() ^ others.items())):
+        what = f"{start!r} is another network: {odd[0]!r} does not fit ({len(odd)} in all)"
+        raise UserError(what, "start", "give both the same model")
+
+
+def check_single_images(classifier: Classifier, needs_features: bool) -> None:
     """Raises `UserError` where a network cannot be trained on one image at a time."""
+    if needs_features:
+        what = "one image at a time is too few to train on: its features have no variance"
+        raise UserError(what, "train.batch_size", "take two at least")
     size = classifier.contract.input_size
     try:
         with torch.no_grad():

@@ -56,7 +56,10 @@ def take_pace(
     classifier: Classifier, config: RunConfig, recipe: Recipe, device: torch.device
 ) -> Pace:
     """Times a network in the loop that will train it, on noise; its weights are spoilt."""
-    alone = config.model_copy(update={"strategy": StrategyConfig(name="supervised"), "start": None})
+    # Noise need not have every class, which what depends on their sizes would ask for.
+    train = config.train.model_copy(update={"class_weights": "none", "logit_adjustment": 0.0})
+    update = {"strategy": StrategyConfig(name="supervised"), "start": None, "train": train}
+    alone = config.model_copy(update=update)
     count = max(config.train.batch_size, batch_size(device))
     data = noise(recipe, classifier.contract.names, count)
     job = Job(alone, data, recipe.views, recipe.seed, NOWHERE)

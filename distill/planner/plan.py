@@ -71,7 +71,8 @@ def kept_plan(request: Request, folder: Path, overwrite: bool = False) -> Plan |
         return Plan(load_recipe(folder / RECIPE, request.track), record)
     if (folder / "teachers").is_dir() and not overwrite:
         odd = ", ".join(differing_keys(record["asked"], asked))
-        hint = "choose another --out, or repeat with --overwrite to train anew"
+        again = f"distill run {folder / RECIPE} --data {request.location} --out {folder}"
+        hint = f"to go on as planned: {again}; else choose another --out, or add --overwrite"
         raise UserError(f"planned for other wishes ({odd})", str(folder), hint)
     return None
 
@@ -102,7 +103,8 @@ def open_draft(request: Request, device: torch.device, progress: Progress) -> Dr
             train = teacher.setdefault("train", {})
             if not BALANCING & train.keys():
                 train["sampling"] = "balanced"
-    return Draft(source, facts, preset, table, device, progress, begun)
+    given = bool(request.teachers)
+    return Draft(source, facts, preset, table, device, progress, begun, given)
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,7 @@ class Draft:
     Attributes:
         table: The recipe as far as it is decided.
         begun: When planning began, by `time.monotonic`.
+        teachers_given: Whether somebody named them: then all are trained.
     """
 
     source: Source
@@ -121,6 +124,7 @@ class Draft:
     device: torch.device
     progress: Progress
     begun: float
+    teachers_given: bool = False
 
     def limit_s(self) -> float:
         """Seconds that are left for the stages, less what a machine may slow down by meanwhile."""
@@ -177,8 +181,10 @@ class Draft:
         if (chosen := draft.size_in_time(paces, size)) != size:
             size, paces = chosen, draft.measure(chosen)
         recipe, expected = draft.in_time(size, paces)
-        if expected.total > self.limit_s():
-            draft = draft.with_teachers(draft.table["teachers"][:1])
+        if expected.total > self.limit_s() and not self.teachers_given:
+            first, *others = draft.table["teachers"]
+            left_out += [f"left out: there is no time to train {run['name']}" for run in others]
+            draft = draft.with_teachers([first])
             recipe, expected = draft.in_time(size, paces)
         times = told(expected, 60.0 * self.preset.minutes)
         notes = [*describe(recipe, self.facts), *self.source.notes, *left_out, *times]

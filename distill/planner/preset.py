@@ -6,6 +6,7 @@ plan does not touch.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -51,6 +52,8 @@ class Preset(Options):
     """How long each of them trains."""
     student: Amount
     """How long each student trains."""
+    views: Count = 8
+    """Views of each image that a student's teacher answers, at least."""
 
 
 def preset_names() -> list[str]:
@@ -77,7 +80,8 @@ def read_preset(
     bounds = check_table(Preset, table.pop("plan"), f"plan of {name}")
     if teachers:
         like = {key: value for key, value in table["teachers"][0].items() if key != "name"}
-        runs = [{**like, "model": {"name": model, "pretrained": True}} for model in teachers]
+        models = [{"model": {"name": model, "pretrained": True}} for model in teachers]
+        runs = [{**copy.deepcopy(like), **model} for model in models]
         table["teachers"] = [{"name": default_name(run, "teacher"), **run} for run in runs]
     set_options(table, overrides)
     return bounds.model_copy(update={"teachers": len(teachers) or bounds.teachers}), table

@@ -12,7 +12,6 @@ from distill.recipe import ROLES
 BATCHES = (8, 16, 32)  # sizes to choose from: the largest of which an epoch has so many
 FEWEST_STEPS = 8
 FROZEN = 0.1  # share of a teacher's epochs in which only its head learns
-FEWEST_VIEWS = 8  # per image
 SEEN = 2000  # training views that a teacher answers at least: few images are seen often anew
 WARM = 0.1  # share of a run's epochs in which the rate rises, of at most one epoch
 
@@ -29,9 +28,9 @@ def epochs_of(amount: Amount, images: int, batch: int, share: float) -> int:
     return min(high, max(low, math.ceil(share * amount.steps / steps)))
 
 
-def views_of(images: int, epochs: int) -> int:
+def views_of(images: int, epochs: int, fewest: int) -> int:
     """Views per image that a student's teacher answers: more where there are few images."""
-    return min(epochs, max(FEWEST_VIEWS, math.ceil(SEEN / images)))
+    return min(epochs, max(fewest, math.ceil(SEEN / images)))
 
 
 def scheduled(table: Table, preset: Preset, images: int, share: float) -> Table:
@@ -50,7 +49,8 @@ def scheduled(table: Table, preset: Preset, images: int, share: float) -> Table:
             epochs = train.setdefault("epochs", epochs_of(amount, images, step, share))
             train.setdefault("warmup_epochs", min(1.0, WARM * epochs))
             if role == ROLES["student"]:
-                run.setdefault("cache", {}).setdefault("views", views_of(images, epochs))
+                views = views_of(images, epochs, preset.views)
+                run.setdefault("cache", {}).setdefault("views", views)
             if role == ROLES["teacher"]:
                 freeze = min(epochs - 1, math.ceil(FROZEN * epochs))
                 run.setdefault("transfer", {}).setdefault("freeze_epochs", freeze)

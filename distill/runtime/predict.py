@@ -122,6 +122,8 @@ class Predictor:
             UnreadableImageError: One of them is no picture; of several it says which.
             OSError: The file of one cannot be read now.
         """
+        if batch_size < 1:
+            raise UserError(f"batch_size is {batch_size}, of pictures at a time", hint="1 or more")
         items = _as_list(images)
         results = []
         for start in range(0, len(items), batch_size):
@@ -149,7 +151,7 @@ class Predictor:
             prediction = self.decide(row, path, flags[index] if flags else None)
             if answers.cams is not None:
                 values = answers.cams[index, self.names.index(prediction.likeliest)]
-                shown = ActivationMap(prediction.likeliest, values)
+                shown = ActivationMap(prediction.likeliest, values.copy())  # not the whole batch
                 prediction = replace(prediction, map=shown)
             found.append(prediction)
         return found

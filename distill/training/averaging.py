@@ -66,6 +66,10 @@ class Anchor:
         state = classifier.network.state_dict()
         self.start = {n: t.detach().clone() for n, t in state.items() if t.is_floating_point()}
 
+    def load_state(self, start: dict[str, Tensor] | None, device: torch.device) -> None:
+        """Remembers what was `start` when a run was stopped, where its network is now."""
+        self.start = start and {name: tensor.to(device) for name, tensor in start.items()}
+
     def blended(self, classifier: Classifier) -> Classifier:
         """A copy of a network that has its share of the start; itself where there is none yet."""
         if self.start is None:

@@ -182,6 +182,14 @@ def save_weights(classifier: Classifier, path: Path) -> None:
 
 
 def load_weights(classifier: Classifier, path: Path) -> Classifier:
-    """Reads what `save_weights` wrote into the same architecture."""
-    classifier.network.load_state_dict(load_file(path))
+    """Reads what `save_weights` wrote into the same architecture.
+
+    Raises:
+        UserError: It is of another one.
+    """
+    try:
+        classifier.network.load_state_dict(load_file(path))
+    except RuntimeError as error:
+        what = f"weights of another network: {str(error).splitlines()[-1].strip()}"
+        raise UserError(what, str(path), "give both runs the same model") from None
     return classifier

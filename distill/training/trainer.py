@@ -274,7 +274,7 @@ class Trainer:
         if self.averaged is not None:
             self.averaged.load_state_dict(state["averaged"])
         if self.anchor is not None:
-            self.anchor.start = state["anchor"]
+            self.anchor.load_state(state["anchor"], self.device)
         if self.scaler is not None:
             self.scaler.load_state_dict(state["scaler"])
         for key, value in state["schedule"].items():
