@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from distill.errors import UserError
 from distill.scoring import comparison
 from distill.scoring.comparison import (
     Difference,
+    check_groups,
     holm,
     images_needed,
     judge,
@@ -178,3 +180,67 @@ def test_of_many_questions_one_that_just_helps_is_not_enough(monkeypatch):
     among = judge([("a", Difference(better, base, groups)), *same])[0]
     assert among.word == "inconclusive"
     assert among.p_holm == pytest.approx(10 * among.p)
+
+
+def test_a_word_needs_what_its_p_says_too():
+    """Of 599 answers 4 differ: the interval once lay below 0, with a p of 0.07."""
+    right = np.ones((1, 599), bool)
+    worse = right.copy()
+    worse[0, :4] = False
+    found = verdict(worse, right)
+    assert found.p > 0.05
+    assert found.word == "inconclusive"
+
+
+def test_no_interval_ends_where_nothing_can_be():
+    found = verdict(np.ones((1, 10), bool), np.zeros((1, 10), bool))
+    assert found.word == "helps"
+    assert found.interval_points[1] == 100.0
+
+
+def test_ties_of_shares_are_ties():
+    thirds = np.array([[0.1, 0.2, 0.3]])
+    of = Difference(thirds, thirds[:, ::-1], np.arange(3))
+    assert (of.points, of.better) == (0.0, 0.5)
+
+
+def test_what_points_are_of_is_said():
+    rng = np.random.default_rng(8)
+    one, other = rng.random((2, 1, 50))
+    assert verdict(one, other).unit == "labels"
+    assert verdict(one > 0.5, other > 0.5).unit == "images"
+
+
+def test_more_is_needed_than_there_is():
+    """ "about 500 test images would decide" was said of 600."""
+    rng, told = np.random.default_rng(9), 0
+    for _ in range(150):
+        seeds, images = int(rng.integers(2, 5)), int(rng.integers(60, 700))
+        easy = rng.random(images)
+        luck = rng.normal(0.8, 0.02, (2, seeds, 1))
+        one, other = (easy + rng.normal(0.0, 0.05, (seeds, images)) < level for level in luck)
+        needs = verdict(one, other).needs or {}
+        assert needs.get("images", images + 1) > images
+        assert needs.get("seeds", seeds + 1) > seeds
+        told += len(needs)
+    assert told > 100
+
+
+def test_among_several_questions_more_is_needed():
+    rng = np.random.default_rng(10)
+    base = rng.random((1, 1000)) < 0.8
+    better = base.copy()
+    better[0, np.flatnonzero(~base[0])[:26]] = True
+    better[0, np.flatnonzero(base[0])[:14]] = False
+    groups = np.arange(1000)
+    mine = ("a", Difference(better, base, groups))
+    others = [("b", Difference(base, np.roll(base, k, 1), groups)) for k in range(1, 10)]
+    alone, among = judge([mine])[0], judge([mine, *others])[0]
+    assert alone.word == among.word == "inconclusive"
+    assert among.needs["images"] > alone.needs["images"]
+
+
+def test_one_group_is_nothing_to_compare_on():
+    with pytest.raises(UserError, match="all images of val are one group"):
+        check_groups(np.array(["site", "site"]), "val")
+    check_groups(np.array(["one", "other"]), "val")

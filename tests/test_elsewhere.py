@@ -11,7 +11,7 @@ from PIL import Image
 
 from distill.config import DataConfig
 from distill.data.audit.listing import list_data
-from distill.data.audit.shift import units_of
+from distill.data.audit.shift import kept_units, units_of
 from distill.data.sources import Item, Source, open_source
 from distill.data.workspace import Workspace
 from distill.pipeline.embedding import embedder
@@ -24,6 +24,7 @@ from distill.report.results import ResultRow
 from distill.report.warnings import far_from_training, worse_elsewhere
 from distill.scoring import distance
 from distill.scoring.distance import by_distance, distances, interval, least_loss
+from distill.scoring.tasks import MULTI, SINGLE
 
 QUIET = Progress(quiet=True)
 
@@ -98,9 +99,12 @@ def test_intervals_are_those_of_scipy(share):
 )
 def test_a_steep_fall_is_warned_of_and_no_other(errors, warns):
     rows = [quarter._asdict() for quarter in quarters(errors)]
-    found = list(far_from_training({"file": "student.int8.onnx", "quarters": rows}))
+    distance = {"file": "student.int8.onnx", "quarters": rows}
+    found = list(far_from_training(distance, SINGLE))
     assert [caution.kind for caution in found] == ["far_from_training"] * warns
-    assert not warns or "80.0 %" in found[0].what
+    assert not warns or "80.0 % (" in found[0].what
+    of_labels = list(far_from_training(distance, MULTI))
+    assert not warns or "% of the labels of the quarter" in of_labels[0].what
 
 
 def test_a_file_that_is_worse_elsewhere_is_warned_of():
@@ -169,6 +173,29 @@ def test_units_hold_whole_groups_and_labels_may_be_many():
     found = units_of(source, items, groups, 0, lambda: vectors)
     assert len(set(found)) == 3
     assert all(len(set(found[n : n + 4])) == 1 for n in range(0, 40, 4))
+
+
+def test_folders_of_splits_are_no_units(tmp_path):
+    """`training`, `validation` and `testing` were three kinds of images, and held out as such."""
+    words = {"training": "train", "validation": "val", "testing": "test"}
+    names = [(f"{word}/{n}.png", split) for word, split in words.items() for n in range(8)]
+    items = tuple(Item(name, (0,), split) for name, split in names)
+    source = Source("made up", ("a",), items, lambda item: b"", "", task="multi")
+    vectors = units(np.linspace(0, 180, 24))
+    found = units_of(source, items, [item.name for item in items], 0, lambda: vectors)
+    assert all(unit.startswith(": cluster") for unit in found)
+
+
+def test_corrected_labels_make_units_anew(tmp_path):
+    def kept(label: int) -> list[str]:
+        items = tuple(Item(f"{n}.png", label if n == 0 else n % 2) for n in range(20))
+        source = Source("made up", ("cat", "dog"), items, lambda item: b"", "")
+        names = [item.name for item in items]
+        vectors = units(np.linspace(0, 180, 20))
+        return kept_units(source, items, names, names, 0, lambda *_: vectors, tmp_path)
+
+    assert kept(0)[0].startswith("cat:")
+    assert kept(1)[0].startswith("dog:")
 
 
 @pytest.fixture(scope="module")

@@ -114,6 +114,9 @@ def test_a_split_that_lacks_a_class() -> None:
     for other in ("Cat", "catt"):
         with pytest.raises(UserError, match="if it is 'cat', name both alike"):
             check_no_class_is_empty(["train", "val", "test"], [0, 1, 0], ("cat", other))
+    with pytest.raises(UserError, match="no image of test has a label"):
+        check_no_class_is_empty(["train", "val", "test"], [(0,), (0,), ()], ("cat",))
+    check_no_class_is_empty(["train", "train", "val", "test"], [(0,), (), (0,), (0,)], ("cat",))
 
 
 def test_every_split_has_every_class_at_any_size_and_fraction() -> None:

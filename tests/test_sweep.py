@@ -74,6 +74,18 @@ def test_each_trial_has_every_seed(mine):
     ]
 
 
+def test_a_trial_has_of_each_seed_what_it_starts_from(mine):
+    """Of further seeds nobody trained the first student, and one of a like name was tried too."""
+    mine.write_text(
+        RECIPE.replace("[student]", "[[students]]")
+        + '\n[[students]]\nname = "small-again"\nstart = "small"\nmodel.name = "compact"\n'
+    )
+    sweep = sweep_of(mine, "train.lr=1e-3,1e-2", seeds=2)
+    of_seeds = [[run.name for run in runs] for runs in sweep.by_seed([sweep.base])]
+    assert of_seeds == [["small", "small-again"], ["small-seed1", "small-again-seed1"]]
+    assert sweep.by_seed([sweep.base])[1][1].start == "small-seed1"
+
+
 def test_more_random_trials_keep_those_there_are(mine):
     wishes = ("train.lr=1e-4..1e-2", "strategy.temperature=1,2,8")
     few, many = (list(sweep_of(mine, *wishes, trials=n).drawn()) for n in (4, 9))

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from distill.config import Recipe
+from distill.errors import UserError
 from distill.files import verify_manifest
-from distill.pipeline.runs import controls, pairs, student_runs, students_by_seed
+from distill.pipeline.runs import controls, needed, pairs, student_runs, students_by_seed
 from distill.recipe import load_recipe
 from distill.report.table import question_lines
 
@@ -45,6 +46,20 @@ def test_each_seed_has_the_student_and_its_control():
     assert pairs(of) == {
         "a": [("a", "a-alone"), ("a-seed6", "a-alone-seed6"), ("a-seed7", "a-alone-seed7")]
     }
+
+
+def test_a_student_with_a_seed_of_its_own_has_no_others():
+    """Its seed was that of a further one as well: one run counted as two pairs."""
+    of = recipe(taught("a", seed=1), seeds=3)
+    with pytest.raises(UserError, match="a has a seed of its own"):
+        student_runs(of)
+    assert names(recipe(taught("a", seed=1), seeds=1)) == ["a-alone-seed1", "a"]
+
+
+def test_a_student_needs_those_that_it_starts_from_or_is_taught_by():
+    of = recipe(taught("a"), taught("b"), taught("c", start="a"), taught("d", teachers=["c"]))
+    assert [run.name for run in needed(of.students, ["d"])] == ["a", "c", "d"]
+    assert [run.name for run in needed(of.students, ["b"])] == ["b"]
 
 
 def test_a_control_differs_in_the_teacher_alone():

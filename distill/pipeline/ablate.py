@@ -12,9 +12,9 @@ from distill.config import Recipe, RunConfig
 from distill.errors import UserError
 from distill.files import JsonModel, amend_manifest, write_json
 from distill.pipeline.experiment import Experiment
-from distill.pipeline.runs import controls, students_by_seed
+from distill.pipeline.runs import controls, needed, students_by_seed
 from distill.pipeline.variants import answers_by_seed, changed_run, effect_of, variant_name
-from distill.scoring.comparison import Difference, Verdict, judge
+from distill.scoring.comparison import Difference, Verdict, check_groups, judge
 from distill.scoring.tasks import task_of
 from distill.strategies import make_strategy
 
@@ -103,8 +103,14 @@ def make_ablation(
     students = (*earlier, base, *(variant.student for variant in variants))
     seeded = recipe.model_copy(update={"students": students, "seeds": seeds})
     teachers = {t.name: t for v in variants if (t := v.teacher) is not None}
+    judged = slice(len(earlier), None)
+    runs = [
+        run
+        for of_seed in students_by_seed(seeded)
+        for run in needed(of_seed, [run.name for run in of_seed[judged]])
+    ]
     update = {
-        "students": tuple(run for runs in students_by_seed(seeded) for run in runs),
+        "students": tuple(runs),
         "teachers": (*recipe.teachers, *teachers.values()),
         "seeds": 0,
     }
@@ -167,6 +173,7 @@ def judge_ablation(experiment: Experiment, ablation: Ablation) -> list[Worth]:
     """
     data, variants = experiment.data, ablation.variants
     groups = data.groups_of("val")
+    check_groups(groups, "val")
     base, base_scores = answers_by_seed(experiment, ablation.base.name, ablation.seeds)
     rights, scores = {}, {}
     for variant in variants:

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from distill.data.sources._manifest import FILE
 from distill.data.sources._tables import read_table
 from distill.errors import UserError
-from distill.files import read_json
+from distill.files import is_complete, read_json
 from distill.pipeline.stored import DATA
 from distill.pipeline.verdicts import CORRECT, shares
-from distill.scoring.comparison import Difference, Verdict, judge
+from distill.scoring.comparison import Difference, Verdict, check_groups, judge
 from distill.training.run_directory import FinishedRun, open_run
 
 
@@ -56,20 +56,44 @@ def _question(base: Mapping[int, Tested], other: Mapping[int, Tested]) -> tuple[
         if run.digests != reference.digests:
             what = f"{run.run.folder} was tested on other images than {reference.run.folder}"
             raise UserError(what, "distill compare", "compare runs of the same splits")
-    # Of runs that share no seed, and are one each, the pair is the pair.
+        if _kind(run.run) != _kind(reference.run):
+            what = f"{run.run.folder} has other classes or another task than {reference.run.folder}"
+            raise UserError(what, "distill compare", "compare runs of the same data")
     seeds = [seed for seed in other if seed in base]
+    if not seeds and max(len(base), len(other)) > 1:
+        what = f"{one.run.folder} and {reference.run.folder} have several seeds, and none in common"
+        raise UserError(what, "distill compare", "train both with the same (--seed, --seeds)")
+    # Of runs that share no seed, and are one each, the pair is the pair.
     pairs = [(other[seed], base[seed]) for seed in seeds] or [(one, reference)]
+    check_groups(reference.groups, "test")
     first, second = (np.stack([pair[side].right for pair in pairs]) for side in (0, 1))
     names = (str(run.run.folder) for run in (one, reference))
     return " over ".join(names), Difference(first, second, reference.groups)
 
 
 def of_seeds(folder: Path) -> dict[int, Tested]:
-    """A run and the same of other seeds, by their seeds; its own is the first."""
+    """A run and the same of other seeds, by their seeds; its own is the first.
+
+    What is called so and has other options, as an earlier recipe may have left it, is another run.
+    """
     named = re.compile(rf"{re.escape(folder.name)}-seed\d+")
     beside = folder.parent.iterdir() if folder.parent.is_dir() else ()
     further = sorted(place for place in beside if named.fullmatch(place.name))
-    return {int(run.run.config["seed"]): run for run in map(tested, (folder, *further))}
+    own = tested(folder)
+    others = [tested(place) for place in further if is_complete(place)]
+    alike = [run for run in others if _options(run.run) == _options(own.run)]
+    return {int(run.run.config["seed"]): run for run in (own, *alike)}
+
+
+def _kind(run: FinishedRun) -> tuple[Any, ...]:
+    """What its answers are."""
+    return run.contract.task, run.contract.names
+
+
+def _options(run: FinishedRun) -> dict[str, Any]:
+    """What a run is, whatever it is called, whoever it learned from and by which seed."""
+    left_out = ("name", "seed", "start", "teachers")
+    return {key: value for key, value in run.config["run"].items() if key not in left_out}
 
 
 def tested(folder: Path) -> Tested:

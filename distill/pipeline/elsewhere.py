@@ -71,7 +71,7 @@ def with_elsewhere(
     elsewhere = tuple(scores for scores, _ in found)
     warnings = (
         *results.warnings,
-        *far_from_training(distance),
+        *far_from_training(distance, task_of(experiment.data.task)),
         *(caution for _, cautions in found for caution in cautions),
         *worse_elsewhere(results.rows, elsewhere, shipped, main),
     )

@@ -29,7 +29,7 @@ from distill.pipeline.stored import EXPORT, BenchFile, FinishedExport
 from distill.pipeline.track import track_scores
 from distill.pipeline.verdicts import keep_correct, verdicts
 from distill.report.results import Caution, ResultRow, Results
-from distill.report.warnings import cautions, fragile
+from distill.report.warnings import cautions, fragile, one_group
 from distill.runtime.predict import Predictor
 from distill.runtime.shipped import preferred
 from distill.scoring import haar
@@ -81,10 +81,12 @@ def score_experiment(
     if reference is not None:
         rows = [_with_agreement(row, probs, reference, task) for row in rows]
     truth = _truth(data)
+    # Verdicts are on answers by one rule: only files have thresholds that validation chose.
+    alike = {name: _right(task, truth["test"], probs[name], None) for name in probs}
     right = {name: _right(task, truth["test"], probs[name], tuned.get(name)) for name in probs}
     for config in all_runs(recipe):
-        keep_correct(experiment.folder(config.name), right[config.name])
-    found = verdicts(experiment, right, reference)
+        keep_correct(experiment.folder(config.name), alike[config.name])
+    found = verdicts(experiment, alike, reference)
     verdict = build_verdict(rows, reference, task.main_score, [v.to_json() for v in found])
     # Where labels are many, an answer is what reaches its threshold, and only files have these.
     judged = tuned if data.task == "multi" else probs
@@ -96,6 +98,7 @@ def score_experiment(
         warnings=(
             *cautions(rows, task, answers, truth, data.classes),
             *fragile(robustness, task.main_score),
+            *one_group(data.groups_of("test").tolist()),
         ),
         verdict=verdict,
         env=environment(),

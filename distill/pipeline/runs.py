@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from distill.config import CacheConfig, Recipe, RunConfig, StrategyConfig
 from distill.errors import UserError
@@ -23,7 +23,15 @@ def has_self_teacher(config: RunConfig) -> bool:
 
 
 def students_by_seed(recipe: Recipe) -> list[tuple[RunConfig, ...]]:
-    """The recipe's students, and the same of each further seed of `recipe.seeds`."""
+    """The recipe's students, and the same of each further seed of `recipe.seeds`.
+
+    Raises:
+        UserError: One of them has a seed of its own, which a further one might be.
+    """
+    own = next((s for s in recipe.students if s.seed is not None), None)
+    if own is not None and recipe.seeds > 1:
+        what = f"{own.name} has a seed of its own, and is to be trained with {recipe.seeds}"
+        raise UserError(what, f"{recipe.key(own)}.seed", "leave it out, or train with one seed")
     names = {student.name for student in recipe.students}
 
     def of_seed(config: RunConfig, seed: int) -> RunConfig:
@@ -36,6 +44,15 @@ def students_by_seed(recipe: Recipe) -> list[tuple[RunConfig, ...]]:
 
     further = range(recipe.seed + 1, recipe.seed + recipe.seeds)
     return [recipe.students, *(tuple(of_seed(s, n) for s in recipe.students) for n in further)]
+
+
+def needed(students: Sequence[RunConfig], names: Iterable[str]) -> list[RunConfig]:
+    """The students of these names and, before each, those that it starts from or is taught by."""
+    wanted = set(names)
+    for student in reversed(students):
+        if student.name in wanted:
+            wanted |= {student.start or student.name, *student.teachers}
+    return [student for student in students if student.name in wanted]
 
 
 def controls(students: Sequence[RunConfig]) -> dict[str, RunConfig]:

@@ -9,12 +9,12 @@ from distill.report.results import Results
 
 def elsewhere_lines(results: Results) -> Iterator[str]:
     """How what ships does on test images by distance, and all models on pictures from elsewhere."""
+    main, unit = ("map", "% mAP") if "map" in results.verdict else ("top1", "%")
     if results.distance is not None:
         file, quarters = results.distance["file"], results.distance["quarters"]
         listed = ", ".join(f"{quarter['accuracy']:.1f}" for quarter in quarters)
         how = "by quarters, from the most to the least like training images"
-        yield f"{file} on test {how}: {listed} %"
-    main, unit = ("map", "% mAP") if "map" in results.verdict else ("top1", "%")
+        yield f"{file} on test {how}: {listed} %{' of labels' if main == 'map' else ''}"
     for place in results.elsewhere:
         shown = ((row["name"], row["test"].get(main)) for row in place["rows"])
         scores = ", ".join(f"{name} {score:.2f}" for name, score in shown if score is not None)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 import statistics
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import Any, Protocol, TextIO
 
 from rich import box
@@ -63,8 +64,8 @@ def results_table(results: Results, without: Sequence[str] = ()) -> Table:
     if multi:
         title += "; F1 of files with their thresholds, else at 0.5"
     table = Table(title=title, box=box.SIMPLE)
-    first = min((row.seed for row in results.rows if row.seed is not None), default=None)
-    rows = [(row, row.test or {}) for row in results.rows if row.seed in (None, first)]
+    names = {row.name for row in results.rows}
+    rows = [(row, row.test or {}) for row in results.rows if not _is_repeated(row, names)]
     agreed = [row.agreement_labels if multi else row.agreement_top1 for row, _ in rows]
     columns: dict[str, list[str]] = {
         "name": [escape(row.name) for row, _ in rows],
@@ -86,6 +87,12 @@ def results_table(results: Results, without: Sequence[str] = ()) -> Table:
     for cells in zip(*kept.values(), strict=True):
         table.add_row(*cells)
     return table
+
+
+def _is_repeated(row: ResultRow, names: Container[str]) -> bool:
+    """Whether it is a run of the table with another seed: `NAME-seed1` beside `NAME`."""
+    first = re.sub(rf"-seed{row.seed}(?=-self$|$)", "", row.name)
+    return first != row.name and first in names
 
 
 def _over_seeds(first: ResultRow, rows: Sequence[ResultRow], main: str) -> float | None:
@@ -161,6 +168,7 @@ def question_lines(questions: Iterable[dict[str, Any]]) -> list[str]:
         low, high = asked["interval_points"]
         word = WORDS[asked["word"]] if ".onnx over " in asked["question"] else asked["word"]
         line = f"{asked['question']}: {word}, {asked['difference_points']:+.2f} points "
+        line += "of labels " if asked.get("unit") == "labels" else ""
         line += f"({low:+.2f} to {high:+.2f}) on {asked['test_images']:,} images"
         if asked["groups"] < asked["test_images"]:
             line += f" in {asked['groups']:,} groups"

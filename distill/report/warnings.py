@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,16 @@ def cautions(
     )
 
 
+def one_group(groups: Collection[str]) -> Iterator[Caution]:
+    """What to say where all test images are one group, as of one site: no verdict is given then."""
+    if len(set(groups)) == 1:
+        yield Caution(
+            kind="one_group",
+            what="all test images are one group: on one question nothing can be compared",
+            fix="give the test split images of several groups, or have it made (data.split)",
+        )
+
+
 def fragile(robustness: Mapping[str, Any] | None, main: str) -> Iterator[Caution]:
     """What to say of a file that pictures as cameras and messengers leave them are too much for."""
     if robustness is None:
@@ -63,15 +73,16 @@ def fragile(robustness: Mapping[str, Any] | None, main: str) -> Iterator[Caution
         )
 
 
-def far_from_training(distance: Mapping[str, Any] | None) -> Iterator[Caution]:
+def far_from_training(distance: Mapping[str, Any] | None, task: Task) -> Iterator[Caution]:
     """What to say of a file that is the worse, the less an image is like one it was trained on."""
     if distance is None:
         return
+    of = "" if task is SINGLE else "of the labels "
     near, *_, far = (Quarter(**quarter) for quarter in distance["quarters"])
     if least_loss(near, far) > STEEP:
         yield Caution(
             kind="far_from_training",
-            what=f"{distance['file']} is right on {near.accuracy:.1f} % of the quarter of test "
+            what=f"{distance['file']} is right on {near.accuracy:.1f} % {of}of the quarter of test "
             f"images that are most like training images, and on {far.accuracy:.1f} % "
             f"({far.low:.1f} to {far.high:.1f}) of those least like them: pictures from elsewhere "
             "are less like them still",

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from distill.errors import UserError
 from distill.files import JsonModel
 
 Floats = NDArray[np.float64]
@@ -28,6 +29,7 @@ MARGIN = 0.5  # points that make no difference
 TAIL = 0.025  # on each side of an interval, and of each of the two tests of "no effect"
 POWER = 0.8  # with which what is said to be needed decides
 DRAWS = 10_000
+DIGITS = 9  # of points and shares that are told apart: sums of thirds have no more
 CHUNK = 2**22  # weights of images that are drawn at a time
 STEPS = (1.0, 1.7, 3.0, 5.0, 8.0)  # in which numbers of images are told: they are guessed from few
 MOST_DISCORDANT = 50.0  # percent that is reckoned with
@@ -39,8 +41,10 @@ class Verdict(JsonModel):
 
     Attributes:
         question: What was asked, such as `student over student-alone`.
-        word: `helps` where the interval lies above 0, `hurts` where below, `no effect` where it
-            lies within the margin, else `inconclusive`.
+        unit: What points are of: `images` that are answered right or, where labels are many, all
+            `labels` of all images.
+        word: `helps` where the interval lies above 0 and p is below 0.05, `hurts` where below 0,
+            `no effect` where it lies within the margin, else `inconclusive`.
         interval_points: 95 % confidence.
         needs: Test `images`, or pairs of `seeds`, that would decide; absent where they cannot.
         discordant_percent: Answers of which one is right and the other wrong.
@@ -50,6 +54,7 @@ class Verdict(JsonModel):
     """
 
     question: str
+    unit: Literal["images", "labels"] = "images"
     word: Word
     difference_points: float
     interval_points: tuple[float, float]
@@ -116,7 +121,7 @@ class Difference:
     @cached_property
     def points(self) -> float:
         """The mean over seeds and images, in points."""
-        return 100.0 * float(self.first.mean() - self.second.mean())
+        return round(100.0 * float(self.first.mean() - self.second.mean()), DIGITS)
 
     @cached_property
     def sums(self) -> tuple[Floats, Floats]:
@@ -147,11 +152,12 @@ class Difference:
         half = self.spread.error * float(stats.t.ppf(1.0 - TAIL, self.spread.freedom))
         draws = self._draws()
         deviation = float(draws.std())
-        if deviation < 1e-12:
-            return self.points - half, self.points + half
-        widening = half / (float(stats.norm.ppf(1.0 - TAIL)) * deviation)
-        low, high = np.quantile(draws - draws.mean(), (TAIL, 1.0 - TAIL)) * widening
-        return self.points + float(low), self.points + float(high)
+        ends = np.array([-half, half])
+        if deviation > 1e-12:
+            widening = half / (float(stats.norm.ppf(1.0 - TAIL)) * deviation)
+            ends = np.quantile(draws - draws.mean(), (TAIL, 1.0 - TAIL)) * widening
+        low, high = np.clip(self.points + ends, -100.0, 100.0).tolist()
+        return low, high
 
     def _draws(self) -> Floats:
         """The difference of samples of as many seeds and groups, drawn with replacement."""
@@ -189,16 +195,22 @@ class Difference:
     @property
     def better(self) -> float:
         """Share of the pairs of runs that the first wins."""
-        gap = self.first.mean(axis=1) - self.second.mean(axis=1)
+        gap = np.round(self.first.mean(axis=1) - self.second.mean(axis=1), DIGITS)
         return float(((gap > 0) + 0.5 * (gap == 0)).mean())
 
-    def needs(self, margin: float) -> dict[str, int]:
+    def needs(self, margin: float, tail: float = TAIL) -> dict[str, int]:
         """Test images, and pairs of seeds, that would decide if the difference stayed what it is.
 
-        It is told from 0, or from the margin, whichever is farther away.
+        It is told from 0, or from the margin, whichever is farther away. More of them than there
+        are, that is.
+
+        Args:
+            tail: On each side, of a difference from 0.
         """
-        spread, gain = self.spread, max(abs(self.points), margin - abs(self.points))
-        quantiles = float(stats.norm.ppf(1.0 - TAIL) + stats.norm.ppf(POWER))
+        spread, gain, power = self.spread, abs(self.points), POWER
+        if margin - gain > gain:  # from the margin, and from the other one too
+            gain, tail, power = margin - gain, TAIL, (1.0 + POWER) / 2
+        quantiles = float(stats.norm.ppf(1.0 - tail) + stats.norm.ppf(power))
         bearable = (gain / quantiles) ** 2
         of_seeds = spread.variance(spread.of_seeds - spread.rest)
         of_images = spread.variance(spread.of_groups)
@@ -209,12 +221,20 @@ class Difference:
             left = quantiles * math.sqrt(bearable - of_seeds)
             if share > MOST_DISCORDANT:  # copies; the same as a smaller gain
                 share, left = MOST_DISCORDANT, left * math.sqrt(MOST_DISCORDANT / share)
-            found["images"] = images_needed(share, min(left, share))
+            more = (share, min(left, share), tail, power, spread.images)
+            found["images"] = images_needed(*more)
         if spread.seeds > 1 and of_groups < bearable:
             deviation = math.sqrt(spread.seeds * spread.variance(spread.of_seeds))
             left = quantiles * math.sqrt(bearable - of_groups)
-            found["seeds"] = seeds_needed(deviation, left)
+            found["seeds"] = seeds_needed(deviation, left, tail, power, spread.seeds)
         return {name: count for name, count in found.items() if count is not None}
+
+
+def check_groups(groups: NDArray[Any], split: str) -> None:
+    """Raises `UserError` where the images of a split are one group: a single question."""
+    if len(set(groups.tolist())) < 2:
+        what = f"all images of {split} are one group, so that nothing can be compared on them"
+        raise UserError(what, f"split {split}", "give it images of several (data.split, groups)")
 
 
 def judge(
@@ -226,22 +246,27 @@ def judge(
         questions: What is asked, and what was found.
         margin: Points that make no difference.
     """
-    adjusted = holm([difference.p for _, difference in questions])
+    values = [difference.p for _, difference in questions]
     return tuple(
-        _verdict(question, difference, margin, p if len(questions) > 1 else None)
-        for (question, difference), p in zip(questions, adjusted, strict=True)
+        _verdict(question, difference, margin, p if len(questions) > 1 else None, factor)
+        for (question, difference), p, factor in zip(
+            questions, holm(values), holm_factors(values), strict=True
+        )
     )
 
 
-def _verdict(question: str, of: Difference, margin: float, p_holm: float | None) -> Verdict:
+def _verdict(
+    question: str, of: Difference, margin: float, p_holm: float | None, factor: int
+) -> Verdict:
     (low, high), word = of.interval, "inconclusive"
-    if (low > 0.0 or high < 0.0) and (p_holm is None or p_holm < 2.0 * TAIL):
+    if (low > 0.0 or high < 0.0) and (of.p if p_holm is None else p_holm) < 2.0 * TAIL:
         word = "helps" if low > 0.0 else "hurts"
     elif -margin < low and high < margin:
         word = "no effect"
     return Verdict.model_validate(
         {
             "question": question,
+            "unit": "images" if of.first.dtype == np.bool_ else "labels",
             "word": word,
             "difference_points": of.points,
             "interval_points": of.interval,
@@ -249,7 +274,7 @@ def _verdict(question: str, of: Difference, margin: float, p_holm: float | None)
             "test_images": len(of.groups),
             "groups": of.spread.groups,
             "margin_points": margin,
-            "needs": of.needs(margin) if word == "inconclusive" else None,
+            "needs": of.needs(margin, TAIL / factor) if word == "inconclusive" else None,
             "discordant_percent": of.discordant,
             "mcnemar_p": of.mcnemar,
             "better_share": of.better,
@@ -259,54 +284,67 @@ def _verdict(question: str, of: Difference, margin: float, p_holm: float | None)
     )
 
 
+def holm_factors(values: Sequence[float]) -> list[int]:
+    """What each of several p values is multiplied by: as many as are not below it."""
+    order = sorted(range(len(values)), key=lambda index: values[index])
+    return [len(values) - order.index(index) for index in range(len(values))]
+
+
 def holm(values: Sequence[float]) -> list[float]:
     """p values of tests made at once, adjusted step by step (Holm, 1979)."""
-    order = sorted(range(len(values)), key=lambda index: values[index])
-    adjusted, highest = [1.0] * len(values), 0.0
-    for rank, index in enumerate(order):
-        highest = max(highest, min(1.0, (len(values) - rank) * values[index]))
+    factors, adjusted, highest = holm_factors(values), [1.0] * len(values), 0.0
+    for index in sorted(range(len(values)), key=lambda index: -factors[index]):
+        highest = max(highest, min(1.0, factors[index] * values[index]))
         adjusted[index] = highest
     return adjusted
 
 
-def images_needed(discordant: float, gain: float) -> int | None:
+def images_needed(
+    discordant: float, gain: float, tail: float = TAIL, power: float = POWER, known: int = 0
+) -> int | None:
     """Test images from which on exact McNemar's test finds a gain in four of five cases.
 
     Args:
         discordant: Answers that differ in being right, in percent.
         gain: The true difference, in points, of either sign.
+        tail: Of the test, on each side.
+        power: Another share of cases.
+        known: Images that there are, which did not do.
 
     Returns:
         In `STEPS` of each power of ten; None where nobody has so many.
     """
-    for power in range(1, int(math.log10(MOST_IMAGES))):
+    for magnitude in range(1, int(math.log10(MOST_IMAGES))):
         for step in STEPS:
-            count: int = round(step * 10**power)
-            if mcnemar_power(count, discordant, gain) >= POWER:
+            count: int = round(step * 10**magnitude)
+            if count > known and mcnemar_power(count, discordant, gain, tail) >= power:
                 return count
     return None
 
 
-def mcnemar_power(images: int, discordant: float, gain: float) -> float:
+def mcnemar_power(images: int, discordant: float, gain: float, tail: float = TAIL) -> float:
     """Probability that exact McNemar's test finds a gain; arguments as of `images_needed`."""
     share, won = discordant / 100.0, (1.0 + min(1.0, gain / discordant)) / 2
     counts = np.arange(*(int(stats.binom.ppf(q, images, share)) for q in (1e-6, 1 - 1e-6)))
-    losses = stats.binom.ppf(TAIL, counts, 0.5)  # the fewest that could be chance, or one more
-    losses -= stats.binom.cdf(losses, counts, 0.5) > TAIL
+    losses = stats.binom.ppf(tail, counts, 0.5)  # the fewest that could be chance, or one more
+    losses -= stats.binom.cdf(losses, counts, 0.5) > tail
     found = stats.binom.cdf(losses, counts, won) + stats.binom.sf(counts - losses - 1, counts, won)
     return float((stats.binom.pmf(counts, images, share) * found * (losses >= 0)).sum())
 
 
-def seeds_needed(deviation: float, gain: float) -> int | None:
+def seeds_needed(
+    deviation: float, gain: float, tail: float = TAIL, power: float = POWER, known: int = 1
+) -> int | None:
     """Pairs of seeds from which on a paired t-test finds a gain in four of five cases.
 
     Args:
         deviation: Standard deviation of the pairs' differences, in points.
+        tail, power, known: As of `images_needed`.
     """
-    for count in range(2, MOST_SEEDS + 1):
+    for count in range(known + 1, MOST_SEEDS + 1):
         free, shift = count - 1, gain / max(deviation, 1e-9) * math.sqrt(count)
-        bound = stats.t.ppf(1.0 - TAIL, free)
-        if shift > 2 * bound or stats.nct.sf(bound, free, shift) >= POWER:
+        bound = stats.t.ppf(1.0 - tail, free)
+        if shift > 2 * bound or stats.nct.sf(bound, free, shift) >= power:
             return count
     return None
 

@@ -22,11 +22,11 @@ from distill.config import Recipe, RunConfig
 from distill.errors import NotFinite, UserError
 from distill.files import JsonModel, amend_manifest, atomic, read_json, write_json
 from distill.pipeline.experiment import Experiment
-from distill.pipeline.runs import has_self_teacher, self_teacher, students_by_seed
+from distill.pipeline.runs import has_self_teacher, needed, self_teacher, students_by_seed
 from distill.pipeline.train import begin, train_run
 from distill.pipeline.variants import answers_by_seed, changed_run, effect_of, variant_name
 from distill.recipe import write_toml
-from distill.scoring.comparison import Difference, Verdict, judge
+from distill.scoring.comparison import Difference, Verdict, check_groups, judge
 from distill.scoring.tasks import task_of
 from distill.search.trials import Axis, Method, Optuna, Settings, grid, random_trials
 from distill.training.run_directory import ROWS
@@ -114,12 +114,16 @@ class Sweep:
         return changed_run(self.base, pairs, variant_name(self.base, *words))
 
     def with_students(self, students: Sequence[RunConfig]) -> Recipe:
-        """The recipe with these after those before the student, one of each seed."""
+        """The recipe with these in place of the student, one of each seed, and what they need."""
+        runs = [run for of_seed in self.by_seed(students) for run in of_seed]
+        return self.recipe.model_copy(update={"students": tuple(runs), "seeds": 0})
+
+    def by_seed(self, students: Sequence[RunConfig]) -> list[list[RunConfig]]:
+        """Of each seed these students, and before them those of the recipe that they need."""
         earlier = self.recipe.students[:-1]
         update = {"students": (*earlier, *students), "seeds": self.seeds}
-        seeded = self.recipe.model_copy(update=update)
-        runs = tuple(run for runs in students_by_seed(seeded) for run in runs)
-        return self.recipe.model_copy(update={"students": runs, "seeds": 0})
+        every = students_by_seed(self.recipe.model_copy(update=update))
+        return [needed(of, [run.name for run in of[len(earlier) :]]) for of in every]
 
 
 def plan_sweep(sweep: Sweep) -> Recipe:
@@ -160,8 +164,7 @@ def run_sweep(experiment: Experiment, sweep: Sweep) -> SweepFile:
         experiment: Of `plan_sweep`'s recipe, its teachers trained.
     """
     begin(experiment)
-    for earlier in experiment.recipe.students[: len(sweep.recipe.students) - 1]:
-        _train(experiment, earlier)
+    check_groups(experiment.data.groups_of("val"), "val")
     main = task_of(experiment.data.task).main_score
     record = SweepFile(identity=sweep.identity, base=sweep.base.name, score=main)
     _train_seeds(experiment, sweep, sweep.base)
@@ -249,9 +252,9 @@ def _train_seeds(
     experiment: Experiment, sweep: Sweep, student: RunConfig, after_epoch: Any = None
 ) -> None:
     """Trains a student of every seed; the first decides whether the others are."""
-    recipe = sweep.with_students([student])
-    runs = [run for run in recipe.students if run.name.startswith(student.name)]
-    for number, run in enumerate(runs):
+    for number, (*earlier, run) in enumerate(sweep.by_seed([student])):
+        for other in earlier:
+            _train(experiment, other)
         _train(experiment, run, after_epoch if number == 0 else None)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill.data.audit.splits import labels_of
-from distill.data.sources import Item, Source
+from distill.data.sources import SPLIT_NAMES, Item, Source
 from distill.errors import UserError
 from distill.files import read_json, write_json
 
@@ -38,7 +38,8 @@ def kept_units(
         digests: SHA-256 of each image.
         embed: Gives unit vectors `(n, d)`.
     """
-    described = [seed, source.classes, [i.name for i in items], list(groups), list(digests)]
+    labels = [[int(label) for label in labels_of(item)] for item in items]
+    described = [seed, source.classes, [i.name for i in items], list(groups), list(digests), labels]
     key = hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
     place = cache / f"units-{key}.json"
     with contextlib.suppress(UserError, KeyError):  # absent, or damaged: made anew
@@ -80,7 +81,8 @@ def units_of(
 
 def _folder(item: Item, classes: Sequence[str]) -> str:
     """The folder of an image below that of its class and its split, which is its source's."""
-    parts = [part for part in PurePosixPath(item.name).parent.parts if part != item.split]
+    folders = PurePosixPath(item.name).parent.parts
+    parts = [part for part in folders if item.split not in (part, SPLIT_NAMES.get(part.lower()))]
     for name in (classes[label] for label in labels_of(item) if label >= 0):
         if name in parts:
             parts = parts[parts.index(name) + 1 :]

@@ -168,10 +168,15 @@ def check_no_class_is_empty(
 ) -> None:
     """Raises `UserError` where nothing is in a split, or a class has no image to learn from.
 
+    Where labels are many, a split whose images have none is nothing that could be scored on.
+
     Of a class that validation or test lack nothing is measured, which a finding says.
     """
     if empty := [split for split in SPLITS if split not in splits]:
         raise UserError(f"no readable image in {empty[0]}", hint="add some")
+    labelled = {split for split, label in zip(splits, labels, strict=True) if label != ()}
+    if bare := [split for split in SPLITS if split not in labelled]:
+        raise UserError(f"no image of {bare[0]} has a label", hint="or set data.split=grouped")
     counts: Counter[int] = Counter()
     everywhere: Counter[int] = Counter()
     for split, label in zip(splits, labels, strict=True):
