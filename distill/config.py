@@ -442,6 +442,8 @@ class ExportConfig(Options):
     """Smallest accuracy of the images that are answered, in percent."""
     int8_max_drop: Annotated[float, Field(ge=0.0, le=100.0)] = 0.5
     """Most that an int8 file may lose of the task's main score on validation, in points."""
+    int8_max_kb: Annotated[float, Field(ge=0.0)] = 0.0
+    """Largest int8 file, in units of 1,000 bytes; 0 for any. Layers in float may be too large."""
     int8_qad_epochs: Annotated[int, Field(ge=0)] = 3
     """Epochs of quantisation-aware distillation, for where no calibration passes; 0 is off."""
     int8_qad_lr: Positive = 1e-4

@@ -517,6 +517,11 @@ def test_the_gate_weighs_the_loss_against_time_and_size(single, tmp_path):
     ):
         figures = {"drop": drop, "time_ratio": time, "size_ratio": size}
         assert gate._losses(MINMAX.model_copy(update=figures)) == reasons
+    small = single.gate(tmp_path, single.labels, int8_max_kb=310)
+    figures = {"drop": 0.0, "time_ratio": 0.5, "size_ratio": 0.3}
+    for size_bytes, reasons in ((310_000, []), (357_197, ["it has 357 kB, 310 may be"])):
+        step = MINMAX.model_copy(update={**figures, "size_bytes": size_bytes})
+        assert small._losses(step) == reasons
 
 
 def test_the_gate_refuses_a_file_that_answers_differently(single, published, tmp_path, monkeypatch):

@@ -147,6 +147,9 @@ class Gate:
             reasons.append(f"{step.drop:.2f} points of {self.main} are lost, {most:g} may be")
         if not gains(step):
             reasons.append("neither faster nor smaller")
+        most_kb, kb = self.config.int8_max_kb, (step.size_bytes or 0) / 1000
+        if 0 < most_kb < kb:
+            reasons.append(f"it has {kb:.0f} kB, {most_kb:g} may be")
         return reasons
 
 
