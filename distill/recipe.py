@@ -285,10 +285,15 @@ def _expand_run(entry: Table, role: str, folder: Path, above: tuple[Path, ...]) 
 
 def default_name(entry: Table, role: str) -> str:
     """`resnet50` for a teacher, `compact-vanilla` for a student; a model's tag is left out."""
-    name = str(entry.get("model", {}).get("name", role))
+    name = str(_named(entry, "model", role))
     model = name.split("/")[1].split(".")[0] if "/" in name else name.split(".")[-1]
-    strategy = str(entry.get("strategy", {}).get("name", "supervised"))
+    strategy = str(_named(entry, "strategy", "supervised"))
     return model if role == "teacher" else f"{model}-{strategy.split('.')[-1]}"
+
+
+def _named(entry: Table, key: str, default: str) -> Any:
+    table = entry.get(key)
+    return table.get("name", default) if isinstance(table, dict) else default
 
 
 def merge(base: Table, changes: Table) -> Table:
@@ -342,7 +347,7 @@ def set_option(table: Table, override: str) -> None:
     if not equals or not all(parts):
         raise UserError(f"cannot read the override {override!r}", hint="write dotted.key=value")
     value = _parse(text.strip())
-    if parts[0] in ROLES and len(parts) == 1:
+    if parts[0] in (*ROLES, *ROLES.values()) and len(parts) == 1:
         raise UserError(f"{key} is a table", "override", f"write {key}.KEY=VALUE")
     if parts[0] in ROLES:
         targets = table[ROLES[parts[0]]]
@@ -361,6 +366,9 @@ def set_option(table: Table, override: str) -> None:
             target = target.setdefault(part, {})
             if not isinstance(target, dict):
                 raise UserError(f"{part!r} is a value, not a table", key)
+        if isinstance(target.get(parts[-1]), dict) and not isinstance(value, dict):
+            named = "name" if parts[-1] in ("model", "strategy") else "KEY"
+            raise UserError(f"{key} is a table", "override", f"write {key}.{named}={text.strip()}")
         target[parts[-1]] = value
 
 

@@ -61,7 +61,10 @@ def find_module(folder: str, name: str, where: str, offers: str) -> ModuleType:
     """
     known = names_in(folder, offers)
     if "." not in name and name not in known:
-        raise UserError(f"unknown name {name!r}", where, f"choose one of {', '.join(known)}")
+        hint = f"choose one of {', '.join(known)}"
+        if where.endswith("model.name"):
+            hint += f"; or a library's: timm/{name}, torchvision/{name}"
+        raise UserError(f"unknown name {name!r}", where, hint)
     target = name if "." in name else f"distill.{folder}.{name}"
     if "." in name:
         for place in (*module_folders(), "."):

@@ -758,3 +758,40 @@ def test_pictures_from_elsewhere_are_looked_at_before_anything_is_trained(
     status, out, err = distill("run", photos, "--also", tmp_path / "nowhere", "--dry-run")
     assert (status, out) == (2, "")  # and no plan
     assert "no such folder" in err
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("student.train.epochs=many", "epochs"),
+        ("student.train.epochs=", "epochs"),
+        ("teacher.train.epochs=[3]", "epochs"),
+        ("student.train.batch_size=0", "batch_size"),
+        ("student.train=3", "student.train is a table"),
+        ("student.model=lite", "write student.model.name=lite"),
+        ("students=3", "students is a table"),
+        ("data=3", "data"),
+    ],
+)
+def test_options_of_a_plan_that_make_no_sense_are_one_line(override, said, photos, distill):
+    """They were reckoned with before they were checked, and ended in tracebacks."""
+    for extra in (["--dry-run"], ["--dry-run", "--smoke"]):
+        status, _, err = distill("run", photos, override, *extra)
+        assert (status, said in err) == (2, True), err
+        assert "Traceback" not in err
+
+
+def test_what_is_not_named_is_not_the_folder_one_is_in(tiny_onnx, distill):
+    for command in (["predict", tiny_onnx, ""], ["predict", "", tiny_onnx], ["run", ""]):
+        status, _, err = distill(*command)
+        assert (status, "an empty name" in err) == (2, True), err
+
+
+def test_models_and_pictures_in_the_wrong_places(experiment, photos, distill):
+    picture = next(photos.rglob("*.png"))
+    status, _, err = distill("predict", picture, experiment)
+    assert (status, "a picture, not a model" in err) == (2, True), err
+    assert distill("predict", experiment / "export", picture)[0] == 0
+    assert distill("inspect", experiment)[0] == 0
+    status, _, err = distill("compare", experiment, experiment)
+    assert (status, "name one of its runs" in err) == (2, True), err

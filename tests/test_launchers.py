@@ -12,7 +12,6 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from distill import __version__
 from distill.cli import cache as command
 from distill.errors import RunStopped, UserError
 from distill.launchers import Launcher, Work, make_launcher
@@ -165,6 +164,9 @@ def test_the_script_for_slurm_runs_the_command_in_an_array(tmp_path):
     assert shlex.split(lines[-1]) == ["exec", "distill", *ODD]
 
 
+PACKAGE = "git+https://git.example/distillate.git"
+
+
 def sky_task(folder: Path, *options: str, arguments=("cache", "build", "mine.toml", *AWAY)):
     """What is written for SkyPilot, the recipe that it takes along, and what is said."""
     (folder / "mine.toml").write_text(RECIPE)
@@ -181,7 +183,7 @@ def sky_task(folder: Path, *options: str, arguments=("cache", "build", "mine.tom
 
 def test_the_task_for_skypilot_has_all_that_a_machine_elsewhere_needs(tmp_path):
     overridden = ("cache", "build", "mine.toml", "student.cache.views=2", *AWAY)
-    task, recipe, said = sky_task(tmp_path, arguments=overridden)
+    task, recipe, said = sky_task(tmp_path, f"package={PACKAGE}", arguments=overridden)
     place = tmp_path / "launch" / "distill-mine.sky.yaml"
     assert said == [f"submit it: sky jobs launch --detach-run --num-jobs 3 {place}"]
     assert task["resources"] == {
@@ -195,7 +197,13 @@ def test_the_task_for_skypilot_has_all_that_a_machine_elsewhere_needs(tmp_path):
     assert load_recipe(here) == recipe  # with what was overridden
     last = task["run"].splitlines()[-1]
     assert shlex.split(last) == ["exec", "distill", "cache", "build", there, *AWAY]
-    assert task["setup"].endswith(f"'distillate[train,scale]=={__version__}'")
+    assert task["setup"].endswith(f"'distillate[train,scale] @ {PACKAGE}'")
+
+
+def test_a_machine_is_told_where_distill_comes_from(tmp_path):
+    """On PyPI another project has the name, and it was installed."""
+    with pytest.raises(UserError, match="nothing says where machines get distill from"):
+        sky_task(tmp_path)
 
 
 def test_options_of_skypilot_that_are_empty_are_left_out(tmp_path):
@@ -214,7 +222,7 @@ def test_options_of_skypilot_that_are_empty_are_left_out(tmp_path):
 def test_what_runs_on_a_machine_is_shell(tmp_path):
     slurm, _ = work_in(tmp_path)
     make_launcher("slurm", []).launch(slurm)
-    task, _, _ = sky_task(tmp_path)
+    task, _, _ = sky_task(tmp_path, f"package={PACKAGE}")
     scripts = [tmp_path / "launch" / "distill-mine.sbatch", tmp_path / "run", tmp_path / "setup"]
     for script in scripts[1:]:
         script.write_text(f"#!/bin/bash\n{task[script.name]}")
@@ -308,6 +316,7 @@ def test_kubernetes_has_a_schema_for_the_job(tmp_path):
         ("kubernetes", ["image='a b'"], "image"),
         ("local", ["gpus=1"], "gpus"),
         ("skypilot", ["accelerators='a b'"], "accelerators"),
+        ("skypilot", ['package="a\\nb"'], "package"),
         ("skypilot", ["cpus=many"], "cpus"),
         ("skypilot", ["use_spot=perhaps"], "use_spot"),
         ("skypilot", ['setup="a\\nb"'], "setup"),

@@ -34,19 +34,21 @@ DataArg = Annotated[str, typer.Argument(help=DATA_HELP)]
 
 
 def out_path(text: str) -> Path:
-    """A path to write to, of an address the folder in which it is worked on.
+    """A path to write to, of an address the folder in which it is worked on."""
+    return experiment_path(text)
 
-    An empty name, such as that of a variable that is not set, is refused.
-    """
+
+def path_of(text: str) -> Path:
+    """A path; an empty name, which would be the folder that one is in, is refused."""
     if not text.strip():
         raise typer.BadParameter("an empty name")
-    return experiment_path(text)
+    return Path(text)
 
 
 def experiment_path(text: str) -> Path:
     """A path, of an address the folder in which it is worked on."""
     if not is_address(text):
-        return Path(text)
+        return path_of(text)
     folder = open_mirror(text)
     worked_on.append(folder)
     if is_main_process():

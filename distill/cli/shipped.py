@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from distill.cli.advice import say_error
-from distill.cli.options import FaceModelOpt, JsonOpt, ModelArg, model_path, takes
+from distill.cli.options import FaceModelOpt, JsonOpt, ModelArg, model_path, path_of, takes
 from distill.errors import UserError, printable
 from distill.pipeline import stages
 from distill.pipeline.stages import Settings
@@ -51,7 +51,9 @@ def evaluate_command(
 
 def predict_command(
     model: ModelArg,
-    images: Annotated[list[Path], typer.Argument(help="Pictures, or folders of them.")],
+    images: Annotated[
+        list[Path], typer.Argument(parser=path_of, help="Pictures, or folders of them.")
+    ],
     faces: Annotated[
         bool, typer.Option("--faces", help="Find the faces in each, and label those.")
     ] = False,
@@ -82,7 +84,8 @@ def predict_command(
             answer, shown = _answer(path, predictor, finder, pictures)
         except (UnreadableImageError, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
-            problem = UserError(f"not readable, {reason}", str(path))
+            hint = "name pictures, or folders of them"
+            problem = UserError(f"no picture that can be read ({reason})", str(path), hint)
             if len(paths) == 1:
                 raise problem from None
             failed += 1
@@ -95,7 +98,8 @@ def predict_command(
             for line in f"{printable(path)}: {answer}".splitlines():
                 print(printable(line))
     if failed:
-        raise UserError(f"{failed} of {len(paths)} pictures could not be read")
+        what = f"{failed} of {len(paths)} pictures could not be read"
+        raise UserError(what, hint="see the lines above; the others are answered")
 
 
 def _finder(model: Path | None) -> FaceFinder:
@@ -126,13 +130,14 @@ def _answer(
 
 
 def inspect_command(
-    model: Annotated[Path, typer.Argument(parser=model_path, help="A shipped ONNX file.")],
+    model: ModelArg,
     as_json: JsonOpt = False,
 ) -> None:
     """Show what is inside a shipped file; needs no torch, and says more where onnx is installed."""
     from distill.runtime.inspect_file import describe_file, lines_of
+    from distill.runtime.shipped import shipped_file
 
-    record = describe_file(model)
+    record = describe_file(shipped_file(model))
     for line in lines_of(record):
         print(printable(line))
     stages.emit(record, as_json)

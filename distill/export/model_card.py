@@ -30,7 +30,8 @@ Differences are of accuracy on the test split, with 95 % intervals over groups o
 (copies are one group) and, where there are several, over seeds. `no effect` and `as good` mean that
 the interval lies within half a point of zero."""
 PREDICTOR = """\
-With `pip install distillate` (no torch), thresholds and resizing as they were verified:
+With Distillate installed from its repository (no torch; the package of that name on PyPI is another
+project), thresholds and resizing as they were verified:
 
 ```python
 from distill import Predictor

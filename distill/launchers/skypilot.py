@@ -18,7 +18,6 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from distill import __version__
 from distill.errors import UserError
 from distill.files import atomic, write_json
 from distill.launchers import Launcher as Base
@@ -33,7 +32,7 @@ RECIPE = "distillate/recipe.toml"  # below the home folder of a machine
 # A Python of its own, as that of a machine may be older than ours; all workers have one version.
 SETUP = (
     "pip install uv && uv venv --allow-existing --python 3.12 ~/distillate/venv && "
-    f"uv pip install --python ~/distillate/venv 'distillate[train,scale]=={__version__}'"
+    "uv pip install --python ~/distillate/venv "
 )
 
 
@@ -52,11 +51,15 @@ class Launcher(Base):
     """Where: `aws`, `gcp/us-central1`, `k8s/my-cluster`; empty for the cheapest."""
     image: Annotated[str, Field(pattern=r"^\S*$")] = ""
     """Of the machines, such as `docker:registry.example/train:1`; empty for SkyPilot's."""
-    setup: Line = SETUP
-    """A line of the shell that installs `distill`; empty where the image has it."""
+    package: Line = ""
+    """What a machine installs `distill` from: `git+https://…` of a clone, or a wheel's address. On
+    PyPI another project has the name.
+    """
+    setup: Line = ""
+    """A line of the shell instead, that installs it; not needed either where the image has it."""
 
     def check(self, work: Work) -> None:
-        """Raises `UserError` for a place that is on this machine's disk alone.
+        """Raises `UserError` for a place that is on this machine's disk alone, or no `package`.
 
         Images may also be of a kind that fetches or makes them, such as `hf:OWNER/NAME` or `demo`.
         """
@@ -67,6 +70,9 @@ class Launcher(Base):
             if is_here:
                 what = f"SkyPilot's machines share no disk, got {place}"
                 raise UserError(what, option, "name an address such as s3://bucket/prefix")
+        if not (self.package or self.setup or self.image):
+            hint = "say package=git+https://…, or give an image that has it, or a line setup=…"
+            raise UserError("nothing says where machines get distill from", "package", hint)
 
     def launch(self, work: Work) -> None:
         """Writes the recipe and the task, and says how they are submitted."""
@@ -98,4 +104,6 @@ class Launcher(Base):
             "file_mounts": {f"~/{RECIPE}": str(recipe.resolve())},
             "run": f"{run} {options}\n",
         }
-        return found | ({"setup": self.setup} if self.setup else {})
+        package = f"distillate[train,scale] @ {self.package}"
+        setup = self.setup or (SETUP + shlex.quote(package) if self.package else "")
+        return found | ({"setup": setup} if setup else {})

@@ -126,9 +126,12 @@ def reopen_experiment(folder: Path, overrides: list[str] | None, settings: Setti
 def _data_of(known: DataFile) -> str:
     """Where an experiment's data are, from whatever folder a command is started in."""
     location, absolute = known["location"], known.get("absolute")
-    if absolute and not Path(location).exists() and Path(absolute).exists():
-        return absolute
-    return location
+    if absolute is None or Path(location).exists():
+        return location
+    if not Path(absolute).exists():
+        what = "its images are no longer where they were"
+        raise UserError(what, location, "say where they are now: add --data FOLDER")
+    return absolute
 
 
 def with_targets(experiment: Experiment, names: list[str]) -> Experiment:

@@ -93,6 +93,7 @@ def open_draft(request: Request, device: torch.device, progress: Progress) -> Dr
     """The preset as somebody asked for it, and a look at the data."""
     begun = time.monotonic()
     preset, table = read_preset(request.preset, request.overrides, request.teachers)
+    check_table(Recipe, table, "command line")  # before anything is reckoned with its numbers
     preset = preset.model_copy(update={"minutes": request.minutes or preset.minutes})
     data = table.setdefault("data", {})
     source = open_source(request.location, data.get("task"))

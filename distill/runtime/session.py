@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from distill.config import TaskName
-from distill.data.decode import InputSpec
+from distill.data.decode import InputSpec, image_endings
 from distill.errors import UserError, first_line, printable, unprintable
 from distill.scoring.outliers import Outliers
 
@@ -30,10 +30,15 @@ def open_session(path: Path, threads: int = 0) -> Any:
     import onnxruntime as ort
 
     if path.is_dir():
-        hint = "name an .onnx file, or an experiment that has exported: distill run DATA"
+        hint = "name an .onnx file, or an experiment that has exported, such as runs/photos"
+        if (path / "recipe.toml").is_file():
+            hint = f"export from it first: distill export {path}"
         raise UserError("no shipped file in this folder", str(path), hint)
     if not path.is_file():
         raise UserError("no such file", str(path), "name an .onnx file or an experiment")
+    if path.suffix.lower() in image_endings():
+        hint = "the model comes first, then the pictures"
+        raise UserError("a picture, not a model", str(path), hint)
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4

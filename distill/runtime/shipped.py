@@ -16,6 +16,8 @@ def preferred(names: Iterable[str]) -> str | None:
 
 
 def shipped_file(path: Path) -> Path:
-    """The file that ships, where the path is an experiment that has exported; else the path."""
-    chosen = preferred(file.name for file in (path / "export").glob("student*.onnx"))
-    return path / "export" / chosen if chosen else path
+    """The file that ships, of an experiment that has exported or its `export`; else the path."""
+    for folder in (path / "export", path):
+        if chosen := preferred(file.name for file in folder.glob("student*.onnx")):
+            return folder / chosen
+    return path

@@ -136,9 +136,10 @@ def open_run(folder: Path) -> FinishedRun:
         UserError: The run is not complete, a file of it was changed, or it is none of ours.
     """
     if not is_complete(folder) or not (folder / CONTRACT).is_file():
-        raise UserError(
-            "not a finished run directory", str(folder), "name one with a manifest.json"
-        )
+        hint = "name one of an experiment, such as runs/photos/students/student"
+        if (folder / "recipe.toml").is_file():
+            hint = f"it is an experiment: name one of its runs, such as {folder}/students/student"
+        raise UserError("not a finished run directory", str(folder), hint)
     run = FinishedRun(folder, verify_manifest(folder))
     hint = "name a run directory that `distill` wrote"
     if missing := [name for name in PROMISED if name not in run.hashes]:

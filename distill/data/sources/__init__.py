@@ -120,6 +120,8 @@ def open_source(location: str, task: TaskName | None = "single") -> Source:
         UserError: Nothing there, or not laid out as its kind of source has to be, one class, class
             names that look the same, or several labels where one is asked for.
     """
+    if not location.strip():
+        raise UserError("an empty name", "--data", "name a folder, a manifest or demo")
     with _looking(location):
         name, rest = _kind(location)
         source = _guarded(_module(name).open_source(rest))
