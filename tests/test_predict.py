@@ -164,7 +164,7 @@ def test_a_picture_that_is_too_large_or_cut_short_is_one_line_and_status_2(
     assert (status, out) == (2, "")
     (line,) = err.splitlines()  # it was said twice, of the picture and of all of them
     assert line.startswith("error: not readable, OSError: ")
-    assert line.endswith(f": {file}.")
+    assert line.endswith(f": {file}. Fix: name pictures, or folders of them.")
     good = tmp_path / "good.png"
     solid(9, 9, 9).save(good)
     status, out, err = distill("predict", model, good, file)

@@ -213,7 +213,7 @@ def test_mistakes_are_one_line(desk, monkeypatch) -> None:
     serve = command.serve_command
     for models, what in (
         ([str(desk / "nothing.onnx")], "no such file"),
-        ([str(desk / "red.jpg")], "not a usable ONNX file"),
+        ([str(desk / "red.jpg")], "a picture, not a model"),
         ([str(desk)], "no shipped file in this folder"),
         (["a=x.onnx", "a=y.onnx"], "two models are called"),
     ):

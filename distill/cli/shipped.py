@@ -85,7 +85,7 @@ def predict_command(
         except (UnreadableImageError, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             hint = "name pictures, or folders of them"
-            problem = UserError(f"no picture that can be read ({reason})", str(path), hint)
+            problem = UserError(f"not readable, {reason}", str(path), hint)
             if len(paths) == 1:
                 raise problem from None
             failed += 1

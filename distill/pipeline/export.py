@@ -89,9 +89,10 @@ def _export_student(experiment: Experiment) -> None:
 def _is_of(known: Record, identity: Record) -> bool:
     """Whether files are of an identity; of before there were temperatures, they have none.
 
-    Nor was it known then what licence their images are under.
+    Nor was it known then what licence their images are under, or how large they might be.
     """
-    options = {"temperature_scaling": False, "data_license": "", **known["options"]}
+    earlier = {"temperature_scaling": False, "data_license": "", "int8_max_kb": 0.0}
+    options = {**earlier, **known["options"]}
     return {**known, "options": options} == identity
 
 
