@@ -169,7 +169,7 @@ def test_a_picture_that_is_too_large_or_cut_short_is_one_line_and_status_2(
     solid(9, 9, 9).save(good)
     status, out, err = distill("predict", model, good, file)
     assert (status, len(out.splitlines()), len(err.splitlines())) == (2, 1, 2)
-    assert err.endswith("error: 1 of 2 pictures could not be read.\n")
+    assert "error: 1 of 2 pictures could not be read. Fix: " in err
 
 
 @pytest.mark.parametrize(
