@@ -33,11 +33,6 @@ DataOpt = Annotated[str, typer.Option("--data", help=DATA_HELP)]
 DataArg = Annotated[str, typer.Argument(help=DATA_HELP)]
 
 
-def out_path(text: str) -> Path:
-    """A path to write to, of an address the folder in which it is worked on."""
-    return experiment_path(text)
-
-
 def path_of(text: str) -> Path:
     """A path; an empty name, which would be the folder that one is in, is refused."""
     if not text.strip():
@@ -69,7 +64,7 @@ OutOpt = Annotated[
     Path | None,
     typer.Option(
         "--out",
-        parser=out_path,
+        parser=experiment_path,
         metavar="PATH",
         help="Directory or s3://…; by default runs/ and the name of recipe or data.",
     ),

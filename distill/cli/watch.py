@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from distill.cli import INTERRUPTED
-from distill.cli.options import FaceModelOpt, ModelArg, out_path
+from distill.cli.options import FaceModelOpt, ModelArg, experiment_path
 from distill.errors import UserError
 from distill.pipeline.stages import json_line
 from distill.progress import Progress
@@ -82,7 +82,10 @@ def watch_command(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", parser=out_path, metavar="FILE", help="Annotated video: .mp4, .mkv, .avi."
+            "--out",
+            parser=experiment_path,
+            metavar="FILE",
+            help="Annotated video: .mp4, .mkv, .avi.",
         ),
     ] = None,
     window: Annotated[

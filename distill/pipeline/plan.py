@@ -51,8 +51,8 @@ def check_plugins(recipe: Recipe) -> None:
 
 
 def _check_run(config: RunConfig, recipe: Recipe) -> None:
-    taught_by = make_strategy(config.strategy).taught_by
-    if taught_by == "teachers" and config.teachers == ("best",) and not recipe.teachers:
+    strategy = make_strategy(config.strategy)
+    if strategy.taught_by == "teachers" and config.teachers == ("best",) and not recipe.teachers:
         where = f"{recipe.key(config)}.teachers"
         raise UserError("nobody to teach it: the recipe has no teachers", where, "add one")
     check_task(config, recipe.data.task)
@@ -62,9 +62,7 @@ def _check_run(config: RunConfig, recipe: Recipe) -> None:
         check_kd_lib(config, recipe.data.task)
     classifier = build_classifier(config.model, NAMES, input_spec(recipe.data), load=False)
     if config.train.batch_size == 1:
-        check_single_images(
-            classifier, needs_features=make_strategy(config.strategy).needs_features
-        )
+        check_single_images(classifier, strategy.needs_features)
     if config.start:
         check_start(classifier, config.start, recipe)
     if isinstance(config.model.pretrained, str):

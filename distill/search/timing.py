@@ -68,7 +68,7 @@ def time_candidates(
 def time_files(files: Sequence[Path], threads: int, progress: Progress) -> list[float]:
     """Latency of one image in ms for each file: the median of the medians of several turns."""
     random = np.random.default_rng(0)
-    images = {file: noise(Predictor(file).spec, random) for file in files}
+    images = {file: noise(Predictor(file, threads=1).spec, random) for file in files}
     with progress.task("timing", TURNS * len(files), "turns") as task:
         spent = turns_ns(images, TURNS, CALLS, threads, task.advance)
     return [statistics.median(map(statistics.median, spent[file])) / 1e6 for file in files]
