@@ -58,7 +58,14 @@ def run_command(
         flags = {"--preset": preset, "--teacher": teachers, "--minutes": minutes}
         if given := [flag for flag, value in flags.items() if value]:
             raise UserError(f"{given[0]} is for plans, a recipe is one already", what)
-        do_stages(chosen, what, data, settings, overrides, find_lr)
+        experiment = stages.open_experiment(what, overrides, data, settings)
+        alone = num_processes() == 1  # processes would each measure what they share
+        if alone and not (settings.smoke or settings.dry_run or find_lr):
+            from distill.planner.expected import with_forecast
+
+            stages.check_first(experiment, chosen)
+            experiment = with_forecast(experiment, chosen)
+        start(experiment, chosen, settings, find_lr)
     elif data is not None:
         raise UserError("not a recipe", what, "name a .toml file, or the data alone")
     else:
@@ -106,7 +113,7 @@ def run_planned(
     chosen: tuple[str, ...], request: Request, settings: Settings, find_lr: bool
 ) -> None:
     """Plans, unless that was done before, and runs the plan; a dry run prints it."""
-    from distill.data.sources import open_source
+    from distill.data.sources import open_source, open_unlabelled
     from distill.device import resolve_device
     from distill.planner.plan import kept_plan, make_plan
     from distill.progress import Progress
@@ -117,7 +124,10 @@ def run_planned(
         raise UserError("processes cannot share the making of a plan", "torchrun", hint)
     for place in settings.also or ():  # before a minute of planning
         open_source(place, None)
+    if settings.unlabelled:
+        open_unlabelled(settings.unlabelled)
     out = settings.out or Path("runs") / request.name
+    stages.check_out(out)
     plan = None if settings.dry_run else kept_plan(request, out, settings.overwrite)
     if plan is None:
         plan = make_plan(request, resolve_device(settings.device), Progress())

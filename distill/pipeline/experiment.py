@@ -38,8 +38,7 @@ class Experiment:
         shared_cache: Folder of what does not depend on the runs (decoded images, copies); None for
             `cache/` in the directory.
         opened: Finished runs, by folder, as they were verified.
-        plan: What the recipe was planned for, and what that will take; None for a recipe that
-            somebody wrote.
+        plan: What was asked for, and what that will take; None where nobody measured.
         checked: Hashes of the weights of teachers that were found to score as they did.
     """
 

@@ -148,6 +148,31 @@ def with_targets(experiment: Experiment, names: list[str]) -> Experiment:
     return replace(experiment, recipe=recipe.model_copy(update={"export": export}))
 
 
+def check_first(experiment: Experiment, stages: tuple[str, ...]) -> None:
+    """Opens everything that an experiment names: mistakes are told before anything begins.
+
+    Raises:
+        UserError: Data cannot be opened, a tracker is not installed, or its place is a file.
+    """
+    from distill.data.sources import open_unlabelled
+    from distill.pipeline.elsewhere import check_also
+    from distill.training.trackers import check_installed
+
+    check_out(experiment.out)
+    if {"teacher", "student"} & {*stages}:
+        check_installed(experiment.recipe.track)
+    _ = experiment.source
+    check_also(experiment)
+    if experiment.unlabelled:
+        open_unlabelled(experiment.unlabelled)
+
+
+def check_out(out: Path) -> None:
+    """Raises `UserError` where a directory is to be made and there is a file."""
+    if out.exists() and not out.is_dir():
+        raise UserError("there is a file of this name", str(out), "name another --out")
+
+
 def run_stages(
     experiment: Experiment, stages: tuple[str, ...], dry_run: bool, as_json: bool
 ) -> None:
@@ -155,26 +180,17 @@ def run_stages(
 
     Several processes train together; the stages after training are the main one's.
     """
-    from distill.data.sources import open_unlabelled
     from distill.pipeline.clock import stage
-    from distill.pipeline.elsewhere import check_also
     from distill.pipeline.plan import check_weights
     from distill.pipeline.train import begin, train_students, train_teachers
-    from distill.training.trackers import check_installed
     from distill.training.world import joined
 
-    if {"teacher", "student"} & {*stages}:
-        check_installed(experiment.recipe.track)
+    check_first(experiment, stages)
     if dry_run:
         if is_main_process():
             check_weights(experiment, stages, load=False)
-            check_also(experiment)
-            if experiment.unlabelled:
-                open_unlabelled(experiment.unlabelled)
             show_plan(experiment, stages, as_json)
         return
-    _ = experiment.source  # a mistake in its name is told before anything begins
-    check_also(experiment)
     with joined(experiment.device) as world:
         with world.main_first():  # the others find weights fetched, and the images decoded
             check_weights(experiment, stages)

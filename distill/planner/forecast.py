@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from distill.config import Recipe, RunConfig
+from distill.pipeline.runs import student_runs
 from distill.planner.facts import Facts
 from distill.planner.pace import Pace
+from distill.progress import span
+from distill.strategies import make_strategy
 
 REPORT_S = 3.0  # of the random forest, and of sessions that open
 EXPORT_S, EXPORT_VAL = 15.0, 30  # of the files, and answers on the validation split that judge them
@@ -37,6 +40,16 @@ class Forecast:
         """Seconds that the whole takes at least and at most, about."""
         return self.total * (1 - self.spread), self.total * (1 + self.spread)
 
+    def of(self, stages: Collection[str]) -> Forecast:
+        """That of some stages."""
+        return replace(self, seconds={name: self.seconds[name] for name in stages})
+
+    def told(self) -> str:
+        """The whole and its stages, in a line."""
+        low, high = self.range_s
+        stages = ", ".join(f"{name} {span(s)}" for name, s in self.seconds.items())
+        return f"about {span(self.total)} ({span(low)} to {span(high)}): {stages}"
+
     def describe(self) -> dict[str, Any]:
         """What `plan.json` has of it."""
         return {
@@ -45,19 +58,29 @@ class Forecast:
         }
 
 
-def forecast(recipe: Recipe, facts: Facts, paces: Mapping[str, Pace]) -> Forecast:
+def forecast(
+    recipe: Recipe, facts: Facts, paces: Mapping[str, Pace], unlabelled: int = 0
+) -> Forecast:
     """What a recipe will take.
 
     Args:
-        paces: Of each run, by its name.
+        paces: Of each run of the recipe, by its name.
+        unlabelled: Images that students learn from beside the labelled ones.
     """
     train, val, test = (facts.counts[split] for split in ("train", "val", "test"))
     asked = [paces[teacher.name].answer for teacher in recipe.teachers]
-    views = max((student.cached_views for student in recipe.students), default=0)
-    cache = views * train * sum(asked) / max(1, len(asked))
-    students = sum(run_s(s, paces[s.name], train, val) for s in recipe.students)
-    if recipe.seeds:  # each with its teachers' answers to other views, and once more alone
-        students, cache = 2 * recipe.seeds * students, recipe.seeds * cache
+    answer = sum(asked) / max(1, len(asked))
+    more = unlabelled if any(s.unlabelled for s in recipe.students) else 0
+    views = max((s.cached_views for s in recipe.students if s.cache.use), default=0)
+    cache = max(1, recipe.seeds) * views * (train + more) * answer
+    students = 0.0
+    for run in student_runs(recipe):  # with their controls, and further seeds of both
+        pace = next(paces[s.name] for s in recipe.students if s.model == run.model)
+        taught = make_strategy(run.strategy).taught_by == "teachers"
+        images = train + (unlabelled if taught and run.unlabelled else 0)
+        if taught and not run.cache.use:
+            pace = pace._replace(train=pace.train + answer, frozen=pace.frozen + answer)
+        students += run_s(run, pace, images, val)
     seconds = {
         "check": facts.images * facts.look_s,
         "teacher": sum(run_s(t, paces[t.name], train, val) for t in recipe.teachers),

@@ -14,8 +14,11 @@ import torch
 from distill.config import DataConfig, Recipe, RunConfig, StrategyConfig
 from distill.data.prepare import ImageData, input_spec, stored_spec
 from distill.data.store import Split
+from distill.errors import UserError
 from distill.models.classifier import Classifier, build_classifier
 from distill.models.inference import predict_logits
+from distill.pipeline.plan import of_run
+from distill.progress import Progress
 from distill.teaching.answers import Teacher
 from distill.teaching.cache_build import batch_size
 from distill.training.job import Job
@@ -50,6 +53,40 @@ def load(config: RunConfig, data: DataConfig, classes: tuple[str, ...]) -> Class
         UserError: They cannot be had, or there is no such network.
     """
     return build_classifier(config.model, classes, input_spec(data), task=data.task)
+
+
+def take_paces(
+    recipe: Recipe, classes: tuple[str, ...], device: torch.device, progress: Progress
+) -> dict[str, Pace]:
+    """Paces of a recipe's runs by name; runs that train the same network alike share one.
+
+    Raises:
+        UserError: The weights that a network starts from cannot be had.
+    """
+    runs = (*recipe.teachers, *recipe.students)
+    paces, timed = dict[str, Pace](), list[tuple[RunConfig, Pace]]()
+    with progress.task("time networks", len(runs), "networks") as task:
+        for config in runs:
+            pace = next((pace for known, pace in timed if alike(known, config)), None)
+            if pace is None:
+                try:
+                    classifier = load(config, recipe.data, classes)
+                except UserError as error:
+                    raise of_run(error, recipe.key(config)) from None
+                pace = take_pace(classifier, config, recipe, device)
+                timed.append((config, pace))
+            paces[config.name] = pace
+            task.advance()
+    return paces
+
+
+def alike(first: RunConfig, second: RunConfig) -> bool:
+    """Whether steps of two runs take as long, but for their teachers."""
+    return (first.model, first.train, first.transfer) == (
+        second.model,
+        second.train,
+        second.transfer,
+    )
 
 
 def take_pace(

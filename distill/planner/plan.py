@@ -21,16 +21,18 @@ from distill.errors import UserError
 from distill.files import differing_keys, read_json
 from distill.models.origin import can_load
 from distill.pipeline.experiment import PLAN, RECIPE
+from distill.pipeline.plan import check_plugins
 from distill.pipeline.stored import PlanFile
 from distill.planner.facts import Facts, look
 from distill.planner.forecast import Forecast, forecast
-from distill.planner.pace import Pace, load, take_pace
+from distill.planner.pace import Pace, take_paces
 from distill.planner.preset import Preset, Table, read_preset
 from distill.planner.request import Request
 from distill.planner.schedule import scheduled
 from distill.progress import Progress, span
 from distill.recipe import check_table, load_recipe, shrink, write_toml
 from distill.report.warnings import FEW
+from distill.training.trackers import check_installed
 
 ROOM = 0.9  # share of the time that a plan fills
 ENOUGH = 0.5  # share of the preset's steps for which smaller images are not worth it
@@ -71,6 +73,7 @@ def kept_plan(request: Request, folder: Path, overwrite: bool = False) -> Plan |
         return Plan(load_recipe(folder / RECIPE, request.track), record)
     if (folder / "teachers").is_dir() and not overwrite:
         odd = ", ".join(differing_keys(record["asked"], asked))
+        odd = "a recipe" if "recipe" in record["asked"] else odd
         again = f"distill run {folder / RECIPE} --data {request.location} --out {folder}"
         hint = f"to go on as planned: {again}; else choose another --out, or add --overwrite"
         raise UserError(f"planned for other wishes ({odd})", str(folder), hint)
@@ -176,8 +179,10 @@ class Draft:
 
     def decide(self) -> tuple[Recipe, dict[str, Any]]:
         """The recipe, notes on it, and what it will take."""
-        draft, left_out = self.with_weights()
         size = self.sizes[0]
+        check_plugins(self.recipe(size))
+        check_installed(self.recipe(size).track)
+        draft, left_out = self.with_weights()
         paces = draft.measure(size)
         if (chosen := draft.size_in_time(paces, size)) != size:
             size, paces = chosen, draft.measure(chosen)
@@ -222,14 +227,7 @@ class Draft:
 
     def measure(self, size: int) -> dict[str, Pace]:
         """Paces of all runs."""
-        recipe, paces = self.recipe(size), dict[str, Pace]()
-        runs = (*recipe.teachers, *recipe.students)
-        with self.progress.task("time networks", len(runs), "networks") as task:
-            for config in runs:
-                classifier = load(config, recipe.data, self.source.classes)
-                paces[config.name] = take_pace(classifier, config, recipe, self.device)
-                task.advance()
-        return paces
+        return take_paces(self.recipe(size), self.source.classes, self.device, self.progress)
 
 
 def at_size(pace: Pace, measured: int, size: int) -> Pace:
@@ -264,8 +262,6 @@ def describe(recipe: Recipe, facts: Facts) -> Iterator[str]:
 
 def told(expected: Forecast, limit_s: float) -> Iterator[str]:
     """What a plan will take, and whether that is more than was asked for."""
-    low, high = expected.range_s
-    stages = ", ".join(f"{name} {span(s)}" for name, s in expected.seconds.items())
-    yield f"about {span(expected.total)} ({span(low)} to {span(high)}): {stages}"
+    yield expected.told()
     if expected.total > limit_s:
         yield f"{span(limit_s)} are too few: fewer images, smaller ones (data.size), or a GPU"
