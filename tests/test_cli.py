@@ -95,7 +95,7 @@ def test_a_run_writes_exactly_these_files(experiment):
     runs.append("students/second")
     expected = {f"{folder}/{name}" for folder in runs for name in of_a_run}
     expected |= {"recipe.toml", "data.json", "bench.json", "results.json", "manifest.json"}
-    expected |= {"manifest.parquet", "README.md", "report.html"}
+    expected |= {"manifest.parquet", "README.md", "report.html", "plan.json"}
     plots = ("results", "confusion", "reliability", "coverage", "curves", "views")
     expected |= {f"plots/{name}.png" for name in plots}
     files = {f"student.{precision}.onnx" for precision in ("fp32", "fp16", "int8")}
@@ -363,6 +363,21 @@ def test_nothing_is_said_of_a_file_without_its_experiment(experiment, photos, di
     assert (status, "no split 'test'" in err) == (2, True)
     status, _, err = distill("evaluate", experiment, "demo:30", "--split", "test")
     assert (status, "none of the images is in split 'test'" in err) == (2, True)
+
+
+@pytest.mark.parametrize("layout", ["test/{}", "{}"])
+def test_pictures_of_one_class_or_of_test_alone_are_scored(
+    layout, experiment, photos, distill, tmp_path
+):
+    """Nobody trains on what is scored: it asked for a folder train, and for a second class."""
+    files = sorted((photos / "mask_correct").glob("*.png"))[:5]
+    folder = tmp_path / "elsewhere" / layout.format("mask_correct")
+    folder.mkdir(parents=True)
+    for file in files:
+        (folder / file.name).write_bytes(file.read_bytes())
+    found, _ = evaluated(distill, experiment, tmp_path / "elsewhere")
+    assert found["n"] == 5
+    assert found["top1"] == found["per_class_recall"]["mask_correct"]
 
 
 def test_a_split_that_is_none_is_answered_with_the_three(experiment, photos, distill):

@@ -1,6 +1,7 @@
 """How what ships will do elsewhere: by distance, on `also`, and on splits by whole kinds."""
 
 import json
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -235,6 +236,10 @@ def test_every_model_is_scored_on_pictures_from_elsewhere(shipped, tmp_path, mon
     assert results.distance["quarters"][3]["distance"] > beyond
     assert 20 < place["farther_percent"] < 30  # as of the test split
     assert score_experiment(shipped).elsewhere == ()
+    for name in shipped.data.classes[1:]:
+        shutil.rmtree(folder / name)
+    (alone,) = score_experiment(asked).elsewhere  # of one class
+    assert alone["n"] == int((shipped.data.test.labels == 0).sum())
     lines = list(elsewhere_lines(results))
     assert len(lines) == 2
     assert lines[1].startswith(f"{folder} ({place['n']} images, ")

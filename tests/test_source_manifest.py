@@ -266,9 +266,10 @@ def test_a_missing_manifest(tmp_path: Path) -> None:
 
 
 def test_a_split_column_of_empty_cells_or_of_one_split(folder: Path) -> None:
-    """Empty cells give no split; a manifest of test alone needs no train."""
+    """Empty cells give no split; a manifest of test alone can be scored on."""
     for cells, split in ((",\n1.jpg,b, ", None), (",test\n1.jpg,b,test", "test")):
-        source = open_source(write(folder, f"path,label,split\n0.jpg,a{cells}\n"))
+        text = f"path,label,split\n0.jpg,a{cells}\n"
+        source = open_source(write(folder, text), to_train=False)
         assert {item.split for item in source.items} == {split}
 
 

@@ -183,7 +183,7 @@ def test_a_data_set_without_classes_or_training_images(
         ({"__getitem__": lambda self, number: (None, 1)}, "DTD"),
         ({"__getitem__": lambda self, number: (None, {"boxes": []})}, "DTD"),
         ({"words": ("extra",)}, "split"),
-        ({"classes": ["a"]}, "classes"),
+        ({"classes": ["a"]}, "only one class"),
     ):
         use(monkeypatch, **changes)
         refused(f"torchvision:DTD@{tmp_path}", word)

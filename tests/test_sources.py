@@ -311,7 +311,7 @@ def test_one_parquet_file(tmp_path: Path) -> None:
         ("pets/000000", None),
         ("pets/000001", None),
     ]
-    source = open_source(str(write_parquet(tmp_path / "test.parquet", [0, 1])))
+    source = open_source(str(write_parquet(tmp_path / "test.parquet", [0, 1])), to_train=False)
     assert {item.split for item in source.items} == {"test"}
     assert greys(source) == [0, 1]
 
@@ -424,7 +424,10 @@ def test_tables_that_are_no_image_data(tmp_path: Path) -> None:
 def test_parquet_files_that_make_no_splits(tmp_path: Path) -> None:
     refused(f"parquet:{tmp_path}", "no Parquet file", str(tmp_path))
     refused(tmp_path / "missing.parquet", "no Parquet file", "missing.parquet")
-    for files, word in ((("train", "extra"), "extra.parquet"), (("val", "test"), "no train")):
+    for files, word in (
+        (("train", "extra"), "extra.parquet"),
+        (("val", "test"), "all images are of test and val"),
+    ):
         for name in files:
             write_parquet(tmp_path / files[0] / f"{name}.parquet", [0, 1])
         refused(tmp_path / files[0], word)
@@ -536,6 +539,23 @@ def test_a_folder_around_the_class_folders_is_seen_through(tmp_path, write_image
     """As archives unpack."""
     write_images(tmp_path, ["photos/a/0.jpg", "photos/b/1.jpg"])
     refused(tmp_path, "only one class", f"name {tmp_path / 'photos'}")
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (["test/a/0.jpg", "test/b/1.jpg"], "all images are of test"),
+        (["val/a/0.jpg", "test/b/1.jpg"], "all images are of test and val"),
+        (["a/0.jpg", "a/1.jpg"], "only one class, 'a'"),
+        (["train/a/0.jpg", "test/a/1.jpg"], "only one class, 'a'"),
+    ],
+)
+def test_what_cannot_be_trained_on_can_be_scored_on(files, said, tmp_path, write_images) -> None:
+    write_images(tmp_path, files)
+    assert refused(tmp_path, said).hint
+    assert names(open_source(str(tmp_path), to_train=False)) == sorted(
+        files, key=lambda name: ("train", "val", "test", "a").index(name.split("/")[0])
+    )
 
 
 def test_pictures_beside_the_folders_of_splits_are_told_of(tmp_path, write_images) -> None:

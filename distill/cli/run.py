@@ -123,7 +123,7 @@ def run_planned(
         hint = f"plan alone: distill run {location} --dry-run > plan.toml, and share that recipe"
         raise UserError("processes cannot share the making of a plan", "torchrun", hint)
     for place in settings.also or ():  # before a minute of planning
-        open_source(place, None)
+        open_source(place, None, to_train=False)
     if settings.unlabelled:
         open_unlabelled(settings.unlabelled)
     out = settings.out or Path("runs") / request.name

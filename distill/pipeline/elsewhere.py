@@ -108,7 +108,7 @@ def check_also(experiment: Experiment) -> None:
         UserError: One cannot be opened, or has a class that the data have not.
     """
     for location in experiment.recipe.also:
-        source = open_source(location, experiment.recipe.data.task)
+        source = open_source(location, experiment.recipe.data.task, to_train=False)
         check_classes(source, experiment.source.classes)
 
 
@@ -128,7 +128,7 @@ def scores_elsewhere(
     models = {name: open_model(place, device, trust=True) for name, place in places.items()}
     asked = {name: model.probabilities for name, model in models.items()}
     for location in recipe.also:
-        source = open_source(location, data.task)
+        source = open_source(location, data.task, to_train=False)
         check_classes(source, data.classes)
         tell(source, experiment.progress.say)
         has_test = any(item.split == "test" for item in source.items)

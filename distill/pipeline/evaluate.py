@@ -55,7 +55,7 @@ def evaluate(
     """
     model = shipped_file(model)
     opened = open_model(model, device, trust)
-    source = open_source(location, opened.task)
+    source = open_source(location, opened.task, to_train=False)
     check_classes(source, opened.names)
     tell(source, progress.say)
     if split not in (None, *SPLITS):

@@ -109,16 +109,17 @@ class Source:
     notes: tuple[str, ...] = ()
 
 
-def open_source(location: str, task: TaskName | None = "single") -> Source:
+def open_source(location: str, task: TaskName | None = "single", to_train: bool = True) -> Source:
     """Lists a data source.
 
     Args:
         task: What the labels are to be: one per image, or any number of them. A source of one
             label per image serves both. None leaves it to the source.
+        to_train: Otherwise a split for tests will do, and images of one class.
 
     Raises:
-        UserError: Nothing there, or not laid out as its kind of source has to be, one class, class
-            names that look the same, or several labels where one is asked for.
+        UserError: Nothing there, or not laid out as its kind of source has to be, nothing to train
+            on, one class, class names that look the same, or several labels where one is asked for.
     """
     if not location.strip():
         raise UserError("an empty name", "--data", "name a folder, a manifest or demo")
@@ -126,11 +127,27 @@ def open_source(location: str, task: TaskName | None = "single") -> Source:
         name, rest = _kind(location)
         source = _guarded(_module(name).open_source(rest))
     source = _normalised(source)
+    if to_train:
+        _check_trainable(source)
     if task in (None, source.task):
         return source
     change = _one_label if task == "single" else _as_tuple
     items = tuple(change(item, source) for item in source.items)
     return replace(source, items=items, task=task)
+
+
+def _check_trainable(source: Source) -> None:
+    """Raises `UserError` where there is one class only, or no image that may be trained on."""
+    splits = {item.split for item in source.items}
+    if not splits & {None, "train"}:
+        what = f"nothing to train on: all images are of {' and '.join(sorted(map(str, splits)))}"
+        raise UserError(what, source.location, "add images of train")
+    if len(source.classes) < 2:
+        hint = "add images of another class"
+        inside = {place for item in source.items if (place := Path(item.name).parts[1:-1])}
+        if source.root and len(inside) > 1 and None in splits:
+            hint = f"name {source.root / source.classes[0]}, whose folders are classes"
+        raise UserError(f"only one class, {source.classes[0]!r}", source.location, hint)
 
 
 @contextlib.contextmanager

@@ -14,14 +14,11 @@ from distill.errors import UserError
 from distill.storage import locate, read_place, stamp
 
 
-def splits_of_files(files: Sequence[Path], location: str, alone: bool) -> list[str | None]:
+def splits_of_files(files: Sequence[Path], location: str) -> list[str | None]:
     """The split that the name of each file, or of its folder, begins with: all have one, or none.
 
-    Args:
-        alone: A single file was asked for, and may be of any split.
-
     Raises:
-        UserError: Files with and without a split side by side, or none of them of `train`.
+        UserError: Files with and without a split side by side.
     """
     splits = [
         _split(file.name)
@@ -31,8 +28,6 @@ def splits_of_files(files: Sequence[Path], location: str, alone: bool) -> list[s
     if any(splits) and not all(splits):
         what = f"{files[splits.index(None)].name} is of no split, other files are"
         raise UserError(what, location, "begin its name with train, val or test, or move it away")
-    if any(splits) and "train" not in splits and not alone:
-        raise UserError(f"no train*{files[0].suffix} beside {files[0].name}", location, "add it")
     return splits
 
 
@@ -69,7 +64,7 @@ def index_classes(
         place: What gives the names, for messages.
 
     Raises:
-        UserError: A class named twice, or less than two classes.
+        UserError: A class named twice, or none at all.
     """
     index: dict[Any, int] = {name: position for position, name in enumerate(names)}
     index |= {position: position for position in range(len(names))}
@@ -80,9 +75,8 @@ def index_classes(
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise UserError(f"class {twice!r} is named twice", str(place), "name each class once")
-    if len(names) < 2:
-        what = f"only one class, {names[0]!r}" if names else "no rows"
-        raise UserError(what, str(place), "add images of another class")
+    if not names:
+        raise UserError("no rows", str(place), "add images")
     return tuple(names), index
 
 

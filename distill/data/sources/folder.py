@@ -98,8 +98,6 @@ def _check_layout(root: Path, folders: list[Path], splits: dict[str, Path]) -> N
         raise UserError(what, str(root), hint)
     if len(splits) != len(folders):
         raise UserError("two folders stand for the same split", str(root), "merge or rename one")
-    if "train" not in splits:
-        raise UserError(f"no train folder beside {sorted(splits)}", str(root), "add train/")
 
 
 def _class_folders(group: Path) -> dict[str, list[Path]]:
@@ -131,11 +129,4 @@ def _class_names(root: Path, found: dict[str | None, dict[str, list[Path]]]) -> 
     classes = tuple(sorted(set(chain.from_iterable(found.values()))))
     if not classes:
         raise UserError("no class folders", str(root), "put the images of a class in its folder")
-    if len(classes) == 1:
-        (only,) = (folders[0] for named in list(found.values())[:1] for folders in named.values())
-        inside = folders_in(only)
-        hint = "add a folder for another"
-        if len(inside) > 1:
-            hint = f"name {only}, whose folders are classes"
-        raise UserError(f"only one class, {classes[0]!r}", str(root), hint)
     return classes

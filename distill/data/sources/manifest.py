@@ -83,7 +83,6 @@ def _open(location: str, labelled: bool) -> Source:
     entries = parse(table, root)
     names, stamps = _find_files(table, root, entries)
     _check_hashes(table, entries, [root / name for name in names])
-    _check_splits(table, entries)
     classes = _classes(table, entries) if labelled else ()
     multi = labelled and any(len(entry.labels) != 1 for entry in entries)
     task: TaskName = "multi" if multi else "single"
@@ -283,14 +282,6 @@ def _sha256(file: Path) -> str:
 
 def _classes(table: Table, entries: Sequence[Entry]) -> tuple[str, ...]:
     classes = tuple(sorted({label for entry in entries for label in entry.labels}))
-    if len(classes) < 2:
-        what = f"only one class, {classes[0]!r}" if classes else "no label in any row"
-        raise UserError(what, str(table.file), "add images of another class")
+    if not classes:
+        raise UserError("no label in any row", str(table.file), "fill in the column of labels")
     return classes
-
-
-def _check_splits(table: Table, entries: Sequence[Entry]) -> None:
-    splits = sorted({entry.split for entry in entries if entry.split})
-    if len(splits) > 1 and "train" not in splits:
-        what = f"no rows of train beside {' and '.join(splits)}"
-        raise UserError(what, str(table.file), "add them")

@@ -66,7 +66,7 @@ def open_source(location: str) -> Source:
         hint = f"name a folder with train*{ENDING}, or one such file"
         raise UserError("no Parquet file", location, hint)
     tables = [_open_table(file, root) for file in files]
-    splits = splits_of_files(files, location, alone=path.is_file())
+    splits = splits_of_files(files, location)
     listed = sorted(zip(splits, tables, strict=True), key=lambda pair: place_of(pair[0]))
     labels = [_read_labels(table) for _, table in listed]
     names, place = _named_classes(root, tables[0])

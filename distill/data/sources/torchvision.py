@@ -55,8 +55,6 @@ def open_source(rest: str) -> Source:
     splits = _splits(kind, parameters, root, where)
     labels = {split: _labels(dataset, where) for split, dataset in splits.items()}
     classes = _classes(splits, labels)
-    if len(classes) < 2:
-        raise UserError(f"classes {list(classes)}", where, "choose a set of two classes or more")
     content = json.dumps([name, classes, labels])
     return Source(
         location=where,

@@ -96,7 +96,7 @@ def _open(location: str, labelled: bool) -> Source:
     root = files[0].parent
     while root != root.parent and not all(file.is_relative_to(root) for file in files):
         root = root.parent
-    splits = splits_of_files(files, location, alone=len(files) == 1)
+    splits = splits_of_files(files, location)
     pairs = sorted(zip(splits, files, strict=True), key=lambda pair: place_of(pair[0]))
     samples, places = [], {}
     for split, file in pairs:
