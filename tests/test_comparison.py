@@ -17,6 +17,7 @@ from distill.scoring.comparison import (
     mcnemar_power,
     seeds_needed,
 )
+from distill.scoring.metrics_multi import map_parts
 
 
 def experiment(rng, seeds, groups, of_seeds, gain=0.0, copies=0.3):
@@ -151,12 +152,36 @@ def test_mcnemar_is_exact():
     assert Difference(one * 1.0, other * 1.0, np.arange(10)).mcnemar is None
 
 
-def test_shares_of_labels_are_compared_as_well():
-    rng = np.random.default_rng(6)
-    one, other = rng.random((2, 3, 500))
-    found = verdict(one / 2 + 0.5, other / 2)
-    assert found.word == "helps"
-    assert found.difference_points == pytest.approx(50.0, abs=2.0)
+def several_labels(rng, images, labels, positives, levels):
+    """Truth, and the probabilities of models that tell it apart by so many standard deviations."""
+    truth = rng.random((images, labels)) < positives
+    hard = rng.normal(size=truth.shape)
+    scores = (truth * level + hard + rng.normal(0.0, 0.6, truth.shape) for level in levels)
+    return truth, [1.0 / (1.0 + np.exp(4.0 - s)) for s in scores]
+
+
+def test_a_model_that_answers_nothing_is_worse_where_labels_are_rare():
+    """By the share of labels that are right it was as good: mAP 2 against 27."""
+    truth, probs = several_labels(np.random.default_rng(6), 500, 20, 0.02, (0.0, 2.0))
+    silent, good = ([map_parts(p, truth)] for p in (np.minimum(probs[0], 0.4), probs[1]))
+    found = verdict(np.array(silent), np.array(good))
+    assert found.word == "hurts"
+    assert found.difference_points < -10
+    assert (found.unit, found.discordant_percent, found.mcnemar_p) == ("map", None, None)
+
+
+def test_intervals_of_mean_average_precision_hold_what_they_promise(monkeypatch):
+    """200 images, 5 labels of 40 each: the truth is the mean of all experiments."""
+    monkeypatch.setattr(comparison, "DRAWS", 200)
+    rng, found = np.random.default_rng(2), []
+    for _ in range(200):
+        truth, probs = several_labels(rng, 200, 5, 0.2, (2.0, 2.1))
+        second, first = (np.array([map_parts(p, truth)]) for p in probs)
+        difference = Difference(first, second, np.arange(200))
+        found.append((difference.points, *difference.interval))
+    points, low, high = np.array(found).T
+    assert points.mean() > 1.0
+    assert 184 <= ((low <= points.mean()) & (points.mean() <= high)).sum() <= 199
 
 
 def test_holm():
@@ -207,7 +232,7 @@ def test_ties_of_shares_are_ties():
 def test_what_points_are_of_is_said():
     rng = np.random.default_rng(8)
     one, other = rng.random((2, 1, 50))
-    assert verdict(one, other).unit == "labels"
+    assert verdict(one, other).unit == "map"
     assert verdict(one > 0.5, other > 0.5).unit == "images"
 
 

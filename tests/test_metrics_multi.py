@@ -14,7 +14,11 @@ from sklearn.metrics import (
 )
 
 from distill.scoring.metrics import score, sigmoid
-from distill.scoring.metrics_multi import average_precision, calibration_error_of_cells
+from distill.scoring.metrics_multi import (
+    average_precision,
+    calibration_error_of_cells,
+    map_parts,
+)
 from distill.scoring.tasks import task_of
 
 # Four images, three labels; nobody has the third. At 0.5 the images are given a b, a c, b, none.
@@ -124,6 +128,29 @@ def test_parity_with_scikit_learn(decimals: int) -> None:
     precision = precision_score(labels, given, average=None, zero_division=0)[predicted]
     assert list(found["per_class_precision"].values()) == pytest.approx(list(100 * precision))
     assert list(found["per_label_ap"]) == list("abcde")
+
+
+@pytest.mark.parametrize("decimals", [6, 1])
+def test_parts_of_a_mean_average_precision_are_the_jackknifes(decimals: int) -> None:
+    """Held against leaving each image out, by scikit-learn."""
+    probs, labels = random_case(3, decimals)
+    truth, count = labels[:, :5] == 1, len(labels)
+    parts = map_parts(probs, labels == 1)
+    whole = average_precision_score(truth, probs[:, :5])
+    left = [
+        average_precision_score(np.delete(truth, i, 0), np.delete(probs[:, :5], i, 0))
+        for i in range(count)
+    ]
+    expected = (count - 1) * (whole - np.array(left))
+    assert parts.mean() == pytest.approx(whole)
+    assert parts == pytest.approx(expected - expected.mean() + whole)
+
+
+def test_the_only_positive_of_a_label_is_all_of_its_precision() -> None:
+    parts = map_parts(np.array([[0.9], [0.8], [0.1]]), np.array([[False], [True], [False]]))
+    # 1/2; without the first image 1, without the positive 0, without the last 1/2
+    assert parts == pytest.approx(np.array([-1.0, 1.0, 0.0]) + 0.5)
+    assert map_parts(np.zeros((2, 1)), np.zeros((2, 1), bool)).tolist() == [0.0, 0.0]
 
 
 def test_two_models_agree_where_all_labels_do() -> None:

@@ -96,7 +96,7 @@ def opened(monkeypatch):
     asked: list[str] = []
 
     def serve(source: Source) -> list[str]:
-        def open_source(location: str, task: str) -> Source:
+        def open_source(location: str, task: str, to_train: bool) -> Source:
             asked.append(task)
             return source
 
@@ -176,6 +176,13 @@ def test_results_of_many_labels(multi):
     difference = file["test"]["map"] - rows["teacher"]["test"]["map"]
     assert verdict["map_minus_teacher"] == pytest.approx(difference)
     assert not {"top1", "top1_minus_teacher"} & set(verdict)
+    (asked,) = (q for q in verdict["questions"] if q["question"].endswith("over teacher"))
+    assert asked["unit"] == "map"
+    assert asked["difference_points"] == pytest.approx(difference)
+    run = multi.folder("student")
+    assert 100 * np.load(run / "test_map.npy").mean() == pytest.approx(student["test"]["map"])
+    assert np.load(run / "test_correct.npy").shape == test.labels.shape
+    assert {"test_map.npy", "test_correct.npy"} <= set(verify_manifest(run))
     # Colours are easy for a forest: better than the share of positives, which is what chance gives.
     assert rows["random_forest"]["test"]["map"] > 100 * test.labels.mean()
     headers = [str(column.header) for column in results_table(results).columns]

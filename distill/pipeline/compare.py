@@ -16,7 +16,7 @@ from distill.data.sources._tables import read_table
 from distill.errors import UserError
 from distill.files import is_complete, read_json
 from distill.pipeline.stored import DATA
-from distill.pipeline.verdicts import CORRECT, shares
+from distill.pipeline.verdicts import CORRECT, PARTS
 from distill.scoring.comparison import Difference, Verdict, check_groups, judge
 from distill.training.run_directory import FinishedRun, open_run
 
@@ -26,11 +26,11 @@ class Tested:
     """The answers of a run on a test split, in the order of the images' hashes.
 
     Attributes:
-        right: Which answers are, or the share of an image's labels that are, `(images,)`.
+        parts: Those of each image in its score, as `Task.parts` has them.
     """
 
     run: FinishedRun
-    right: NDArray[Any]
+    parts: NDArray[Any]
     digests: tuple[str, ...]
     groups: NDArray[np.str_]
 
@@ -66,7 +66,7 @@ def _question(base: Mapping[int, Tested], other: Mapping[int, Tested]) -> tuple[
     # Of runs that share no seed, and are one each, the pair is the pair.
     pairs = [(other[seed], base[seed]) for seed in seeds] or [(one, reference)]
     check_groups(reference.groups, "test")
-    first, second = (np.stack([pair[side].right for pair in pairs]) for side in (0, 1))
+    first, second = (np.stack([pair[side].parts for pair in pairs]) for side in (0, 1))
     names = (str(run.run.folder) for run in (one, reference))
     return " over ".join(names), Difference(first, second, reference.groups)
 
@@ -103,7 +103,8 @@ def tested(folder: Path) -> Tested:
         UserError: It is none, lies in no experiment, or was not reported yet.
     """
     run, experiment = open_run(folder), folder.resolve().parent.parent
-    if CORRECT not in run.hashes:
+    file = PARTS if run.contract.task == "multi" else CORRECT
+    if file not in run.hashes:
         hint = f"let it be scored: distill report {experiment}"
         raise UserError("its answers on the test split are not known", str(folder), hint)
     names = read_json(experiment / DATA)["splits"]["test"]
@@ -111,7 +112,7 @@ def tested(folder: Path) -> Tested:
     columns = (table.cells(column) for column in ("path", "sha256", "group"))
     known = {path: (digest, group or path) for path, digest, group in zip(*columns, strict=True)}
     rows = [known[name] for name in names]
-    right = shares(np.load(folder / CORRECT))
+    parts = np.load(folder / file)
     order = sorted(range(len(rows)), key=lambda index: rows[index][0])
     digests = tuple(rows[index][0] for index in order)
-    return Tested(run, right[order], digests, np.array([rows[index][1] for index in order]))
+    return Tested(run, parts[order], digests, np.array([rows[index][1] for index in order]))

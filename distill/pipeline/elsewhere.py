@@ -16,7 +16,6 @@ from distill.pipeline.embedding import EMBEDDING, SIZE, embedding
 from distill.pipeline.experiment import Experiment
 from distill.pipeline.runs import all_runs
 from distill.pipeline.seen import kept_splits
-from distill.pipeline.verdicts import shares
 from distill.report.results import Caution, Results
 from distill.report.warnings import far_from_training, worse_elsewhere
 from distill.scoring.distance import NEIGHBOURS, Groups, by_distance, distances
@@ -94,7 +93,8 @@ def quarters_of_test(
     """
     test, groups = experiment.data.test, experiment.data.groups_of("test")
     away = around.away(around.of(test, np.arange(len(test.names))), groups)
-    found = by_distance(away, shares(right), groups, probs, test.labels, experiment.data.classes)
+    shares = right if right.ndim == 1 else right.mean(axis=1)
+    found = by_distance(away, shares, groups, probs, test.labels, experiment.data.classes)
     if not found:
         return None
     how = {"file": name, "embedding": f"{EMBEDDING}, {SIZE} px", "neighbours": NEIGHBOURS}

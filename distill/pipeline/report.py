@@ -27,7 +27,7 @@ from distill.pipeline.page import write_report
 from distill.pipeline.runs import all_runs, best_run, chosen_student, pairs
 from distill.pipeline.stored import EXPORT, BenchFile, FinishedExport
 from distill.pipeline.track import track_scores
-from distill.pipeline.verdicts import keep_correct, verdicts
+from distill.pipeline.verdicts import CORRECT, PARTS, keep, verdicts
 from distill.report.results import Caution, ResultRow, Results
 from distill.report.warnings import cautions, fragile, one_group
 from distill.runtime.predict import Predictor
@@ -81,12 +81,14 @@ def score_experiment(
     if reference is not None:
         rows = [_with_agreement(row, probs, reference, task) for row in rows]
     truth = _truth(data)
-    # Verdicts are on answers by one rule: only files have thresholds that validation chose.
-    alike = {name: _right(task, truth["test"], probs[name], None) for name in probs}
+    parts = {name: task.parts(probs[name], truth["test"]) for name in probs}
     right = {name: _right(task, truth["test"], probs[name], tuned.get(name)) for name in probs}
     for config in all_runs(recipe):
-        keep_correct(experiment.folder(config.name), alike[config.name])
-    found = verdicts(experiment, alike, reference)
+        name, folder = config.name, experiment.folder(config.name)
+        keep(folder / CORRECT, _right(task, truth["test"], probs[name], None))
+        if task is not SINGLE:
+            keep(folder / PARTS, parts[name])
+    found = verdicts(experiment, parts, reference)
     verdict = build_verdict(rows, reference, task.main_score, [v.to_json() for v in found])
     # Where labels are many, an answer is what reaches its threshold, and only files have these.
     judged = tuned if data.task == "multi" else probs

@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 from distill.config import RunConfig
 from distill.models.inference import predict_logits
 from distill.pipeline.experiment import Experiment
-from distill.pipeline.verdicts import shares
 from distill.recipe import check_table, set_option
 from distill.scoring.metrics import score
-from distill.scoring.tasks import SINGLE, task_of
+from distill.scoring.tasks import task_of
 from distill.strategies import make_strategy
 
 LONGEST = 90  # characters of a name, which is that of a folder; a seed may be added
@@ -73,7 +72,6 @@ def answers_by_seed(
     for run in names_by_seed(experiment, name, seeds):
         classifier = experiment.finished(run).load().to(experiment.device)
         probs = task.probabilities(predict_logits(classifier, data.val, experiment.device))
-        same = task.answers(probs) == truth
-        rights.append(shares(same.all(axis=1) if task is SINGLE else same))
+        rights.append(task.parts(probs, truth))
         scores.append(float(score(probs, data.val.labels, data.classes)[task.main_score]))
     return np.stack(rights), scores

@@ -15,18 +15,16 @@ from distill.pipeline.runs import pairs
 from distill.runtime.shipped import preferred
 from distill.scoring.comparison import Difference, Verdict, judge
 
-CORRECT, EXACT = "test_correct.npy", "student.fp32.onnx"
-Flags = NDArray[np.bool_]
+CORRECT, PARTS, EXACT = "test_correct.npy", "test_map.npy", "student.fp32.onnx"
 
 
 def verdicts(
-    experiment: Experiment, right: Mapping[str, Flags], teacher: str | None
+    experiment: Experiment, parts: Mapping[str, NDArray[Any]], teacher: str | None
 ) -> tuple[Verdict, ...]:
     """What the answers on the test split decide; the first is the most asked for.
 
     Args:
-        right: Which answers are, `(images,)`, or `(images, labels)` where those are many, by the
-            name of a row.
+        parts: Those of each image, as `Task.parts` has them, by the name of a row.
         teacher: The best one.
     """
     groups = experiment.data.groups_of("test")
@@ -34,33 +32,27 @@ def verdicts(
         return ()
 
     def between(first: list[str], second: list[str]) -> Difference:
-        one, other = (np.stack([shares(right[n]) for n in names]) for names in (first, second))
+        one, other = (np.stack([parts[n] for n in names]) for names in (first, second))
         return Difference(one, other, groups)
 
     taught = [
         (f"{name} over {runs[0][1]}", between([a for a, _ in runs], [b for _, b in runs]))
         for name, runs in pairs(experiment.recipe).items()
     ]
-    files = [name for name in right if name.endswith(".onnx")]
+    files = [name for name in parts if name.endswith(".onnx")]
     shipped, found = preferred(files), list(judge(taught))
     for name in sorted(files, key=lambda name: name != shipped):
-        references = (reference for reference in (teacher, EXACT) if reference in right)
+        references = (reference for reference in (teacher, EXACT) if reference in parts)
         for reference in references:
             if reference is not None and reference != name:
                 found += judge([(f"{name} over {reference}", between([name], [reference]))])
     return tuple(found)
 
 
-def shares(right: Flags) -> NDArray[Any]:
-    """Of each image whether its answer is right, or the share of its labels that are."""
-    return right if right.ndim == 1 else right.mean(axis=1)
-
-
-def keep_correct(folder: Path, right: Flags) -> None:
-    """Keeps with a run which of its answers on the test split are right."""
-    place = folder / CORRECT
-    if place.is_file() and np.array_equal(np.load(place), right):
+def keep(place: Path, answers: NDArray[Any]) -> None:
+    """Keeps with a run, as a file of it, what is known of its answers on the test split."""
+    if place.is_file() and np.array_equal(np.load(place), answers):
         return
     with atomic(place) as temporary, temporary.open("wb") as file:
-        np.save(file, right)
-    amend_manifest(folder, place)
+        np.save(file, answers)
+    amend_manifest(place.parent, place)

@@ -168,7 +168,7 @@ def question_lines(questions: Iterable[dict[str, Any]]) -> list[str]:
         low, high = asked["interval_points"]
         word = WORDS[asked["word"]] if ".onnx over " in asked["question"] else asked["word"]
         line = f"{asked['question']}: {word}, {asked['difference_points']:+.2f} points "
-        line += "of labels " if asked.get("unit") == "labels" else ""
+        line += "of mAP " if asked.get("unit") == "map" else ""
         line += f"({low:+.2f} to {high:+.2f}) on {asked['test_images']:,} images"
         if asked["groups"] < asked["test_images"]:
             line += f" in {asked['groups']:,} groups"

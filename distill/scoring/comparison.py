@@ -41,20 +41,21 @@ class Verdict(JsonModel):
 
     Attributes:
         question: What was asked, such as `student over student-alone`.
-        unit: What points are of: `images` that are answered right or, where labels are many, all
-            `labels` of all images.
+        unit: What points are of: `images` that are answered right or, where labels are many, mean
+            average precision, `map`.
         word: `helps` where the interval lies above 0 and p is below 0.05, `hurts` where below 0,
             `no effect` where it lies within the margin, else `inconclusive`.
         interval_points: 95 % confidence.
         needs: Test `images`, or pairs of `seeds`, that would decide; absent where they cannot.
-        discordant_percent: Answers of which one is right and the other wrong.
+        discordant_percent: Answers of which one is right and the other wrong; absent, as
+            `mcnemar_p`, where labels are many.
         mcnemar_p: Exact McNemar's test of each pair of runs, over images alone.
         better_share: Pairs of runs in which the first is right more often; ties are halves.
         p: Two-sided, of the difference; `p_holm` where several were asked at once (Holm, 1979).
     """
 
     question: str
-    unit: Literal["images", "labels"] = "images"
+    unit: Literal["images", "map"] = "images"
     word: Word
     difference_points: float
     interval_points: tuple[float, float]
@@ -63,7 +64,7 @@ class Verdict(JsonModel):
     groups: int
     margin_points: float
     needs: dict[str, int] | None = None
-    discordant_percent: float
+    discordant_percent: float | None = None
     mcnemar_p: tuple[float, ...] | None = None
     better_share: float
     p: float
@@ -109,8 +110,9 @@ class Difference:
     """What lies between two variants.
 
     Attributes:
-        first, second: Whether each run is right on each image, `(seeds, images)`, bool, or float
-            in [0, 1] for the share of an image's labels; rows of one seed belong together.
+        first, second: Whether each run is right on each image, `(seeds, images)`, bool, or the
+            part of each image in a score that is their mean, float; rows of one seed belong
+            together.
         groups: The group of each image, `(images,)`, two of them at least.
     """
 
@@ -179,7 +181,7 @@ class Difference:
 
     @property
     def mcnemar(self) -> tuple[float, ...] | None:
-        """Exact McNemar's test of each pair; None of answers that are right in part."""
+        """Exact McNemar's test of each pair; None of parts of a score."""
         if self.first.dtype != np.bool_:
             return None
         won, lost = (self.first & ~self.second).sum(axis=1), (self.second & ~self.first).sum(axis=1)
@@ -187,10 +189,11 @@ class Difference:
         return tuple(float(stats.binomtest(a, a + b).pvalue) if a + b else 1.0 for a, b in pairs)
 
     @property
-    def discordant(self) -> float:
-        """Answers that differ in being right, in percent."""
-        gap = self.first.astype(np.float64) - self.second.astype(np.float64)
-        return 100.0 * float(np.abs(gap).mean())
+    def discordant(self) -> float | None:
+        """Answers that differ in being right, in percent; None of parts of a score."""
+        if self.first.dtype != np.bool_:
+            return None
+        return 100.0 * float((self.first != self.second).mean())
 
     @property
     def better(self) -> float:
@@ -266,7 +269,7 @@ def _verdict(
     return Verdict.model_validate(
         {
             "question": question,
-            "unit": "images" if of.first.dtype == np.bool_ else "labels",
+            "unit": "images" if of.first.dtype == np.bool_ else "map",
             "word": word,
             "difference_points": of.points,
             "interval_points": of.interval,

@@ -82,6 +82,44 @@ def average_precision(scores: Probs, truth: NDArray[np.bool_]) -> float:
     return 100.0 * float((gained * positives[ends] / (ends + 1)).sum() / positives[-1])
 
 
+def map_parts(probs: Probs, truth: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """What each image adds to mean average precision: `(n,)`, whose mean is that, in [0, 1].
+
+    Single parts are beyond that range. They vary as the score does with other images: an image's
+    part is what the score would lose without it, n - 1 times, beside the mean (the jackknife's
+    pseudo-values: Efron & Stein, 1981), so that means of parts can be compared as shares of right
+    answers are. A label without positives takes no part; without any, parts are 0.
+
+    Args:
+        probs: `(n, num_classes)`.
+        truth: Which labels the images have, `(n, num_classes)`.
+    """
+    columns = [i for i in range(truth.shape[1]) if truth[:, i].any()]
+    each = [_precision_parts(probs[:, i], truth[:, i]) for i in columns]
+    return np.asarray(np.mean(each, axis=0)) if each else np.zeros(len(truth))
+
+
+def _precision_parts(scores: Probs, truth: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Parts of one label's average precision, as `map_parts`; ties are one step."""
+    steps, step = np.unique(-scores, return_inverse=True)
+    gained = np.bincount(step, truth, len(steps))  # positives of each step
+    positives, images = np.cumsum(gained), np.cumsum(np.bincount(step, minlength=len(steps)))
+    whole, total = (gained * positives / images).sum(), positives[-1]
+
+    def without(one: int) -> NDArray[np.float64]:
+        """Sums over steps if one image, positive or not, were taken out of each of them."""
+        fewer = np.maximum(images - 1, 1)
+        later = gained * (positives - one) / fewer
+        own = np.maximum(gained - one, 0) * (positives - one) / fewer
+        before = np.cumsum(gained * positives / images) - gained * positives / images
+        after = later.sum() - np.cumsum(later)
+        return np.asarray(before + own + after)
+
+    left = np.where(truth, without(1)[step] / max(1.0, total - 1.0), without(0)[step] / total)
+    parts = (len(truth) - 1.0) * (whole / total - left)
+    return np.asarray(parts - parts.mean() + whole / total)
+
+
 def negative_log_likelihood(probs: Probs, truth: NDArray[np.bool_]) -> float:
     """Mean over images of the summed binary cross-entropies of their labels, in nats."""
     wide = probs.astype(np.float64)

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from distill.config import TaskName
 from distill.scoring.metrics import Probs, sigmoid, softmax
-from distill.scoring.metrics_multi import THRESHOLD, label_sets
+from distill.scoring.metrics_multi import THRESHOLD, label_sets, map_parts
 
 TINY = 1e-12  # least probability that a logarithm is taken of
 
@@ -62,6 +62,19 @@ class Task:
             labels == 1 if labels.ndim == 2 else labels[:, None] == np.arange(num_classes)
         )
         return flags
+
+    def parts(self, probs: Probs, truth: NDArray[np.bool_]) -> NDArray[Any]:
+        """What each image adds to the main score, `(n,)`, whose mean is that, as a share.
+
+        Whether its answer is right, as bool; of several labels, see `metrics_multi.map_parts`.
+
+        Args:
+            probs: `(n, num_classes)`.
+            truth: `(n, num_classes)`, as of `truth`.
+        """
+        if self is SINGLE:
+            return np.asarray((self.answers(probs) == truth).all(axis=1))
+        return map_parts(probs, truth)
 
     def agreement(self, probs: Probs, other: Probs, thresholds: ArrayLike | None = None) -> float:
         """Share of images with the same answer, in percent; arguments as of `answers`."""

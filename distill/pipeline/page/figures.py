@@ -75,7 +75,7 @@ def questions(content: Content) -> Section | None:
             " to ".join(f"{end:+.2f}" for end in question["interval_points"]),
             f"{question['test_images']:,} in {question['groups']:,}",
             f"{question['seeds']}",
-            cell(question["discordant_percent"], 1),
+            cell(question.get("discordant_percent"), 1),
             f"{question.get('p_holm', question['p']):.2g}",
         ]
         for question in asked
