@@ -184,9 +184,11 @@ def finish_load(generator: subprocess.Popen[str], load: Load) -> Outcome:
         output, _ = generator.communicate(timeout=load.seconds + load.grace_s + LATE_S)
     except subprocess.TimeoutExpired:
         generator.kill()
-        raise RunStopped("the load generator did not come to an end") from None
+        what = "the load generator did not come to an end"
+        raise RunStopped(what, hint="repeat the command on a machine with less to do") from None
     if generator.returncode:
-        raise RunStopped(f"the load generator failed with status {generator.returncode}")
+        what = f"the load generator failed with status {generator.returncode}"
+        raise RunStopped(what, hint="see the lines above")
     table = json.loads(output)
     return Outcome(**table | {"errors": Counter(table["errors"])})
 
@@ -195,5 +197,6 @@ def run_module(command: Sequence[str]) -> Any:
     """The JSON that a module of ours prints, in a process of its own."""
     done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True)
     if done.returncode:
-        raise RunStopped(f"{command[0]} failed: {done.stderr.strip().splitlines()[-1]}")
+        last = done.stderr.strip().splitlines()[-1]
+        raise RunStopped(f"{command[0]} failed: {last}", hint="start it alone to see all it says")
     return json.loads(done.stdout)

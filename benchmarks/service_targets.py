@@ -160,7 +160,8 @@ def running(target: Target, setting: Setting) -> Iterator[Running]:
                     log.seek(0)
                     lines = log.read().decode(errors="replace").strip().splitlines()
                     last = lines[-1] if lines else "it said nothing"
-                    raise RunStopped(f"the service {target.name} is not ready: {last}")
+                    what = f"the service {target.name} is not ready: {last}"
+                    raise RunStopped(what, hint="install what it needs, or leave it out")
                 time.sleep(POLL_S)
             started = time.perf_counter() - start
             yield Running(psutil.Process(process.pid), port, started)

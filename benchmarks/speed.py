@@ -80,7 +80,8 @@ def bench_speed(
     rows, without = make_rows(replies, tasks, config)
     left_out += failed + without
     if not replies:
-        raise UserError(f"nothing could be timed: {'; '.join(left_out)}", "bench")
+        what = f"nothing could be timed: {'; '.join(left_out)}"
+        raise UserError(what, "bench", "name other engines (bench.engines) or files")
     work = {model.name: count_work(model.path) for model in models if model.format == "onnx"}
     for reason in left_out:
         progress.say(f"not measured: {reason}")

@@ -129,7 +129,8 @@ def run_process(engine: Engine, round_: int, scratch: Path) -> Run:
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
-            raise RunStopped(f"the engine {engine} failed, {last.removeprefix('error: ')}")
+            what = f"the engine {engine} failed, {last.removeprefix('error: ')}"
+            raise RunStopped(what, hint="leave it out of --engines, or install what it needs")
         measured: Run = json.loads((folder / "result.json").read_text("utf-8"))
     return measured
 

@@ -247,7 +247,7 @@ def _plain_loop(workload: Workload, loss_of: LossOf) -> Measured:
         mean = float(total) / steps  # waits for the device
         seconds.append(time.perf_counter() - start)
         if not math.isfinite(mean):
-            raise RunStopped(f"the loss is not finite in epoch {epoch + 1}: lower --lr")
+            raise RunStopped(f"the loss is not finite in epoch {epoch + 1}", "--lr", "lower it")
         value = top1(student, job, device, "val")
         if value > best:
             best, kept = value, copy.deepcopy(student.state_dict())

@@ -153,12 +153,13 @@ def read_json(path: Path, shape: Any = Any) -> Any:
     """
     try:
         if path.exists() and not path.is_file():
-            raise UserError("no file: a folder, a pipe or a device", str(path))
+            raise UserError("a folder, a pipe or a device", str(path), "name a file")
         value = json.loads(path.read_text("utf-8"))
         if shape is not Any:
             TypeAdapter(shape).validate_python(value, strict=True)
     except OSError as error:
-        raise UserError(f"cannot read: {error.strerror}", str(path)) from None
+        hint = "name one that is there and that you may read"
+        raise UserError(f"cannot read: {error.strerror}", str(path), hint) from None
     except ValidationError as error:
         problem = error.errors()[0]
         place = ".".join(map(str, problem["loc"])) or "it"

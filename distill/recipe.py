@@ -238,7 +238,8 @@ def _read(file: Path) -> Table:
     try:
         return tomllib.loads(file.read_text("utf-8-sig"))  # some editors begin with a mark
     except (ValueError, RecursionError) as error:
-        raise UserError(f"not valid TOML: {error}", str(file)) from None
+        hint = "correct that place; strings stand in quotes"
+        raise UserError(f"not valid TOML: {error}", str(file), hint) from None
 
 
 def _expand_runs(table: Table, folder: Path, above: tuple[Path, ...] = ()) -> Table:
@@ -271,7 +272,8 @@ def _expand_run(entry: Table, role: str, folder: Path, above: tuple[Path, ...]) 
             raise UserError("recipes that link in a circle", str(file), "remove one of the links")
         bases = _expand_runs(_read(file), file.parent, (*above, file))[ROLES[role]]
         if len(bases) != 1:
-            raise UserError(f"{link!r} holds {len(bases)} {role}s, expected one", f"{role}.recipe")
+            what = f"{link!r} holds {len(bases)} {role}s, expected one"
+            raise UserError(what, f"{role}.recipe", "link to a recipe of one, or write it out")
         entry = merge(bases[0], entry)
     model = _as(dict, entry.get("model", {}), f"{role}.model")
     strategy = _as(dict, entry.get("strategy", {}), f"{role}.strategy")
@@ -365,7 +367,8 @@ def set_option(table: Table, override: str) -> None:
         for part in parts[:-1]:
             target = target.setdefault(part, {})
             if not isinstance(target, dict):
-                raise UserError(f"{part!r} is a value, not a table", key)
+                hint = "see `distill options` for the keys that there are"
+                raise UserError(f"{part!r} is a value, not a table", key, hint)
         if isinstance(target.get(parts[-1]), dict) and not isinstance(value, dict):
             named = "name" if parts[-1] in ("model", "strategy") else "KEY"
             raise UserError(f"{key} is a table", "override", f"write {key}.{named}={text.strip()}")

@@ -37,7 +37,8 @@ def build(
         channels = width
     side = size // 2 ** len(options.width)
     if side < 1:
-        raise UserError(f"{size} px are too few for {len(options.width)} pools", "data.size")
+        what = f"{size} px are too few for {len(options.width)} pools"
+        raise UserError(what, "data.size", f"take {2 ** len(options.width)} px, or fewer widths")
     layers += [nn.Flatten(), nn.Linear(channels * side * side, options.hidden)]
     layers += [nn.LeakyReLU(options.slope), nn.Dropout(options.dropout)]
     return nn.Sequential(*layers, nn.Linear(options.hidden, num_classes))

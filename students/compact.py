@@ -208,10 +208,13 @@ def build(
 ) -> nn.Module:
     """The network in its training form; `pretrained` are the shipped weights of its shape."""
     if len(options.width) != len(options.depth):
-        raise UserError("width and depth differ in length", "model.options")
+        hint = "give both a number for every stage"
+        raise UserError("width and depth differ in length", "model.options", hint)
     for name in ("stride", "kernel"):
         if len(getattr(options, name)) not in (1, len(options.width)):
-            raise UserError(f"{name} is neither one value nor one per stage", "model.options")
+            hint = f"give it one, or {len(options.width)} as there are widths"
+            what = f"{name} is neither one value nor one per stage"
+            raise UserError(what, "model.options", hint)
     network = Compact(num_classes, options)
     if pretrained:
         transfer_weights(network, read_weights(weights_of(options)), ["classifier"])

@@ -47,7 +47,8 @@ def build(
         with quick_offline():
             return download(f"timm/{variant}", create, advice(variant))
     except TypeError as error:
-        raise UserError(f"{variant} refuses its options: {error}", "model.options") from None
+        hint = "name options of that network's own, see timm's documentation"
+        raise UserError(f"{variant} refuses its options: {error}", "model.options", hint) from None
     except UserError:
         tensors = packaged_weights(variant)
         if tensors is None:

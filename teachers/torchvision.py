@@ -40,7 +40,8 @@ def build(
     try:
         network: nn.Module = models.get_model(variant, weights=None, **arguments)
     except TypeError:
-        raise UserError(f"{variant} has no dropout to set", "model.options.dropout") from None
+        what = f"{variant} has no dropout to set"
+        raise UserError(what, "model.options.dropout", "leave it out") from None
     if isinstance(network, models.SqueezeNet):
         assert isinstance(network.classifier[2], nn.ReLU)
         network.classifier[2] = nn.Identity()

@@ -57,7 +57,9 @@ def run_command(
             raise UserError("no images to train on", what, "add --data FOLDER")
         flags = {"--preset": preset, "--teacher": teachers, "--minutes": minutes}
         if given := [flag for flag, value in flags.items() if value]:
-            raise UserError(f"{given[0]} is for plans, a recipe is one already", what)
+            raise UserError(
+                f"{given[0]} is for plans, a recipe is one already", what, "leave it out"
+            )
         experiment = stages.open_experiment(what, overrides, data, settings)
         alone = num_processes() == 1  # processes would each measure what they share
         if alone and not (settings.smoke or settings.dry_run or find_lr):

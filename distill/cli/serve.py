@@ -105,7 +105,8 @@ def serve_command(
     from distill.serve.settings import Limits, Settings, named_models, processors, read_token
 
     if log_level not in LEVELS:
-        raise UserError(f"{log_level!r} is none of {', '.join(LEVELS)}", "--log-level")
+        hint = f"choose one of {', '.join(LEVELS)}"
+        raise UserError(f"no level {log_level!r}", "--log-level", hint)
     if max_images > queue:
         what = f"a request of {max_images} images never fits a queue of {queue}"
         raise UserError(what, "--queue", "raise it, or lower --max-images")

@@ -99,7 +99,8 @@ def export_onnx(
             outputs = [output.name for output in model.graph.output]
             return {"path": name, "tried": tried, "outputs": outputs}
         file.unlink()
-    raise RunStopped(f"no exported file agrees with torch: {json.dumps(tried)}")
+    hint = "set export.path=auto, or train another network (student.model)"
+    raise RunStopped(f"no exported file agrees with torch: {json.dumps(tried)}", None, hint)
 
 
 def torch_probs(graph: ShippedGraph, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -126,7 +126,8 @@ class Shipment:
         """
         row = self.judge(probs, reference, limits)
         if not limits.allow(row):
-            raise RunStopped(f"{path} gives other answers: {json.dumps(row)}")
+            hint = "leave that target out of export.targets"
+            raise RunStopped(f"{path} gives other answers: {json.dumps(row)}", None, hint)
         return row
 
     def say(self, line: str) -> None:

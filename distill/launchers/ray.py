@@ -101,7 +101,9 @@ class Launcher(Base):
             ray.shutdown()
         for row in rows:
             if row["error"]:
-                raise RunStopped(row["error"])
+                raise RunStopped(
+                    row["error"], None, "mend that, and repeat the command, which continues"
+                )
         work.say(f"{len(rows):,} shards by {len({row['process'] for row in rows})} actors")
         if left := ShardBuilder(work.open()).missing():
             raise RunStopped(f"{len(left)} shards are missing", hint="repeat the command")

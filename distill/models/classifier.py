@@ -192,7 +192,8 @@ def _try_out(classifier: Classifier, name: str) -> None:
         value.copy_(buffers[key])
     classifier.train(was_training)
     if shape != (2, classes):
-        raise UserError(f"{name} gives {tuple(shape)}, expected (2, {classes})", "model.name")
+        what = f"{name} gives {tuple(shape)} for two images, expected (2, {classes})"
+        raise UserError(what, "model.name", "name a classifier that takes the number of classes")
 
 
 def deployed(classifier: Classifier) -> Classifier:

@@ -54,7 +54,8 @@ def look(source: Source, data: DataConfig, workers: int) -> Facts:
     ]
     if not sides:
         name, reason = next(iter(prints.unreadable.items()))
-        raise UserError(f"no image can be read; {name}: {reason}", source.location)
+        what = f"no image can be read; {name}: {reason}"
+        raise UserError(what, source.location, "convert them to JPEG or PNG")
     found = Counter(
         label
         for item in source.items

@@ -122,7 +122,8 @@ def _write_new(file: Path, content: bytes) -> bool:
     except OSError as error:
         if error.errno in NO_SPACE:
             raise no_space(file) from None
-        raise UserError(f"cannot be written: {error.strerror}", str(file)) from None
+        hint = "name a folder that you may write to"
+        raise UserError(f"cannot be written: {error.strerror}", str(file), hint) from None
     return True
 
 

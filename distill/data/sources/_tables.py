@@ -204,7 +204,8 @@ def _text(file: Path) -> str:
     try:
         content = read_place(file)
     except OSError as error:
-        raise UserError(f"cannot read: {error.strerror}", str(file)) from None
+        hint = "name a file that you may read"
+        raise UserError(f"cannot read: {error.strerror}", str(file), hint) from None
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -47,7 +47,7 @@ def open_unlabelled(location: str) -> Source:
     """Lists all images below a folder, however they lie in it; their label is -1."""
     root = locate(location)
     if not root.is_dir():
-        raise UserError("no such folder of unlabelled images", location)
+        raise UserError("no such folder of unlabelled images", location, "name a folder of images")
     return _listing(root, [(root, -1, None)], ())
 
 

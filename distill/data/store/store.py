@@ -85,10 +85,9 @@ class Split:
             RunStopped: The file was cut short since it was opened.
         """
         if is_cut_short(self.stored):
-            raise RunStopped(
-                f"{getattr(self.stored, 'filename', self.name)} was cut short while in use: "
-                "repeat the command, the images are decoded again"
-            )
+            place = str(getattr(self.stored, "filename", self.name))
+            hint = "repeat the command, the images are decoded again"
+            raise RunStopped("cut short while in use", place, hint)
         rows = ids if self.rows is None else self.rows[np.asarray(ids)]
         if not isinstance(self.stored, np.ndarray):
             return self.stored.take(rows)

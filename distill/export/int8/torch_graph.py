@@ -21,6 +21,8 @@ Op = Callable[..., Any]
 Attributes = dict[str, Any]
 Constants = list[NDArray[Any] | None]
 
+UNTRAINED = "do without it: export.int8_qad_epochs=0"  # training to be rounded
+
 
 def torch_op(node: onnx.NodeProto, constants: dict[str, NDArray[Any]]) -> Op:
     """A function from the inputs of a node to its output.
@@ -33,7 +35,7 @@ def torch_op(node: onnx.NodeProto, constants: dict[str, NDArray[Any]]) -> Op:
     """
     build = BUILDERS.get(node.op_type)
     if build is None:
-        raise UserError(f"no training through the operator {node.op_type}", node.name)
+        raise UserError(f"no training through the operator {node.op_type}", node.name, UNTRAINED)
     return build(attributes_of(node), [constants.get(name) for name in node.input])
 
 
@@ -58,7 +60,7 @@ def _ints(attributes: Attributes, constants: Constants, name: str, place: int) -
 def _padded(attributes: Attributes, fill: float) -> tuple[Op, list[int]]:
     """What must be padded beforehand, as it is not alike at both ends, and what may stay."""
     if attributes.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
-        raise UserError("no training through convolutions with auto_pad", "export.path")
+        raise UserError("no training through convolutions with auto_pad", "export.path", UNTRAINED)
     pads = list(attributes.get("pads", [0, 0, 0, 0]))
     if pads[:2] == pads[2:]:
         return (lambda x: x), pads[:2]
@@ -93,7 +95,9 @@ def _average_pool(attributes: Attributes, constants: Constants) -> Op:
     pad, padding = _padded(attributes, 0.0)
     counted = bool(attributes.get("count_include_pad", 0))
     if any(attributes.get("pads", [])) and not any(padding) and not counted:
-        raise UserError("no training through an average of uneven borders", "export.path")
+        raise UserError(
+            "no training through an average of uneven borders", "export.path", UNTRAINED
+        )
     options = {
         "kernel_size": attributes["kernel_shape"],
         "stride": attributes.get("strides", [1, 1]),
@@ -106,7 +110,7 @@ def _average_pool(attributes: Attributes, constants: Constants) -> Op:
 
 def _gemm(attributes: Attributes, constants: Constants) -> Op:
     if attributes.get("transA") or {attributes.get(n, 1.0) for n in ("alpha", "beta")} != {1.0}:
-        raise UserError("no training through a scaled or transposed Gemm", "export.path")
+        raise UserError("no training through a scaled or transposed Gemm", "export.path", UNTRAINED)
     turned = bool(attributes.get("transB", 0))
     return lambda x, weight, bias=None: F.linear(x, weight if turned else weight.T, bias)
 

@@ -1,0 +1,21 @@
+"""What errors owe to whoever reads them."""
+
+import ast
+
+FOLDERS = ("distill", "students", "teachers", "benchmarks")
+ERRORS = {"UserError", "RunStopped", "NoSpace", "NotFinite"}
+ASKS = "return UserError(what) if what else None"  # of an error that ends in "Did you mean …?"
+
+
+def test_every_error_says_what_to_do(repository):
+    """Twenty of them said what was wrong, and left it there."""
+    silent = []
+    for file in (file for folder in FOLDERS for file in (repository / folder).rglob("*.py")):
+        text = file.read_text("utf-8")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ERRORS:
+                hinted = node.args[2:] or any(k.arg == "hint" for k in node.keywords)
+                line = text.splitlines()[node.lineno - 1].strip()
+                if not hinted and line != ASKS:
+                    silent.append(f"{file.relative_to(repository)}:{node.lineno}")
+    assert silent == []
