@@ -234,6 +234,7 @@ def test_networks_of_more_classes_than_images_of_noise_are_timed(tiny_preset, mo
     """Where classes are weighed by their sizes, the plan said that the data had none of some."""
     monkeypatch.setattr("distill.planner.pace.SECONDS", 0.01)
     weighed = ["student.train.class_weights=balanced", "student.train.logit_adjustment=1.0"]
+    weighed.append("student.train.sampling=balanced")
     preset, table = read_preset("balanced", ["data.size=16", *weighed])
     recipe = check_table(Recipe, scheduled(table, preset, 140, 1.0), "test")
     config, classes = recipe.students[0], tuple(f"c{number:03}" for number in range(300))

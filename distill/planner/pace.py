@@ -82,11 +82,11 @@ def take_paces(
 
 def alike(first: RunConfig, second: RunConfig) -> bool:
     """Whether steps of two runs take as long, but for their teachers."""
-    return (first.model, first.train, first.transfer) == (
-        second.model,
-        second.train,
-        second.transfer,
+    one, other = (
+        (run.model, run.transfer, run.train.model_copy(update={"epochs": 1, "lr": 1.0}))
+        for run in (first, second)
     )
+    return one == other
 
 
 def take_pace(
@@ -94,7 +94,8 @@ def take_pace(
 ) -> Pace:
     """Times a network in the loop that will train it, on noise; its weights are spoilt."""
     # Noise need not have every class, which what depends on their sizes would ask for.
-    train = config.train.model_copy(update={"class_weights": "none", "logit_adjustment": 0.0})
+    spared = {"class_weights": "none", "logit_adjustment": 0.0, "compile": False}
+    train = config.train.model_copy(update=spared)
     update = {"strategy": StrategyConfig(name="supervised"), "start": None, "train": train}
     alone = config.model_copy(update=update)
     count = max(config.train.batch_size, batch_size(device))
