@@ -5,6 +5,7 @@ import torch
 from small_recipe import RECIPE
 
 from distill.files import read_json
+from distill.pipeline.stages import ALL_STAGES, Settings, open_experiment
 from distill.planner import expected
 from distill.planner.facts import Facts
 from distill.planner.forecast import forecast
@@ -42,13 +43,14 @@ def test_students_take_what_all_of_their_runs_take(recipe, overrides, unlabelled
 def test_a_recipe_is_told_and_keeps_its_forecast(recipe, distill, tmp_path, monkeypatch):
     timed = []
 
-    def paces(made, classes, device, progress):
+    def paces(made, classes, device, progress, brief):
         timed.append(made)
         return {run.name: PACE for run in (*made.teachers, *made.students)}
 
     monkeypatch.setattr(expected, "take_paces", paces)
     out = tmp_path / "out"
     command = ("run", recipe, "--data", "demo:60", "--out", out, "--no-bench")
+    command = (*command, "export.targets=onnx_fp32")
     status, _, err = distill(*command)
     assert status == 0, err
     assert "about " in err
@@ -56,12 +58,11 @@ def test_a_recipe_is_told_and_keeps_its_forecast(recipe, distill, tmp_path, monk
     stages = {"check", "teacher", "student", "export", "report"}
     assert set(read_json(out / "plan.json")["predicted_s"]) == stages
     assert set(read_json(out / "results.json")["plan"]["predicted_s"]) == stages
-    status, _, err = distill(*command)
-    assert status == 0, err
-    assert len(timed) == 1
-    status, _, err = distill(*command, "student.train.epochs=3", "--overwrite")
-    assert status == 0, err
-    assert len(timed) == 2
+    for overrides, times in (([], 1), (["student.train.epochs=3"], 2)):
+        options = ["export.targets=onnx_fp32", *overrides]
+        again = open_experiment(str(recipe), options, "demo:60", Settings(out=out))
+        found = expected.with_forecast(again, ALL_STAGES[:-1])
+        assert (set(found.plan["predicted_s"]), len(timed)) == (stages, times)
     status, _, err = distill("run", "demo:60", "--out", out)
     assert status == 2
     assert "a recipe" in err
@@ -73,9 +74,9 @@ def test_a_network_that_several_train_alike_is_timed_once(recipe, monkeypatch):
     timed = []
     real = expected.take_paces.__globals__["take_pace"]
 
-    def counted(classifier, config, made, device):
+    def counted(classifier, config, *arguments):
         timed.append(config.name)
-        return real(classifier, config, made, device)
+        return real(classifier, config, *arguments)
 
     monkeypatch.setattr("distill.planner.pace.take_pace", counted)
     quiet = expected.take_paces.__globals__["Progress"](quiet=True)

@@ -221,7 +221,7 @@ def test_mistakes_are_one_line(desk, monkeypatch) -> None:
             serve(models)
     with pytest.raises(UserError, match="never fits a queue"):
         serve(["a.onnx"], max_images=8, queue=4)
-    with pytest.raises(UserError, match="none of debug"):
+    with pytest.raises(UserError, match="one of debug"):
         serve(["a.onnx"], log_level="loud")
     monkeypatch.setattr(command, "find_spec", lambda name: None if name == "uvicorn" else name)
     with pytest.raises(UserError, match=r"needs uvicorn\. Fix: pip install 'distillate\[serve\]'"):

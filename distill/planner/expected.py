@@ -34,8 +34,9 @@ def with_forecast(experiment: Experiment, stages: tuple[str, ...]) -> Experiment
         if known["asked"] == asked:
             return replace(experiment, plan=dict(known))
     facts = look(source, recipe.data, experiment.workers)
-    paces = take_paces(recipe, source.classes, experiment.device, experiment.progress)
+    device, progress = experiment.device, experiment.progress
+    paces = take_paces(recipe, source.classes, device, progress, brief=True)
     unlabelled = len(open_unlabelled(extra).items) if extra else 0
     expected = forecast(recipe, facts, paces, unlabelled).of(stages)
-    experiment.progress.say(expected.told())
+    progress.say(expected.told())
     return replace(experiment, plan={"asked": asked, **expected.describe()})

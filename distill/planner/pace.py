@@ -25,7 +25,8 @@ from distill.training.job import Job
 from distill.training.trainer import Trainer
 from distill.training.world import World
 
-SECONDS, FEWEST, MOST = 2.0, 3, 40  # of each thing that is timed, and how often it is done
+SECONDS, BRIEFLY = 2.0, 0.4  # of each thing that is timed: to plan by, and to be told
+FEWEST, MOST = 3, 40  # times that it is done
 NOWHERE = Path("noise")
 
 
@@ -56,7 +57,11 @@ def load(config: RunConfig, data: DataConfig, classes: tuple[str, ...]) -> Class
 
 
 def take_paces(
-    recipe: Recipe, classes: tuple[str, ...], device: torch.device, progress: Progress
+    recipe: Recipe,
+    classes: tuple[str, ...],
+    device: torch.device,
+    progress: Progress,
+    brief: bool = False,
 ) -> dict[str, Pace]:
     """Paces of a recipe's runs by name; runs that train the same network alike share one.
 
@@ -73,7 +78,7 @@ def take_paces(
                     classifier = load(config, recipe.data, classes)
                 except UserError as error:
                     raise of_run(error, recipe.key(config)) from None
-                pace = take_pace(classifier, config, recipe, device)
+                pace = take_pace(classifier, config, recipe, device, brief)
                 timed.append((config, pace))
             paces[config.name] = pace
             task.advance()
@@ -90,7 +95,11 @@ def alike(first: RunConfig, second: RunConfig) -> bool:
 
 
 def take_pace(
-    classifier: Classifier, config: RunConfig, recipe: Recipe, device: torch.device
+    classifier: Classifier,
+    config: RunConfig,
+    recipe: Recipe,
+    device: torch.device,
+    brief: bool = False,
 ) -> Pace:
     """Times a network in the loop that will train it, on noise; its weights are spoilt."""
     # Noise need not have every class, which what depends on their sizes would ask for.
@@ -102,13 +111,14 @@ def take_pace(
     data = noise(recipe, classifier.contract.names, count)
     job = Job(alone, data, recipe.views, recipe.seed, NOWHERE)
     trainer = Trainer(classifier, job, World(device), None)
-    steps = _step_times(trainer, config.transfer.freeze_epochs)
-    head = _step_times(trainer, 0) if config.transfer.freeze_epochs else steps
+    seconds = BRIEFLY if brief else SECONDS
+    steps = _step_times(trainer, config.transfer.freeze_epochs, seconds)
+    head = _step_times(trainer, 0, seconds) if config.transfer.freeze_epochs else steps
     images = config.train.batch_size
     ids = np.arange(count)
-    validating = _times(lambda: predict_logits(classifier, data.val, device))
+    validating = _times(lambda: predict_logits(classifier, data.val, device), seconds)
     teacher = Teacher(classifier, device)
-    answering = _times(lambda: teacher(job.images.view(ids, 0, device)).logits.cpu())
+    answering = _times(lambda: teacher(job.images.view(ids, 0, device)).logits.cpu(), seconds)
     middle = statistics.median(steps)
     low, _, high = statistics.quantiles(steps, n=4)
     return Pace(
@@ -120,7 +130,7 @@ def take_pace(
     )
 
 
-def _step_times(trainer: Trainer, epoch: int) -> list[float]:
+def _step_times(trainer: Trainer, epoch: int, seconds: float) -> list[float]:
     """Seconds of single training steps, views included."""
     trainer.begin_epoch(epoch)
 
@@ -128,14 +138,14 @@ def _step_times(trainer: Trainer, epoch: int) -> list[float]:
         batch = next(trainer.batches(epoch))
         float(trainer.step(batch, epoch)["loss"])  # waits for a GPU
 
-    return _times(step)
+    return _times(step, seconds)
 
 
-def _times(work: Callable[[], object]) -> list[float]:
+def _times(work: Callable[[], object], seconds: float) -> list[float]:
     """Seconds of each call, the first of which allocates and does not count."""
     work()
     spent: list[float] = []
-    while len(spent) < FEWEST or (sum(spent) < SECONDS and len(spent) < MOST):
+    while len(spent) < FEWEST or (sum(spent) < seconds and len(spent) < MOST):
         start = time.perf_counter()
         work()
         spent.append(time.perf_counter() - start)

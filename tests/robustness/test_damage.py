@@ -117,7 +117,7 @@ def test_end_of_file_is_no_interruption(distill, monkeypatch):
 
     monkeypatch.setattr("distill.pipeline.stages.run_stages", ends)
     with pytest.raises(EOFError):
-        distill("run", "students/compact_demo.toml", "--data", "demo:60")
+        distill("run", "students/compact_demo.toml", "--data", "demo:60", "--smoke")
 
 
 def flip(file: Path, where: int) -> None:
@@ -227,7 +227,7 @@ def test_errors_of_the_system_are_one_line(distill, monkeypatch, number, status)
         raise OSError(number, os.strerror(number), "/some/place")
 
     monkeypatch.setattr("distill.pipeline.stages.run_stages", fails)
-    found, _, err = distill("run", "students/compact_demo.toml", "--data", "demo:60")
+    found, _, err = distill("run", "students/compact_demo.toml", "--data", "demo:60", "--smoke")
     assert found == status
     assert len(err.splitlines()) == 1
     assert "/some/place" in err
@@ -279,7 +279,9 @@ def test_what_the_interpreter_lacks_is_one_line(distill, monkeypatch):
             raise error
 
         monkeypatch.setattr("distill.pipeline.stages.run_stages", fails)
-        status, _, err = distill("run", "students/compact_demo.toml", "--data", "demo:60")
+        status, _, err = distill(
+            "run", "students/compact_demo.toml", "--data", "demo:60", "--smoke"
+        )
         assert status in (2, 3)
         assert len(err.splitlines()) == 1
         assert words in err
@@ -303,7 +305,7 @@ def test_torch_without_memory_is_one_line(distill, monkeypatch, words):
         raise RuntimeError(words)
 
     monkeypatch.setattr("distill.pipeline.stages.run_stages", fails)
-    status, _, err = distill("run", "students/compact_demo.toml", "--data", "demo:60")
+    status, _, err = distill("run", "students/compact_demo.toml", "--data", "demo:60", "--smoke")
     assert status == 3
     assert "out of memory" in err
     assert len(err.splitlines()) == 1
