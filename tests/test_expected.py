@@ -9,7 +9,8 @@ from distill.pipeline.stages import ALL_STAGES, Settings, open_experiment
 from distill.planner import expected
 from distill.planner.facts import Facts
 from distill.planner.forecast import forecast
-from distill.planner.pace import Pace
+from distill.planner.pace import Pace, take_pace, take_paces
+from distill.progress import Progress
 from distill.recipe import load_recipe
 
 FACTS = Facts(200, 2, {"train": 140, "val": 30, "test": 30}, 100, 100, 64, 0.01)
@@ -72,15 +73,14 @@ def test_a_network_that_several_train_alike_is_timed_once(recipe, monkeypatch):
     monkeypatch.setattr("distill.planner.pace.SECONDS", 0.01)
     recipe.write_text(RECIPE + RECIPE[RECIPE.index("[[students]]") :].replace("small", "again"))
     timed = []
-    real = expected.take_paces.__globals__["take_pace"]
 
     def counted(classifier, config, *arguments):
         timed.append(config.name)
-        return real(classifier, config, *arguments)
+        return take_pace(classifier, config, *arguments)
 
     monkeypatch.setattr("distill.planner.pace.take_pace", counted)
-    quiet = expected.take_paces.__globals__["Progress"](quiet=True)
-    paces = expected.take_paces(load_recipe(str(recipe)), ("a", "b"), torch.device("cpu"), quiet)
+    made, cpu, quiet = load_recipe(str(recipe)), torch.device("cpu"), Progress(quiet=True)
+    paces = take_paces(made, ("a", "b"), cpu, quiet)
     assert timed == ["one", "small"]
     assert paces["small"] == paces["again"]
 

@@ -61,13 +61,12 @@ def run_command(
                 f"{given[0]} is for plans, a recipe is one already", what, "leave it out"
             )
         experiment = stages.open_experiment(what, overrides, data, settings)
-        alone = num_processes() == 1  # processes would each measure what they share
-        if alone and not (settings.smoke or settings.dry_run or find_lr):
+        expect: stages.Expect | None = None
+        if num_processes() == 1 and not settings.smoke:  # several would measure what they share
             from distill.planner.expected import with_forecast
 
-            stages.check_first(experiment, chosen)
-            experiment = with_forecast(experiment, chosen)
-        start(experiment, chosen, settings, find_lr)
+            expect = with_forecast
+        start(experiment, chosen, settings, find_lr, expect)
     elif data is not None:
         raise UserError("not a recipe", what, "name a .toml file, or the data alone")
     else:
@@ -102,13 +101,17 @@ def do_stages(
 
 
 def start(
-    experiment: Experiment, chosen: tuple[str, ...], settings: Settings, find_lr: bool
+    experiment: Experiment,
+    chosen: tuple[str, ...],
+    settings: Settings,
+    find_lr: bool,
+    expect: stages.Expect | None = None,
 ) -> None:
     """Stages of an experiment, or the range tests of the runs in them."""
     if find_lr:
         stages.find_learning_rates(experiment, chosen, settings.as_json)
     else:
-        stages.run_stages(experiment, chosen, settings.dry_run, settings.as_json)
+        stages.run_stages(experiment, chosen, settings.dry_run, settings.as_json, expect)
 
 
 def run_planned(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,12 @@ class Experiment:
         for config in (*recipe.teachers, *recipe.students):
             check_class_weights(config.train, source.classes, f"{config.name}.train.class_weights")
         return source
+
+    def with_plan(self, plan: dict[str, Any]) -> Experiment:
+        """The same with what it will take; its images are not listed again."""
+        planned = replace(self, plan=plan)
+        planned.__dict__["source"] = self.source
+        return planned
 
     @cached_property
     def listing(self) -> Listing:

@@ -145,8 +145,7 @@ def _right(
     task: Task, truth: NDArray[np.bool_], probs: NDArray[Any], tuned: NDArray[Any] | None
 ) -> NDArray[np.bool_]:
     """Which answers are right: `(images,)`, or of each label `(images, labels)`."""
-    same: NDArray[np.bool_] = task.answers(probs, tuned) == truth
-    return np.asarray(same.all(axis=1) if task is SINGLE else same)
+    return task.parts(probs, truth) if task is SINGLE else task.answers(probs, tuned) == truth
 
 
 def _truth(data: ImageData) -> dict[str, NDArray[np.bool_]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from distill.pipeline.stored import DataFile
     from distill.report.results import Results
 
+Expect = Callable[["Experiment", tuple[str, ...]], "Experiment"]
 ALL_STAGES = ("check", "teacher", "student", "export", "report", "bench")
 
 
@@ -174,11 +176,18 @@ def check_out(out: Path) -> None:
 
 
 def run_stages(
-    experiment: Experiment, stages: tuple[str, ...], dry_run: bool, as_json: bool
+    experiment: Experiment,
+    stages: tuple[str, ...],
+    dry_run: bool,
+    as_json: bool,
+    expect: Expect | None = None,
 ) -> None:
     """Runs stages in order, and prints the table where `report` is among them.
 
     Several processes train together; the stages after training are the main one's.
+
+    Args:
+        expect: Gives an experiment the seconds that its stages will take, before they begin.
     """
     from distill.pipeline.clock import stage
     from distill.pipeline.plan import check_weights
@@ -191,6 +200,8 @@ def run_stages(
             check_weights(experiment, stages, load=False)
             show_plan(experiment, stages, as_json)
         return
+    if expect is not None:
+        experiment = expect(experiment, stages)
     with joined(experiment.device) as world:
         with world.main_first():  # the others find weights fetched, and the images decoded
             check_weights(experiment, stages)

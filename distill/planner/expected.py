@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
 
 from distill.data.sources import open_unlabelled
 from distill.files import read_json
@@ -32,11 +31,11 @@ def with_forecast(experiment: Experiment, stages: tuple[str, ...]) -> Experiment
     if place.is_file():
         known = read_json(place, PlanFile)
         if known["asked"] == asked:
-            return replace(experiment, plan=dict(known))
+            return experiment.with_plan(dict(known))
     facts = look(source, recipe.data, experiment.workers)
     device, progress = experiment.device, experiment.progress
     paces = take_paces(recipe, source.classes, device, progress, brief=True)
     unlabelled = len(open_unlabelled(extra).items) if extra else 0
     expected = forecast(recipe, facts, paces, unlabelled).of(stages)
     progress.say(expected.told())
-    return replace(experiment, plan={"asked": asked, **expected.describe()})
+    return experiment.with_plan({"asked": asked, **expected.describe()})

@@ -9,7 +9,7 @@ from typing import Any
 from distill.config import Recipe, RunConfig
 from distill.pipeline.runs import student_runs
 from distill.planner.facts import Facts
-from distill.planner.pace import Pace
+from distill.planner.pace import Pace, alike
 from distill.progress import span
 from distill.strategies import make_strategy
 
@@ -75,7 +75,7 @@ def forecast(
     cache = max(1, recipe.seeds) * views * (train + more) * answer
     students = 0.0
     for run in student_runs(recipe):  # with their controls, and further seeds of both
-        pace = next(paces[s.name] for s in recipe.students if s.model == run.model)
+        pace = next(paces[s.name] for s in recipe.students if alike(s, run))
         taught = make_strategy(run.strategy).taught_by == "teachers"
         images = train + (unlabelled if taught and run.unlabelled else 0)
         if taught and not run.cache.use:

@@ -87,11 +87,10 @@ def take_paces(
 
 def alike(first: RunConfig, second: RunConfig) -> bool:
     """Whether steps of two runs take as long, but for their teachers."""
-    one, other = (
-        (run.model, run.transfer, run.train.model_copy(update={"epochs": 1, "lr": 1.0}))
-        for run in (first, second)
-    )
-    return one == other
+    apart = {"epochs": 1, "lr": 1.0, "views": "all"}
+    one, other = (run.train.model_copy(update=apart) for run in (first, second))
+    same = (first.model, first.transfer) == (second.model, second.transfer)
+    return same and one == other
 
 
 def take_pace(

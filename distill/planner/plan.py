@@ -72,8 +72,8 @@ def kept_plan(request: Request, folder: Path, overwrite: bool = False) -> Plan |
     if record["asked"] == asked:
         return Plan(load_recipe(folder / RECIPE, request.track), record)
     if (folder / "teachers").is_dir() and not overwrite:
-        odd = ", ".join(differing_keys(record["asked"], asked))
-        odd = "a recipe" if "recipe" in record["asked"] else odd
+        by_recipe = "recipe" in record["asked"]
+        odd = "a recipe" if by_recipe else ", ".join(differing_keys(record["asked"], asked))
         again = f"distill run {folder / RECIPE} --data {request.location} --out {folder}"
         hint = f"to go on as planned: {again}; else choose another --out, or add --overwrite"
         raise UserError(f"planned for other wishes ({odd})", str(folder), hint)
@@ -180,8 +180,9 @@ class Draft:
     def decide(self) -> tuple[Recipe, dict[str, Any]]:
         """The recipe, notes on it, and what it will take."""
         size = self.sizes[0]
-        check_plugins(self.recipe(size))
-        check_installed(self.recipe(size).track)
+        recipe = self.recipe(size)
+        check_plugins(recipe)
+        check_installed(recipe.track)
         draft, left_out = self.with_weights()
         paces = draft.measure(size)
         if (chosen := draft.size_in_time(paces, size)) != size:
