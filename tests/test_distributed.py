@@ -40,6 +40,16 @@ TRAIN = ("train.epochs=3", "train.patience=1", "train.optimizer=sgd", "train.lr=
 RUNS = ("teachers/teacher", "students/cached", "students/live")
 
 
+LEFT_BEHIND = """
+import torch
+from pathlib import Path
+from distill.training.world import joined
+
+with joined(torch.device("cpu")) as world:
+    world.wrap(torch.nn.Linear(2, 2))(torch.ones(1, 2)).sum().backward()
+threads = [(task / "comm").read_text() for task in Path("/proc/self/task").iterdir()]
+raise SystemExit(any("gloo" in name for name in threads))
+"""
 LAUNCHER = ("torch.distributed.run", "--standalone", "--nproc_per_node=2")
 
 
@@ -141,6 +151,15 @@ def test_repeated_it_keeps_what_is_done(folders):
     assert [rank.returncode for rank in ranks] == [0, 0], said
     for run in ("cached", "live"):
         assert "".join(said).count(f"{run}: done before, kept") == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of threads are read from /proc")
+def test_nothing_of_the_group_outlives_it(tmp_path):
+    """Its threads hold tensors, and abort a process that has no interpreter any more."""
+    (tmp_path / "work.py").write_text(LEFT_BEHIND)
+    ranks = launch(tmp_path, *LAUNCHER, "work.py")
+    _, err = ranks.communicate()
+    assert ranks.returncode == 0, err
 
 
 def test_what_processes_cannot_share_is_refused(folders, distill, monkeypatch):

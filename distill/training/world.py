@@ -17,6 +17,10 @@ from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
+
+# DistributedDataParallel reads it; read after a group began, its functions would keep that group,
+# whose threads then outlive it and may abort a process at its end.
+import torch.distributed.nn.functional
 from torch import Tensor, nn
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from torch.nn.parallel import DistributedDataParallel
