@@ -8,7 +8,7 @@ from distill.files import read_json
 from distill.pipeline.stages import ALL_STAGES, Settings, open_experiment
 from distill.planner import expected
 from distill.planner.facts import Facts
-from distill.planner.forecast import forecast
+from distill.planner.forecast import REPORT_S, forecast
 from distill.planner.pace import Pace, take_pace, take_paces
 from distill.progress import Progress
 from distill.recipe import load_recipe
@@ -39,6 +39,16 @@ def test_students_take_what_all_of_their_runs_take(recipe, overrides, unlabelled
     made = load_recipe(str(recipe), overrides)
     found = forecast(made, FACTS, {"one": PACE, "small": PACE}, unlabelled)
     assert found.seconds["student"] == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "networks"),
+    [([], 2), (["seeds=3"], 7), (["student.strategy.name=self_training"], 3)],
+)
+def test_the_report_takes_what_every_network_takes_on_test(recipe, overrides, networks):
+    made = load_recipe(str(recipe), overrides)
+    found = forecast(made, FACTS, {"one": PACE, "small": PACE})
+    assert found.seconds["report"] == pytest.approx(REPORT_S + networks * 30 * 0.02)
 
 
 def test_a_recipe_is_told_and_keeps_its_forecast(recipe, distill, tmp_path, monkeypatch):

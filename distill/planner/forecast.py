@@ -74,8 +74,10 @@ def forecast(
     views = max((s.cached_views for s in recipe.students if s.cache.use), default=0)
     cache = max(1, recipe.seeds) * views * (train + more) * answer
     students = 0.0
+    scored = sum(paces[teacher.name].validate for teacher in recipe.teachers)
     for run in student_runs(recipe):  # with their controls, and further seeds of both
         pace = next(paces[s.name] for s in recipe.students if alike(s, run))
+        scored += pace.validate
         taught = make_strategy(run.strategy).taught_by == "teachers"
         images = train + (unlabelled if taught and run.unlabelled else 0)
         if taught and not run.cache.use:
@@ -86,7 +88,7 @@ def forecast(
         "teacher": sum(run_s(t, paces[t.name], train, val) for t in recipe.teachers),
         "student": cache + students,
         "export": EXPORT_S + EXPORT_VAL * val * paces[recipe.students[0].name].validate,
-        "report": REPORT_S + test * sum(pace.validate for pace in paces.values()),
+        "report": REPORT_S + test * scored,
     }
     seconds["bench"] = bench_s(recipe, seconds["teacher"] + seconds["student"] - cache)
     spread = max((pace.spread for pace in paces.values()), default=0.0)
