@@ -64,6 +64,11 @@ def test_one_thing_is_changed_and_nothing_else(recipe):
     assert "unlabelled" in tried(found)
 
 
+def test_without_a_cache_its_views_are_nothing_to_try(recipe):
+    found = make_ablation(recipe(overrides=["student.cache.use=false"]), (), 1, False)
+    assert set(tried(found)) == {"teacher", "temperature", "weight", "epochs"}
+
+
 def test_teachers_one_by_one_and_from_a_random_start(recipe):
     loaded = recipe(RECIPE + SECOND)
     found = make_ablation(loaded, ["teacher"], 1, False)

@@ -154,6 +154,19 @@ def test_a_leaked_image_is_shown_beside_its_copy(listing: Listing, tmp_path: Pat
     assert "test/cat/leak.png" in page.text
 
 
+def test_a_leak_is_shown_beside_its_copy_not_beside_any_of_its_group(
+    listing: Listing, tmp_path: Path
+) -> None:
+    """A source may say that all are one group, such as photographs of one place."""
+    (leak,) = [finding for finding in listing.findings if finding.kind == "leak"]
+    first, *others = listing.items
+    assert first.name != "train/cat/0.png"
+    one = replace(listing, findings=(leak,), groups=("place",) * (1 + len(others)))
+    page = page_of(one, tmp_path / "data.html")
+    assert "train/cat/0.png" in page.text
+    assert len(page.all("img")) == 2
+
+
 def test_only_the_first_groups_are_shown(listing: Listing, tmp_path: Path) -> None:
     names = sorted(
         i.name for i in listing.items if i.name.startswith(("train/cat/1", "test/cat/8"))

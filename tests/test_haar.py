@@ -14,6 +14,7 @@ from distill.pipeline.plan import check_plugins
 from distill.pipeline.report import _baseline_rows
 from distill.recipe import load_recipe
 from distill.scoring import haar
+from distill.scoring.baselines import small_pixels
 
 pytest.importorskip("cv2")
 ONLY_HAAR = {"random_forest": {"trees": 0}}
@@ -59,6 +60,26 @@ def test_of_several_labels_each_has_a_share_of_its_own(data, found):
     splits = {"train": split("train", [[1, 1], [1, 0]]), "test": split("test", [[0, 0], [0, 0]])}
     few = replace(data, splits=splits, classes=("a", "b"), task="multi")
     np.testing.assert_allclose(haar.haar_probs(few), [[1.0, 0.75], [1.0, 0.25]])
+
+
+def test_images_are_decoded_once_each_and_some_at_a_time():
+    class Decoded:
+        shape, asked = (600, 8, 8, 3), []
+
+        def take(self, ids):
+            self.asked.append(len(ids))
+            return np.zeros((len(ids), 8, 8, 3), np.uint8)
+
+    streamed = replace(split("train", [0] * 600), stored=Decoded())
+    assert not haar.shows_faces(streamed)
+    assert Decoded.asked == [1] * haar.SAMPLE
+    Decoded.asked.clear()
+    assert haar.Cascades().seen(streamed, np.arange(5)).shape == (5, 4)
+    assert Decoded.asked == [1] * 5
+    Decoded.asked.clear()
+    assert small_pixels(streamed, 4).shape == (600, 48)
+    assert sum(Decoded.asked) == 600
+    assert max(Decoded.asked) < 600
 
 
 def test_faces_are_told_from_what_is_none(data, make_experiment, tmp_path):

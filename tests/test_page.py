@@ -89,6 +89,20 @@ def test_the_verdict_and_one_table_come_first(reported):
         assert name in said
 
 
+def test_differences_are_of_the_score_that_the_task_has(reported):
+    score = "mean average precision" if reported.data.task == "multi" else "accuracy"
+    assert f"Differences of {score} on the test split" in read(reported.out / "report.html").text
+    assert f"Differences are of {score} on" in (reported.out / "README.md").read_text("utf-8")
+
+
+def test_names_of_classes_are_no_mathematics(tmp_path):
+    """`$1_$5` is none that matplotlib can set."""
+    names = ("$1_$5", "A&$^$")
+    figure = plots.confusion({"student": np.eye(2)}, np.array([0, 1]), names)
+    figure.savefig(tmp_path / "confusion.png")
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == list(names)
+
+
 def test_every_plot_is_a_file_too(reported):
     made = {file.stem for file in (reported.out / "plots").glob("*.png")}
     single = {"confusion", "coverage"} if reported.data.task == "single" else set()

@@ -21,7 +21,14 @@ from distill.data.views.images import TrainingImages
 from distill.errors import UserError
 from distill.export import shipment
 from distill.export.model_card import experiment_card
-from distill.files import is_complete, read_json, remove_folder, verify_manifest
+from distill.files import (
+    is_complete,
+    read_json,
+    remove_folder,
+    sha256_of,
+    verify_manifest,
+    write_json,
+)
 from distill.models.classifier import build_classifier
 from distill.pipeline import evaluate as evaluate_module
 from distill.pipeline import export as stage
@@ -269,8 +276,33 @@ def test_speeds_of_a_busy_machine_are_warned_of(measured, percent, kinds, tmp_pa
     (tmp_path / "bench.json").write_text(
         json.dumps({"rows": [], "env": {"cpu_busy_percent": percent}})
     )
-    found = with_speeds(measured, tmp_path / "bench.json", "top1")
+    found = with_speeds(measured, tmp_path, "top1")
     assert [caution.kind for caution in found.warnings] == kinds
+
+
+def test_times_of_files_that_were_exported_before_are_left_out(measured, tmp_path):
+    file = tmp_path / "export" / "student.fp16.onnx"
+    file.parent.mkdir()
+    file.write_bytes(b"new")
+    row = {"name": file.name, "engine": "onnxruntime", "batch_size": 1, "clock": "model"}
+    times = {"rows": [{**row, "latency_p50_ms": 0.05}], "env": {"cpu_busy_percent": 0.0}}
+    for sha256, ms, kinds in (("old", 11.055, ["stale_times"]), (sha256_of(file), 0.05, [])):
+        known = {**times, "identity": {"files": {file.name: sha256}}}
+        (tmp_path / "bench.json").write_text(json.dumps(known))
+        found = with_speeds(measured, tmp_path, "top1")
+        assert found.rows[0].latency_p50_ms == ms
+        assert [caution.kind for caution in found.warnings] == kinds
+
+
+def test_files_of_other_weights_are_not_scored_as_the_student(tmp_path, make_experiment):
+    experiment = make_experiment(tmp_path, "single")
+    export_student(experiment)
+    record = read_json(tmp_path / "export" / "export.json")
+    assert score_experiment(experiment).verdict["shipped"]
+    record["identity"]["weights_sha256"] = "0" * 64
+    write_json(tmp_path / "export" / "export.json", record)
+    with pytest.raises(UserError, match=r"not of student as it is now.*distill export"):
+        score_experiment(experiment)
 
 
 def test_the_forest_knows_labels_that_training_has_always_or_never(tmp_path, make_experiment):

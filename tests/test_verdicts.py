@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
 from distill.config import Recipe
 from distill.errors import UserError
-from distill.files import verify_manifest
+from distill.files import amend_manifest, read_json, verify_manifest, write_json
+from distill.pipeline.compare import of_seeds
 from distill.pipeline.runs import controls, needed, pairs, student_runs, students_by_seed
+from distill.pipeline.verdicts import keep
 from distill.recipe import load_recipe
-from distill.report.table import question_lines
+from distill.report.results import ResultRow, Results
+from distill.report.table import question_lines, results_table
 
 TEACHER = {"name": "teacher", "model": {"name": "baseline_cnn"}}
 WORDS = ("helps", "hurts", "no effect", "inconclusive")
@@ -72,6 +76,8 @@ def test_a_control_differs_in_the_teacher_alone():
     assert alone.train.views == 4  # it sees the views that the teacher's answers are kept of
     live = recipe(taught("a", cache={"use": False}), seeds=1)
     assert student_runs(live)[0].train.views == "all"
+    few = recipe(taught("a", cache={"use": False}, train={"views": 2}), seeds=1)
+    assert student_runs(few)[0].train.views == 2
 
 
 def test_strategies_share_a_control_and_other_students_have_their_own():
@@ -269,6 +275,78 @@ def test_runs_are_compared_by_their_seeds(seeded, distill):
     status, told, _ = distill("compare", students / "student", students / "student", "--json")
     (found,) = json.loads(told.splitlines()[-1])["questions"]
     assert (found["seeds"], found["difference_points"]) == (2, 0.0)
+
+
+@pytest.fixture
+def kept(seeded, tmp_path):
+    """A copy of the students, in which a run's `config.json` or answers may change."""
+    shutil.copytree(seeded[0], tmp_path / "o")
+    return tmp_path / "o" / "students"
+
+
+def change(folder, parts):
+    config = read_json(folder / "config.json")
+    write_json(folder / "config.json", {**config, **parts})
+    amend_manifest(folder, folder / "config.json")
+
+
+def test_runs_of_an_earlier_recipe_are_not_pairs(kept):
+    """They have its names and options, and saw other images."""
+    assert set(of_seeds(kept / "student")) == {0, 1}
+    other = read_json(kept / "student-seed1" / "config.json")
+    for parts in (
+        {"views": {**other["views"], "rotate_degrees": 44.0}},
+        {"data": {"input_spec": {**other["data"]["input_spec"], "height": 9}}},
+        {"inputs": {**other["inputs"], "splits_sha256": "0" * 64}},
+    ):
+        change(kept / "student-seed1", parts)
+        assert set(of_seeds(kept / "student")) == {0}
+        change(kept / "student-seed1", other)
+    change(kept / "student", {"seed": 1})  # as if this one had been named: no other takes its place
+    assert of_seeds(kept / "student")[1].run.folder == kept / "student"
+
+
+def test_runs_that_nobody_scored_are_not_pairs(kept):
+    listed = read_json(kept / "student-seed1" / "manifest.json")
+    del listed["test_correct.npy"]
+    write_json(kept / "student-seed1" / "manifest.json", listed)
+    assert set(of_seeds(kept / "student")) == {0}
+
+
+def test_a_run_whose_experiment_has_other_images_now_is_refused(kept):
+    inputs = read_json(kept / "student" / "config.json")["inputs"]
+    change(kept / "student", {"inputs": {**inputs, "splits_sha256": "0" * 64}})
+    with pytest.raises(UserError, match="other splits since"):
+        of_seeds(kept / "student")
+
+
+def test_answers_that_an_interrupted_report_left_are_listed_by_the_next(kept):
+    place = kept / "student" / "test_correct.npy"
+    listed = read_json(place.parent / "manifest.json")
+    del listed[place.name]
+    write_json(place.parent / "manifest.json", listed)
+    keep(place, np.load(place))
+    assert place.name in verify_manifest(place.parent)
+
+
+def test_the_table_has_the_mean_of_seeds(seeded):
+    out, _ = seeded
+    stored = json.loads((out / "results.json").read_text())
+    rows = tuple(ResultRow.model_validate(row) for row in stored["rows"])
+    table = results_table(Results(rows=rows, verdict={}, env={}))
+    cells = dict(
+        zip(
+            *(
+                list(column.cells)
+                for column in table.columns
+                if column.header in ("name", "top1 %")
+            ),
+            strict=True,
+        )
+    )
+    of = [row.test["top1"] for row in rows if row.name in ("student", "student-seed1")]
+    assert float(cells["student"]) == pytest.approx(np.mean(of), abs=0.006)
+    assert "mean" in str(table.title)
 
 
 def test_what_cannot_be_compared_says_why(seeded, distill, tmp_path):

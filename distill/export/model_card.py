@@ -26,7 +26,7 @@ console.log(await classify("photo.jpg"));
 ```
 """
 VERDICT = """\
-Differences are of accuracy on the test split, with 95 % intervals over groups of test images
+Differences are of {score} on the test split, with 95 % intervals over groups of test images
 (copies are one group) and, where there are several, over seeds. `no effect` and `as good` mean that
 the interval lies within half a point of zero."""
 PREDICTOR = """\
@@ -102,11 +102,12 @@ def experiment_card(results: Results, metadata: Record, materials: Sequence[Mate
     warnings = [
         f"- {plain(caution.what)}. Fix: {plain(caution.fix)}." for caution in results.warnings
     ]
+    score = "mean average precision" if metadata["task"] == "multi" else "accuracy"
     questions = [f"- {plain(line)}." for line in question_lines(main_questions(results.verdict))]
     lines = [
         *_head(shipped, metadata, scored[shipped], "test", "onnx", materials),
         *(["## Warnings", "", *warnings, ""] if warnings else []),
-        *(["## Verdict", "", *questions, "", VERDICT, ""] if questions else []),
+        *(["## Verdict", "", *questions, "", VERDICT.format(score=score), ""] if questions else []),
         "## Scores",
         "",
         f"Of the **test** split, {scored[shipped]['n']:,} images, which nothing was chosen on. "

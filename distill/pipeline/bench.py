@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from distill.benchmarks.speed import bench_speed
@@ -12,6 +13,7 @@ from distill.files import read_json, sha256_of, write_json
 from distill.models.classifier import Classifier, build_classifier
 from distill.pipeline.experiment import Experiment
 from distill.pipeline.runs import all_runs, best_run, chosen_student
+from distill.pipeline.stored import BENCH, BenchFile
 
 TIMED_IMAGES = 64  # encoded pictures that the decoding clock runs over
 
@@ -19,8 +21,7 @@ TIMED_IMAGES = 64  # encoded pictures that the decoding clock runs over
 def bench_experiment(experiment: Experiment) -> None:
     """Times the exported files, the best teacher and the opponents side by side."""
     config, out = experiment.recipe.bench, experiment.out
-    place = out / "bench.json"
-    exported = sorted((out / "export").glob("*.onnx"))
+    place, exported = out / BENCH, exported_files(out)
     identity = {
         "options": config.model_dump(mode="json"),
         "files": {file.name: sha256_of(file) for file in exported},
@@ -39,6 +40,21 @@ def bench_experiment(experiment: Experiment) -> None:
     pictures = encoded_images(experiment)
     report = bench_speed(models, config, experiment.progress, pictures, limit_s)
     write_json(place, {"identity": identity, **report.to_json()})
+
+
+def exported_files(out: Path) -> list[Path]:
+    """The ONNX files of an experiment."""
+    return sorted((out / "export").glob("*.onnx"))
+
+
+def times_of(out: Path) -> dict[str, Any] | None:
+    """`bench.json` of an experiment, if it is of the files that are exported now."""
+    if not (out / BENCH).is_file():
+        return None
+    times = read_json(out / BENCH, BenchFile)
+    known = times.get("identity", {}).get("files")
+    now = {file.name: sha256_of(file) for file in exported_files(out)}
+    return times if known in (None, now) else None
 
 
 def training_s(experiment: Experiment) -> float:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from distill.data.digest import splits_sha256
 from distill.data.sources._manifest import FILE
 from distill.data.sources._tables import read_table
 from distill.errors import UserError
@@ -74,15 +75,17 @@ def _question(base: Mapping[int, Tested], other: Mapping[int, Tested]) -> tuple[
 def of_seeds(folder: Path) -> dict[int, Tested]:
     """A run and the same of other seeds, by their seeds; its own is the first.
 
-    What is called so and has other options, as an earlier recipe may have left it, is another run.
+    What is called so and has other options or images, as an earlier recipe may have left it, is
+    another run, and what was never scored tells nothing.
     """
     named = re.compile(rf"{re.escape(folder.name)}-seed\d+")
     beside = folder.parent.iterdir() if folder.parent.is_dir() else ()
-    further = sorted(place for place in beside if named.fullmatch(place.name))
     own = tested(folder)
-    others = [tested(place) for place in further if is_complete(place)]
-    alike = [run for run in others if _options(run.run) == _options(own.run)]
-    return {int(run.run.config["seed"]): run for run in (own, *alike)}
+    found = {int(own.run.config["seed"]): own}
+    for place in sorted(place for place in beside if named.fullmatch(place.name)):
+        if is_complete(place) and _is_again(run := open_run(place), own.run):
+            found.setdefault(int(run.config["seed"]), tested(place))
+    return found
 
 
 def _kind(run: FinishedRun) -> tuple[Any, ...]:
@@ -90,29 +93,46 @@ def _kind(run: FinishedRun) -> tuple[Any, ...]:
     return run.contract.task, run.contract.names
 
 
-def _options(run: FinishedRun) -> dict[str, Any]:
-    """What a run is, whatever it is called, whoever it learned from and by which seed."""
+def _is_again(run: FinishedRun, own: FinishedRun) -> bool:
+    """Whether a run is another by another seed, and was scored."""
+    return answers_of(run).name in run.hashes and _options(run) == _options(own)
+
+
+def _options(run: FinishedRun) -> tuple[Any, ...]:
+    """What a run is and saw, whatever it is called, whoever it learned from and by which seed."""
     left_out = ("name", "seed", "start", "teachers")
-    return {key: value for key, value in run.config["run"].items() if key not in left_out}
+    options = {key: value for key, value in run.config["run"].items() if key not in left_out}
+    images = [run.config["inputs"].get(key) for key in ("data_sha256", "splits_sha256")]
+    return options, run.config["views"], run.config["data"]["input_spec"], images
+
+
+def answers_of(run: FinishedRun) -> Path:
+    """The file of its answers on the test split, wherever it was scored."""
+    return run.folder / (PARTS if run.contract.task == "multi" else CORRECT)
 
 
 def tested(folder: Path) -> Tested:
     """A run and its answers on its experiment's test split.
 
     Raises:
-        UserError: It is none, lies in no experiment, or was not reported yet.
+        UserError: It is none, lies in no experiment, was not reported yet, or the experiment has
+            other images now.
     """
     run, experiment = open_run(folder), folder.resolve().parent.parent
-    file = PARTS if run.contract.task == "multi" else CORRECT
-    if file not in run.hashes:
+    file = answers_of(run)
+    if file.name not in run.hashes:
         hint = f"let it be scored: distill report {experiment}"
         raise UserError("its answers on the test split are not known", str(folder), hint)
-    names = read_json(experiment / DATA)["splits"]["test"]
+    splits = read_json(experiment / DATA)["splits"]
+    names, was = splits["test"], run.config["inputs"].get("splits_sha256")
+    if was not in (None, splits_sha256(splits)):
+        hint = "compare runs of the recipe as it is, or train this one again"
+        raise UserError("its experiment has other splits since", str(folder), hint)
     table = read_table(experiment / FILE, labelled=False)
     columns = (table.cells(column) for column in ("path", "sha256", "group"))
     known = {path: (digest, group or path) for path, digest, group in zip(*columns, strict=True)}
     rows = [known[name] for name in names]
-    parts = np.load(folder / file)
+    parts = np.load(file)
     order = sorted(range(len(rows)), key=lambda index: rows[index][0])
     digests = tuple(rows[index][0] for index in order)
     return Tested(run, parts[order], digests, np.array([rows[index][1] for index in order]))

@@ -33,7 +33,7 @@ MOVED = {"distill.qad": "distill.pipeline.int8_training"}  # modules that stored
 def stale_error(stale: dict[str, list[str]], where: Path) -> UserError:
     """Names the runs that a changed recipe invalidates, and the options that changed."""
     runs = "; ".join(f"{name} ({', '.join(keys[:4])})" for name, keys in stale.items())
-    hint = "repeat with --overwrite to train them again, or choose another --out"
+    hint = "`distill run` with --overwrite trains them again; or choose another --out"
     return UserError(f"made with other options: {runs}", str(where), hint)
 
 

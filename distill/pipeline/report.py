@@ -12,20 +12,22 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from distill.config import Recipe
+from distill.config import Recipe, RunConfig
 from distill.data.prepare import ImageData
 from distill.data.store import spread
 from distill.environment import environment
+from distill.errors import UserError
 from distill.export.model_card import experiment_card
 from distill.files import atomic, read_json, seal, write_json
 from distill.models.inference import predict_logits
+from distill.pipeline.bench import exported_files, times_of
 from distill.pipeline.clock import record
 from distill.pipeline.elsewhere import with_elsewhere
 from distill.pipeline.experiment import Experiment
 from distill.pipeline.materials import materials
 from distill.pipeline.page import write_report
 from distill.pipeline.runs import all_runs, best_run, chosen_student, pairs
-from distill.pipeline.stored import EXPORT, BenchFile, FinishedExport
+from distill.pipeline.stored import BENCH, EXPORT, FinishedExport
 from distill.pipeline.track import track_scores
 from distill.pipeline.verdicts import CORRECT, PARTS, keep, verdicts
 from distill.report.results import Caution, ResultRow, Results
@@ -154,13 +156,15 @@ def _truth(data: ImageData) -> dict[str, NDArray[np.bool_]]:
     return {name: task.truth(data.splits[name].labels, count) for name in ("val", "test")}
 
 
-def with_speeds(results: Results, file: Path, main: str) -> Results:
+def with_speeds(results: Results, out: Path, main: str) -> Results:
     """The results with the figures of `bench.json`, and rows for what was timed alone.
 
     Args:
+        out: The experiment's folder.
         main: The score that the verdict compares by.
     """
-    speeds, rows = _speeds(file), list[ResultRow]()
+    times, rows = times_of(out), list[ResultRow]()
+    speeds = _speeds(times)
     for row in results.rows:
         engine = "onnxruntime" if row.kind == "onnx" else "torch"
         rows.append(row.model_copy(update=speeds.pop((row.name, engine), {})))
@@ -174,14 +178,20 @@ def with_speeds(results: Results, file: Path, main: str) -> Results:
         "verdict": build_verdict(
             rows, results.verdict.get("teacher"), main, results.verdict.get("questions", [])
         ),
-        "warnings": (*results.warnings, *_busy(file)),
+        "warnings": (*results.warnings, *_doubts(out, times)),
     }
     return results.model_copy(update=update)
 
 
-def _busy(file: Path) -> Iterator[Caution]:
-    """What to say of timings on a machine that had other work."""
-    if file.is_file() and (percent := read_json(file, BenchFile)["env"]["cpu_busy_percent"]) > BUSY:
+def _doubts(out: Path, times: Mapping[str, Any] | None) -> Iterator[Caution]:
+    """What to say of timings of other files, or on a machine that had other work."""
+    if times is None and (out / BENCH).is_file():
+        yield Caution(
+            kind="stale_times",
+            what=f"{BENCH} has times of files that were exported before: they are left out",
+            fix="time these: repeat `distill run` without --no-bench",
+        )
+    if times is not None and (percent := times["env"]["cpu_busy_percent"]) > BUSY:
         yield Caution(
             kind="busy_machine",
             what=f"{percent:.0f} % of the cores were at work before the timings: speeds may be off",
@@ -221,25 +231,40 @@ def _onnx_rows(
     """Exported files, scored through the shipped runtime with the thresholds they carry.
 
     `probs` and `tuned` get what they answer on the test split, and their thresholds.
+
+    Raises:
+        UserError: They are of another student, or of this one before it was trained again.
     """
     data, rows = experiment.data, []
-    for file in sorted((experiment.out / "export").glob("*.onnx")):
+    for file in exported_files(experiment.out):
+        export = read_json(file.parent / EXPORT, FinishedExport)
+        config = _exported(experiment, export["identity"])
         predictor = Predictor(file)
         probs[file.name] = run_on_pixels(predictor, data.test.pixels)
         tuned[file.name] = predictor.thresholds
-        export = read_json(file.parent / EXPORT, FinishedExport)
         rows.append(
             ResultRow(
                 name=file.name,
                 kind="onnx",
                 strategy=export["strategy"],
-                seed=experiment.recipe.seed,
+                seed=experiment.recipe.seed_of(config),
                 params=export["params"],
                 size_bytes=file.stat().st_size,
                 test=score(probs[file.name], data.test.labels, data.classes, predictor.tuned),
             )
         )
     return rows
+
+
+def _exported(experiment: Experiment, identity: Mapping[str, Any]) -> RunConfig:
+    """The student that files are of."""
+    name = chosen_student(experiment)
+    sha256 = experiment.finished(name).weights_sha256
+    if (identity["student"], identity["weights_sha256"]) != (name, sha256):
+        what = f"its files are not of {name} as it is now"
+        hint = f"make them anew: distill export {experiment.out}"
+        raise UserError(what, str(experiment.out / "export"), hint)
+    return next(run for run in all_runs(experiment.recipe) if run.name == name)
 
 
 def run_on_pixels(predictor: Predictor, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -250,14 +275,14 @@ def run_on_pixels(predictor: Predictor, pixels: NDArray[np.uint8]) -> NDArray[np
     return np.concatenate(parts)
 
 
-def _speeds(file: Path) -> dict[tuple[str, str], Speed]:
+def _speeds(times: Mapping[str, Any] | None) -> dict[tuple[str, str], Speed]:
     """Figures of one image after the other by (name, engine), and the file size if it was timed."""
-    if not file.is_file():
+    if times is None:
         return {}
     keys, alone = (*LATENCY, "size_bytes", "params"), "single_stream"
     return {
         (row["name"], row["engine"]): {key: row[key] for key in keys if key in row}
-        for row in read_json(file, BenchFile)["rows"]
+        for row in times["rows"]
         if row["batch_size"] == 1
         and row["clock"] == "model"
         and row.get("scenario", alone) == alone
@@ -310,7 +335,7 @@ def report_experiment(
         probs: What it was found by, for the page; None writes none.
     """
     main = task_of(experiment.data.task).main_score
-    results = with_speeds(scored, experiment.out / "bench.json", main)
+    results = with_speeds(scored, experiment.out, main)
     results = results.model_copy(update={"plan": record(experiment)})
     track_scores(experiment, results)
     write_json(experiment.out / "results.json", results.to_json())

@@ -66,7 +66,7 @@ def controls(students: Sequence[RunConfig]) -> dict[str, RunConfig]:
         taught = make_strategy(student.strategy).taught_by != "nobody"
         if not taught or student.engine == "kd_lib":
             continue
-        views = student.cached_views if student.cache.use else "all"
+        views = student.cached_views if student.cache.use else student.train.views
         ending = "" if student.seed is None else f"-seed{student.seed}"
         update = {
             "name": f"{student.name.removesuffix(ending)}-alone{ending}",

@@ -6,7 +6,7 @@ from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
-DATA, EXPORT = "data.json", "export.json"
+DATA, EXPORT, BENCH = "data.json", "export.json", "bench.json"
 
 
 class UnlabelledFile(TypedDict):
@@ -79,5 +79,6 @@ class BenchEnv(TypedDict):
 class BenchFile(TypedDict):
     """`bench.json`."""
 
+    identity: NotRequired[dict[str, Any]]
     rows: list[BenchRow]
     env: BenchEnv

@@ -51,7 +51,7 @@ def changed_run(base: RunConfig, settings: Sequence[str], name: str) -> RunConfi
 
 def effect_of(run: RunConfig) -> dict[str, Any]:
     """What a run comes to, whatever it is called: options of its strategy that are not said too."""
-    cache = (run.cache.use, run.cached_views, run.cache.top_k)
+    cache = (run.cached_views, run.cache.top_k) if run.cache.use else ()
     strategy = (run.strategy.name, make_strategy(run.strategy).model_dump())
     return {**run.model_dump(), "name": "", "cache": cache, "strategy": strategy}
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distill.files import amend_manifest, atomic
+from distill.files import amend_manifest, atomic, read_manifest
 from distill.pipeline.experiment import Experiment
 from distill.pipeline.runs import pairs
 from distill.runtime.shipped import preferred
@@ -51,7 +51,8 @@ def verdicts(
 
 def keep(place: Path, answers: NDArray[Any]) -> None:
     """Keeps with a run, as a file of it, what is known of its answers on the test split."""
-    if place.is_file() and np.array_equal(np.load(place), answers):
+    listed = place.name in read_manifest(place.parent)
+    if listed and place.is_file() and np.array_equal(np.load(place), answers):
         return
     with atomic(place) as temporary, temporary.open("wb") as file:
         np.save(file, answers)

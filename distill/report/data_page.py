@@ -10,6 +10,7 @@ import io
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from html import escape
+from itertools import chain
 from pathlib import Path
 
 from distill.data.audit.findings import KINDS, Finding
@@ -80,15 +81,22 @@ img { display: block; max-width: 100%; height: auto }
 """
 
 
+def _members(groups: Sequence[str]) -> list[list[int]]:
+    """By image, the numbers of all that are in its group."""
+    members: dict[str, list[int]] = defaultdict(list)
+    for index, group in enumerate(groups):
+        members[group].append(index)
+    return [members[group] for group in groups]
+
+
 class _Pictures:
     """Small pictures of a listing's images, each read and encoded once."""
 
     def __init__(self, listing: Listing) -> None:
         self._listing = listing
         self._index = {item.name: i for i, item in enumerate(listing.items)}
-        self._groups: dict[str, list[int]] = defaultdict(list)
-        for index, group in enumerate(listing.groups):
-            self._groups[group].append(index)
+        # Of copies first: what a source groups need not look alike.
+        self._groups = [_members(names) for names in (listing.copies, listing.groups)]
         self._made: dict[str, str] = {}
 
     def figure(self, name: str) -> str:
@@ -102,11 +110,11 @@ class _Pictures:
         return f"<figure>{self._made[name]}{caption}</figure>"
 
     def with_partner(self, name: str) -> list[str]:
-        """An image, and after it one of its group in another split, if there is one."""
+        """An image, and after it a copy in another split, or one of its group, if there is one."""
         items, splits = self._listing.items, self._listing.splits
         index = self._index[name]
-        group = self._groups[self._listing.groups[index]]
-        return [name, *[items[i].name for i in group if splits[i] != splits[index]][:1]]
+        near = chain.from_iterable(groups[index] for groups in self._groups)
+        return [name, *[items[i].name for i in near if splits[i] != splits[index]][:1]]
 
     def _picture(self, item: Item) -> str:
         try:

@@ -194,8 +194,8 @@ def confusion(probs: Mapping[str, Probs], labels: Labels, names: Sequence[str]) 
         panel.set_xlabel("answer")
         panel.set_ylabel("true class")
         if len(names) <= MOST_NAMED:
-            panel.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
-            panel.set_yticks(range(len(names)), names, fontsize=7)
+            panel.set_xticks(range(len(names)), names, rotation=90, fontsize=7, parse_math=False)
+            panel.set_yticks(range(len(names)), names, fontsize=7, parse_math=False)
         if len(names) <= MOST_CELLS:
             for (row, column), share in np.ndenumerate(shares):
                 ink = "white" if share > 50 else "black"

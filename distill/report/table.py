@@ -63,9 +63,12 @@ def results_table(results: Results, without: Sequence[str] = ()) -> Table:
         title += f"; agree: answers as {teacher} does"
     if multi:
         title += "; F1 of files with their thresholds, else at 0.5"
-    table = Table(title=title, box=box.SIMPLE)
     names = {row.name for row in results.rows}
     rows = [(row, row.test or {}) for row in results.rows if not _is_repeated(row, names)]
+    by_seed = [_by_seed(row, results.rows, main) for row, _ in rows]
+    if any(len(scores) > 1 for scores in by_seed):
+        title += f"; {shown} of several seeds is their mean"
+    table = Table(title=title, box=box.SIMPLE)
     agreed = [row.agreement_labels if multi else row.agreement_top1 for row, _ in rows]
     columns: dict[str, list[str]] = {
         "name": [escape(row.name) for row, _ in rows],
@@ -73,8 +76,8 @@ def results_table(results: Results, without: Sequence[str] = ()) -> Table:
         "strategy": [row.strategy or BLANK for row, _ in rows],
         "params": [_number(row.params, "{:,}") for row, _ in rows],
         "MB": [_number(row.size_bytes, "{:.2f}", 1e-6) for row, _ in rows],
-        shown: [_number(test.get(main), "{:.2f}") for _, test in rows],
-        "± of seeds": [_number(_over_seeds(row, results.rows, main), "{:.2f}") for row, _ in rows],
+        shown: [_number(_mean(scores), "{:.2f}") for scores in by_seed],
+        "± of seeds": [_number(_deviation(scores), "{:.2f}") for scores in by_seed],
         "F1 %": [_number(test.get("macro_f1"), "{:.2f}") for _, test in rows],
         "agree %": [_number(share, "{:.2f}") for share in agreed],
         "p50 ms": [_number(row.latency_p50_ms, "{:.3f}") for row, _ in rows],
@@ -91,14 +94,25 @@ def results_table(results: Results, without: Sequence[str] = ()) -> Table:
 
 def _is_repeated(row: ResultRow, names: Container[str]) -> bool:
     """Whether it is a run of the table with another seed: `NAME-seed1` beside `NAME`."""
-    first = re.sub(rf"-seed{row.seed}(?=-self$|$)", "", row.name)
-    return first != row.name and first in names
+    return _first(row) != row.name and _first(row) in names
 
 
-def _over_seeds(first: ResultRow, rows: Sequence[ResultRow], main: str) -> float | None:
-    """Standard deviation of a score over the seeds of a run; None of one seed."""
-    same = [row for row in rows if row.name in (first.name, f"{first.name}-seed{row.seed}")]
-    scores = [row.test[main] for row in same if row.test]
+def _first(row: ResultRow) -> str:
+    """The name of the same run with the first seed."""
+    return re.sub(rf"-seed{row.seed}(?=-self$|$)", "", row.name)
+
+
+def _by_seed(first: ResultRow, rows: Sequence[ResultRow], main: str) -> list[float]:
+    """A score of a run and of the same with other seeds."""
+    same = [row for row in rows if first.name in (row.name, _first(row))]
+    return [row.test[main] for row in same if row.test and main in row.test]
+
+
+def _mean(scores: Sequence[float]) -> float | None:
+    return statistics.fmean(scores) if scores else None
+
+
+def _deviation(scores: Sequence[float]) -> float | None:
     return statistics.stdev(scores) if len(scores) > 1 else None
 
 

@@ -9,6 +9,8 @@ from distill.config import ForestConfig
 from distill.data.prepare import ImageData
 from distill.data.store import Split
 
+TAKEN = 256  # images in memory at once
+
 
 def random_forest_probs(data: ImageData, config: ForestConfig, seed: int) -> NDArray[np.float64]:
     """Probabilities `(n, classes)` of a random forest on the test split.
@@ -38,8 +40,11 @@ def small_pixels(split: Split, size: int) -> NDArray[np.uint8]:
     """Images of a split averaged to `size` x `size` and flattened, uint8 `(n, size * size * 3)`."""
     from PIL import Image
 
+    count = len(split.labels)
+    some = (np.arange(i, min(i + TAKEN, count)) for i in range(0, count, TAKEN))
     shrunk = [
         np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BOX))
-        for pixels in split.pixels
+        for ids in some
+        for pixels in split.take(ids)
     ]
-    return np.stack(shrunk).reshape(len(shrunk), -1)
+    return np.stack(shrunk).reshape(count, -1)

@@ -32,7 +32,7 @@ def is_wanted(data: ImageData, use: Literal["auto", "on", "off"]) -> bool:
 def shows_faces(split: Split) -> bool:
     """Whether the frontal cascade finds a face in enough of a sample of the images."""
     cascades, ids = Cascades(), spread(split, SAMPLE)
-    found = [len(cascades.find(FRONT, cascades.grey(split.pixels[i]))) > 0 for i in ids]
+    found = [len(cascades.find(FRONT, cascades.grey(split.take([i])[0]))) > 0 for i in ids]
     return float(np.mean(found)) >= FACES
 
 
@@ -66,7 +66,7 @@ class Cascades:
         `(images, 4)`. Eyes are looked for in the upper part of the largest face from the front, a
         mouth in its lower half; of the image, where there is no such face.
         """
-        rows = [self.seen_in(self.grey(split.pixels[index])) for index in ids]
+        rows = [self.seen_in(self.grey(split.take([index])[0])) for index in ids]
         return np.array(rows, np.int64).reshape(len(rows), 4)
 
     def seen_in(self, grey: NDArray[np.uint8]) -> tuple[int, ...]:

@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from distill.files import read_json
+from distill.pipeline.bench import times_of
 from distill.pipeline.page.answers import Answers
 from distill.pipeline.page.content import Content, cell
-from distill.pipeline.stored import BenchFile
 from distill.report import plots
 from distill.report.page import Plot, Section, Table, plot_of
 from distill.report.results import ResultRow
@@ -81,8 +80,11 @@ def questions(content: Content) -> Section | None:
         for question in asked
     ]
     heads = ["question", "word", "points", "95 %", "images in groups", "seeds", "differ %", "p"]
-    text = "Differences of accuracy on the test split; intervals over groups of images (copies "
-    text += "are one) and over seeds. No effect: the interval lies within the margin."
+    score = "accuracy" if content.task is SINGLE else "mean average precision"
+    text = f"Differences of {score} on the test split; intervals over groups of "
+    text += (
+        "images (copies are one) and over seeds. No effect: the interval lies within the margin."
+    )
     table = Table("Questions", heads, rows)
     return Section("questions", "Questions", text, tables=[table]) if asked else None
 
@@ -186,10 +188,8 @@ def confidence(content: Content) -> Section | None:
 
 def speed(content: Content) -> Section | None:
     """What was timed, and on what."""
-    file = content.experiment.out / "bench.json"
-    if not file.is_file():
+    if (bench := times_of(content.experiment.out)) is None:
         return None
-    bench = read_json(file, BenchFile)
     rows = [
         [
             row["name"],

@@ -66,6 +66,7 @@ def audit(content: Content) -> Section:
     text = f"Images of each class. {'' if lines else 'Nothing odd was found. '}"
     text += f"{left:,} more classes are in data.json." if left > 0 else ""
     more = f"distill check {shlex.quote(content.experiment.location)} --out DIR"
+    more += " data.task=multi" if data.task == "multi" else ""
     table = Table("Images", ["class", *SPLITS], rows)
     return Section(
         "data", "The data", text, tables=[table], lines=lines, code=more if lines else ""
