@@ -4,8 +4,9 @@ import pytest
 import torch
 from small_recipe import RECIPE
 
+from distill.errors import UserError
 from distill.files import read_json
-from distill.pipeline.stages import ALL_STAGES, Settings, open_experiment
+from distill.pipeline.stages import ALL_STAGES, Settings, open_experiment, run_stages
 from distill.planner import expected
 from distill.planner.facts import Facts
 from distill.planner.forecast import REPORT_S, forecast
@@ -49,6 +50,24 @@ def test_the_report_takes_what_every_network_takes_on_test(recipe, overrides, ne
     made = load_recipe(str(recipe), overrides)
     found = forecast(made, FACTS, {"one": PACE, "small": PACE})
     assert found.seconds["report"] == pytest.approx(REPORT_S + networks * 30 * 0.02)
+
+
+@pytest.mark.parametrize("stages", [ALL_STAGES, ("check", "student")])
+def test_a_recipe_without_students_is_told_before_anything_is_timed(recipe, stages, tmp_path):
+    text = RECIPE.partition("[[students]]")[0]
+    recipe.write_text(text)
+    settings = Settings(out=tmp_path / "out")
+    experiment = open_experiment(str(recipe), None, "demo:60", settings)
+    with pytest.raises(UserError, match="the recipe has no student"):
+        run_stages(experiment, stages, False, False, expected.with_forecast)
+    run_stages(experiment, ("check", "teacher"), True, False)  # those of it can be trained
+
+
+def test_brief_times_need_no_weights(recipe):
+    made = load_recipe(str(recipe), ["teacher.model.pretrained=nowhere.safetensors"])
+    assert set(take_paces(made, ("a", "b"), torch.device("cpu"), Progress(quiet=True), brief=True))
+    with pytest.raises(UserError, match="nowhere"):
+        take_paces(made, ("a", "b"), torch.device("cpu"), Progress(quiet=True))
 
 
 def test_a_recipe_is_told_and_keeps_its_forecast(recipe, distill, tmp_path, monkeypatch):

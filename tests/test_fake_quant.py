@@ -137,6 +137,21 @@ def test_it_answers_as_the_integer_file_does(shipped, tmp_path):
     assert tuple(network.names) == quantiser.layers
 
 
+def test_it_learns_at_the_scale_of_those_who_teach_it(shipped):
+    """A file divides logits by a temperature, and teachers do not."""
+    _, pixels, quantised, source = shipped
+    images = in_unit(pixels[:4])
+    as_shipped = FakeQuantised(quantised, source, 0).eval()
+    at_two = FakeQuantised(quantised, source, 0, 2.0).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(at_two(images), 2.0 * as_shipped(images))
+    for one, other in zip(
+        *(network.written_into(source).graph.initializer for network in (as_shipped, at_two)),
+        strict=True,
+    ):
+        assert one == other
+
+
 def test_what_was_not_trained_is_written_as_it_was(shipped, tmp_path):
     quantiser, pixels, quantised, _ = shipped
 

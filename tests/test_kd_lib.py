@@ -122,6 +122,9 @@ def test_a_missing_kd_lib_is_the_users_mistake_and_writes_nothing(
         ("train", "logit_adjustment", 1.0),
         ("train", "accumulate", 2),
         ("train", "precision", "bf16"),
+        ("train", "compile", True),
+        ("train", "validate_every", 2),
+        ("cache", "top_k", 3),
         ("transfer", "mode", "head"),
         ("transfer", "freeze_epochs", 1),
     ],
@@ -249,16 +252,17 @@ def test_a_loss_that_is_not_finite_stops_the_run(kd_lib: Any, tmp_path: Path) ->
 
 
 @pytest.mark.kd_lib
-def test_both_engines_show_the_same_views(kd_lib: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("epochs", [2, 3])  # of two views
+def test_both_engines_show_the_same_views(kd_lib: Any, tmp_path: Path, epochs: int) -> None:
     def seen_by_the_teacher(engine: Any) -> list[Tensor]:
-        student, job = tiny_job(tmp_path / engine.__name__)
+        student, job = tiny_job(tmp_path / engine.__name__, epochs=epochs, views=2)
         images: list[Tensor] = []
         job.teachers[0].register_forward_pre_hook(lambda _, args: images.append(args[0].clone()))
         engine(student, job, CPU, Progress(quiet=True))
         return images
 
     ours, theirs = seen_by_the_teacher(fit), seen_by_the_teacher(fit_with_kd_lib)
-    assert len(ours) == len(theirs) == EPOCHS * (4 * 12 // BATCH)
+    assert len(ours) == len(theirs) == epochs * (4 * 12 // BATCH)
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 

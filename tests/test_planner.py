@@ -1,5 +1,6 @@
 """Plans: from a folder and a machine to a recipe, its schedule and the time that it will take."""
 
+import io
 import json
 import time
 import tomllib
@@ -7,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 
 from distill.config import DataConfig, Recipe
 from distill.data.sources import Item, Source
@@ -14,7 +16,7 @@ from distill.errors import UserError
 from distill.files import read_json
 from distill.pipeline.plan import check_plugins
 from distill.planner import plan as plan_module
-from distill.planner.facts import Facts, look, split_counts
+from distill.planner.facts import Facts, look, sample, split_counts
 from distill.planner.forecast import forecast
 from distill.planner.pace import Pace, load, take_pace
 from distill.planner.plan import Draft, at_size, describe, make_plan, open_draft
@@ -186,6 +188,45 @@ def test_teachers_can_be_named(tiny_preset):
     assert [run["name"] for run in table["teachers"]] == ["resnet10t", "compact"]
     assert table["teachers"][0]["model"] == {"name": "timm/resnet10t", "pretrained": True}
     assert table["teachers"][1]["train"] == {"lr": 1e-3, "epochs": 4}
+
+
+def test_two_weights_of_one_network_have_names_of_their_own(tiny_preset):
+    named = ["timm/resnet50.a1_in1k", "timm/resnet50.tv_in1k", "torchvision/resnet50", "compact"]
+    _, table = read_preset("balanced", [], named)
+    names = [run["name"] for run in table["teachers"]]
+    assert names == ["resnet50", "resnet50-2", "resnet50-3", "compact"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "option"), [([], "sampling"), (["data.store=stream"], "class_weights")]
+)
+def test_uneven_classes_are_balanced_in_a_way_that_their_files_allow(
+    tiny_preset, overrides, option, monkeypatch
+):
+    """Images that are read file by file are not drawn at will."""
+    labels = [0] * 60 + [1] * 10
+    items = tuple(Item(f"{i}", label) for i, label in enumerate(labels))
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 40)).save(buffer, "PNG")
+    source = Source("x", ("a", "b"), items, lambda item: buffer.getvalue(), "0", shard_of=str)
+    monkeypatch.setattr(plan_module, "open_source", lambda location, task: source)
+    made = open_draft(Request("x", overrides=tuple(overrides)), CPU, QUIET)
+    for teacher in made.recipe(32).teachers:
+        assert getattr(teacher.train, option) == "balanced"
+        check_plugins(made.recipe(32))
+    assert f"train.{option}" in "".join(describe(made.recipe(32), made.facts))
+
+
+@pytest.mark.parametrize(("shards", "most"), [(None, 96), (1000, 6)])
+def test_a_sample_is_of_few_shards(shards, most):
+    """All of a shard is read for one image: a look at one of each told minutes of hours."""
+    items = tuple(Item(f"{i}", 0) for i in range(96_000))
+    shard_of = None if shards is None else lambda name: str(int(name) // shards)
+    source = Source("x", ("a",), items, lambda item: b"", "0", shard_of=shard_of)
+    found = sample(source, 96)
+    assert len(found) == 96
+    assert len({(shard_of or str)(item.name) for item in found}) <= most
+    assert max(int(item.name) for item in found) > 90_000
 
 
 @pytest.mark.parametrize("named", [(), ("timm/resnet10t", "timm/lcnet_035")])

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import warnings
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -414,6 +415,18 @@ def test_who_teaches_the_int8_student(tmp_path, make_experiment):
     assert config.strategy.options == {"temperature": 3.0, "kd_weight": 1.0}
 
 
+def test_an_int8_run_is_of_the_students_images_seed_and_temperature(tmp_path, make_experiment):
+    experiment = make_experiment(tmp_path, "single", model=WIDE, int8_qad_epochs=1)
+    student = experiment.recipe.students[0].model_copy(update={"seed": 7, "unlabelled": False})
+    recipe = experiment.recipe.model_copy(update={"students": (student,)})
+    config = qad_config(replace(experiment, recipe=recipe), "student")
+    assert (config.seed, config.unlabelled) == (7, False)
+    shipment, _ = stage.prepare(experiment, "student", scaling=True)
+    assert isinstance(shipment.distil, partial)
+    assert shipment.distil.args[1:] == ("student", shipment.metadata["temperature"])
+    assert shipment.metadata["temperature"] != 1.0
+
+
 def test_an_int8_run_takes_nobodys_name_and_is_no_model_of_its_own(tmp_path, make_experiment):
     experiment = make_experiment(tmp_path, "single", model=WIDE)
     other = RunConfig(name="student-int8", model=WIDE)
@@ -421,7 +434,7 @@ def test_an_int8_run_takes_nobodys_name_and_is_no_model_of_its_own(tmp_path, mak
     recipe = experiment.recipe.model_copy(update={"students": students})
     none = onnx.ModelProto()
     with pytest.raises(UserError, match="'student-int8' is a run of the recipe"):
-        distil_quantised(replace(experiment, recipe=recipe), "student", none, none)
+        distil_quantised(replace(experiment, recipe=recipe), "student", 1.0, none, none)
     with pytest.raises(UserError, match=r"take export/student\.int8\.onnx"):
         build_classifier(qad_config(experiment, "student").model, NAMES, experiment.data.spec)
 

@@ -123,6 +123,16 @@ def test_not_cached_and_no_network(cache: Path) -> None:
     refused("hf:owner/name", *words)
 
 
+def test_a_cache_of_one_split_may_be_all_that_somebody_fetched(cache: Path) -> None:
+    add(cache, {"data/test-00000-of-00001.parquet": [0, 1]})
+    refused("hf:owner/name", "hf download owner/name --repo-type dataset")
+    add(cache, {"data/train-00000-of-00001.parquet": [0, 1]})
+    assert not open_source("hf:owner/name").notes
+    (cache / "snapshots" / COMMIT / "data" / "test-00000-of-00001.parquet").unlink()
+    (note,) = open_source("hf:owner/name").notes
+    assert "its train split alone" in note
+
+
 def test_names_of_no_data_set() -> None:
     for name in ("", "mnist", "a//b", "../x", "owner/na me", "owner/..", "o/n@"):
         refused(f"hf:{name}", f"hf:{name}", "OWNER/NAME")

@@ -560,6 +560,23 @@ def test_pictures_that_a_table_leaves_out_are_told_of(tmp_path, write_images) ->
     assert "1 pictures, such as test/2.jpg, are not in its table" in note
 
 
+@pytest.mark.parametrize("linked", ["folder", "pictures"])
+def test_pictures_that_are_reached_through_links_are_in_the_table(
+    tmp_path, write_images, linked
+) -> None:
+    write_images(tmp_path / "store", ["0.png", "1.png"])
+    place = tmp_path / "data" / "images"
+    place.parent.mkdir()
+    if linked == "folder":
+        place.symlink_to(tmp_path / "store")
+    else:
+        place.mkdir()
+        for name in ("0.png", "1.png"):
+            (place / name).symlink_to(tmp_path / "store" / name)
+    (place.parent / "labels.csv").write_text("path,label\nimages/0.png,a\nimages/1.png,b\n")
+    assert not open_source(str(place.parent)).notes
+
+
 def test_faults_of_metadata_are_told(tmp_path, write_images) -> None:
     write_images(tmp_path, ["0.jpg", "1.jpg"])
     (tmp_path / "metadata.csv").write_text("file_name,label\n0.jpg,a\n1.jpg,b,c\n")

@@ -111,7 +111,12 @@ def test_nobody_waits_for_a_copy_only_where_that_is_safe(device, waits):
     assert copied.waits is waits
 
 
-def test_halves_are_for_devices_that_have_them():
+def test_halves_are_for_devices_that_have_them(monkeypatch):
+    """Older GPUs can be made to emulate bf16, which is slower than fp32."""
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation
+    )
+    assert resolve_precision("auto", torch.device("cuda")) == "fp32"
     assert resolve_precision("auto", CPU) == "fp32"
     assert resolve_precision("bf16", CPU) == "bf16"
     with pytest.raises(UserError, match="fp16"):

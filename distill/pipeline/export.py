@@ -200,7 +200,7 @@ def prepare(experiment: Experiment, name: str, scaling: bool) -> tuple[Shipment,
         folder=experiment.out / "export",
         progress=experiment.progress,
         threads=recipe.bench.threads,
-        distil=int8_distillation(experiment, name),
+        distil=int8_distillation(experiment, name, calibration["temperature"]),
         materials=materials(experiment, name),
     )
     return shipment, summary

@@ -53,19 +53,24 @@ def build(
     raise UserError(what, "model.name", "take export/student.int8.onnx instead")
 
 
-def int8_distillation(experiment: Experiment, student: str) -> Distil | None:
+def int8_distillation(experiment: Experiment, student: str, temperature: float) -> Distil | None:
     """How the int8 file's student is trained; None where the recipe has that off."""
     if experiment.recipe.export.int8_qad_epochs == 0:
         return None
-    return partial(distil_quantised, experiment, student)
+    return partial(distil_quantised, experiment, student, temperature)
 
 
 def distil_quantised(
-    experiment: Experiment, student: str, quantised: onnx.ModelProto, source: onnx.ModelProto
+    experiment: Experiment,
+    student: str,
+    temperature: float,
+    quantised: onnx.ModelProto,
+    source: onnx.ModelProto,
 ) -> tuple[onnx.ModelProto, dict[str, tuple[float, float]]]:
     """Trains what is behind a quantised file in a run directory of its own, or continues there.
 
     Args:
+        temperature: That these divide logits by.
         quantised, source: The student's file with Q/DQ nodes, and the float one it was made from.
 
     Returns:
@@ -81,7 +86,7 @@ def distil_quantised(
     job = make_job(experiment, config)
     start = hashlib.sha256(quantised.graph.SerializeToString()).hexdigest()
     job = replace(job, inputs={**(job.inputs or {}), "graph_sha256": start})
-    network = FakeQuantised(quantised, source, moving_batches(job))
+    network = FakeQuantised(quantised, source, moving_batches(job), temperature)
     classifier = Classifier(network, contract_of(job))
     if is_done(job, overwrite=True, world=World(experiment.device)):
         experiment.progress.say(f"{config.name}: done before, kept")
@@ -120,6 +125,8 @@ def qad_config(experiment: Experiment, student: str) -> RunConfig:
         train=config.train.model_copy(update=train),
         cache=config.cache,
         start=student,
+        seed=config.seed,
+        unlabelled=config.unlabelled,
         teachers=taught_by(experiment, config) or (student,),
     )
 

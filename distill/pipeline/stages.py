@@ -154,19 +154,27 @@ def check_first(experiment: Experiment, stages: tuple[str, ...]) -> None:
     """Opens everything that an experiment names: mistakes are told before anything begins.
 
     Raises:
-        UserError: Data cannot be opened, a tracker is not installed, or its place is a file.
+        UserError: Data cannot be opened, a tracker is not installed, its place is a file, there is
+            no student to train or export, or one cannot learn from `--unlabelled`.
     """
     from distill.data.sources import open_unlabelled
     from distill.pipeline.elsewhere import check_also
     from distill.training.trackers import check_installed
 
     check_out(experiment.out)
+    if {"student", "export"} & {*stages} and not experiment.recipe.students:
+        hint = "add one; `distill teacher` trains the teachers of a recipe alone"
+        raise UserError("the recipe has no student", str(experiment.out), hint)
     if {"teacher", "student"} & {*stages}:
         check_installed(experiment.recipe.track)
     _ = experiment.source
     check_also(experiment)
     if experiment.unlabelled:
         open_unlabelled(experiment.unlabelled)
+        for student in experiment.recipe.students:
+            if student.engine == "kd_lib" and student.unlabelled:
+                key = f"{experiment.recipe.key(student)}.unlabelled"
+                raise UserError("KD_Lib knows no images without labels", key, "set false")
 
 
 def check_out(out: Path) -> None:

@@ -7,6 +7,7 @@ import hashlib
 from distill.data.sources import open_unlabelled
 from distill.files import read_json
 from distill.pipeline.experiment import PLAN, Experiment
+from distill.pipeline.plan import check_weights
 from distill.pipeline.stored import PlanFile
 from distill.planner.facts import look
 from distill.planner.forecast import forecast
@@ -32,6 +33,7 @@ def with_forecast(experiment: Experiment, stages: tuple[str, ...]) -> Experiment
         known = read_json(place, PlanFile)
         if known["asked"] == asked:
             return experiment.with_plan(dict(known))
+    check_weights(experiment, stages, load=False)  # networks are timed without
     facts = look(source, recipe.data, experiment.workers)
     device, progress = experiment.device, experiment.progress
     paces = take_paces(recipe, source.classes, device, progress, brief=True)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import statistics
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from distill.config import DataConfig
 from distill.data.audit.fingerprints import take_fingerprints
 from distill.data.decode import UnreadableImageError, to_pixels
 from distill.data.prepare import input_spec
-from distill.data.sources import SPLITS, Source
+from distill.data.sources import SPLITS, Item, Source
 from distill.errors import UserError
 
-SAMPLE = 96  # images that are looked at, spread over the source
+SAMPLE, DECODED = 96, 16  # images that are looked at, and decoded, spread over the source
+RUNS = 3  # of neighbours that a sample is of, where images are read many at a time
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ def look(source: Source, data: DataConfig, workers: int) -> Facts:
     Raises:
         UserError: None of them can be read.
     """
-    items = source.items[:: max(1, len(source.items) // SAMPLE)]
+    items = sample(source, SAMPLE)
     start = time.perf_counter()
     prints = take_fingerprints(source, items, None, workers, lambda count: None)
     looked = (time.perf_counter() - start) / len(items)
@@ -73,9 +75,22 @@ def look(source: Source, data: DataConfig, workers: int) -> Facts:
     )
 
 
+def sample(source: Source, count: int) -> Sequence[Item]:
+    """About so many images spread over a source: runs of neighbours, where shards have them.
+
+    All of a shard is read for one of its images, so one of each would seem to take far longer.
+    """
+    items = source.items
+    if source.shard_of is None or len(items) <= count:
+        return items[:: max(1, len(items) // count)]
+    length = count // RUNS
+    firsts = ((len(items) - length) * run // (RUNS - 1) for run in range(RUNS))
+    return [item for first in firsts for item in items[first : first + length]]
+
+
 def _decoding_s(source: Source, data: DataConfig) -> float:
     """Seconds that one image takes to become pixels, in one thread."""
-    items, spec = source.items[:: max(1, len(source.items) // 16)], input_spec(data)
+    items, spec = sample(source, DECODED), input_spec(data)
     start = time.perf_counter()
     for item in items:
         try:

@@ -47,13 +47,15 @@ class Pace(NamedTuple):
     spread: float
 
 
-def load(config: RunConfig, data: DataConfig, classes: tuple[str, ...]) -> Classifier:
-    """The network of a run with the weights it starts from.
+def load(
+    config: RunConfig, data: DataConfig, classes: tuple[str, ...], weights: bool = True
+) -> Classifier:
+    """The network of a run with the weights it starts from, or at random.
 
     Raises:
         UserError: They cannot be had, or there is no such network.
     """
-    return build_classifier(config.model, classes, input_spec(data), task=data.task)
+    return build_classifier(config.model, classes, input_spec(data), weights, data.task)
 
 
 def take_paces(
@@ -65,6 +67,9 @@ def take_paces(
 ) -> dict[str, Pace]:
     """Paces of a recipe's runs by name; runs that train the same network alike share one.
 
+    Args:
+        brief: Less time for each, and networks without the weights that they start from.
+
     Raises:
         UserError: The weights that a network starts from cannot be had.
     """
@@ -75,7 +80,7 @@ def take_paces(
             pace = next((pace for known, pace in timed if alike(known, config)), None)
             if pace is None:
                 try:
-                    classifier = load(config, recipe.data, classes)
+                    classifier = load(config, recipe.data, classes, weights=not brief)
                 except UserError as error:
                     raise of_run(error, recipe.key(config)) from None
                 pace = take_pace(classifier, config, recipe, device, brief)

@@ -105,7 +105,11 @@ def open_draft(request: Request, device: torch.device, progress: Progress) -> Dr
     if source.task == "single" and facts.largest >= UNEVEN * facts.smallest:
         for teacher in table["teachers"]:
             train = teacher.setdefault("train", {})
-            if not BALANCING & train.keys():
+            if BALANCING & train.keys():
+                continue
+            if data.get("store") == "stream" and source.shard_of is not None:
+                train["class_weights"] = "balanced"  # what is read by file is not drawn at will
+            else:
                 train["sampling"] = "balanced"
     given = bool(request.teachers)
     return Draft(source, facts, preset, table, device, progress, begun, given)
@@ -250,11 +254,12 @@ def describe(recipe: Recipe, facts: Facts) -> Iterator[str]:
             f"the smallest class has {facts.smallest} images, about {tested:.0f} of them to test: "
             "its scores will tell next to nothing"
         )
-    if any(teacher.train.sampling == "balanced" for teacher in recipe.teachers):
-        yield (
-            f"classes have {facts.smallest:,} to {facts.largest:,} images: teachers see each class "
-            "as often (train.sampling)"
-        )
+    trained = [teacher.train for teacher in recipe.teachers]
+    uneven = f"classes have {facts.smallest:,} to {facts.largest:,} images: teachers "
+    if any(train.sampling == "balanced" for train in trained):
+        yield f"{uneven}see each class as often (train.sampling)"
+    elif any(train.class_weights == "balanced" for train in trained):
+        yield f"{uneven}weigh each class the same (train.class_weights)"
     yield f"the shorter side has {facts.short_side} px (median), networks see {recipe.data.size}"
     for role, runs in (("teacher", recipe.teachers), ("student", recipe.students)):
         for run in runs:

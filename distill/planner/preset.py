@@ -82,9 +82,20 @@ def read_preset(
         like = {key: value for key, value in table["teachers"][0].items() if key != "name"}
         models = [{"model": {"name": model, "pretrained": True}} for model in teachers]
         runs = [{**copy.deepcopy(like), **model} for model in models]
-        table["teachers"] = [{"name": default_name(run, "teacher"), **run} for run in runs]
+        names = [default_name(run, "teacher") for run in runs]
+        table["teachers"] = [
+            {"name": name, **run} for name, run in zip(_apart(names), runs, strict=True)
+        ]
     set_options(table, overrides)
     return bounds.model_copy(update={"teachers": len(teachers) or bounds.teachers}), table
+
+
+def _apart(names: Sequence[str]) -> list[str]:
+    """The names, those after the first of one kind with a number: of two weights of a network."""
+    return [
+        name if name not in names[:place] else f"{name}-{names[:place].count(name) + 1}"
+        for place, name in enumerate(names)
+    ]
 
 
 def _folder() -> Path:

@@ -49,7 +49,7 @@ STRATEGIES = {
 }
 NO_TRAIN = (
     *("mixup", "ema_decay", "label_smoothing", "clip_norm", "class_weights", "patience"),
-    *("sampling", "focal_gamma", "logit_adjustment", "accumulate"),
+    *("sampling", "focal_gamma", "logit_adjustment", "accumulate", "compile", "validate_every"),
 )
 NO_TRANSFER = ("mode", "freeze_epochs")
 TEXT = "KD_Lib.KD.text"
@@ -101,6 +101,8 @@ def check_kd_lib(config: RunConfig, task: TaskName = "single") -> None:
             value, default = getattr(getattr(config, group), key), getattr(defaults, key)
             if value != default:
                 _refuse(config, f"{group}.{key}", value, default)
+    if config.cache.top_k:
+        _refuse(config, "cache.top_k", config.cache.top_k, 0)
     if config.train.precision not in ("auto", "fp32"):
         _refuse(config, "train.precision", config.train.precision, "fp32")
 

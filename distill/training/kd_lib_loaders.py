@@ -57,7 +57,7 @@ class TrainViews:
         self.passes, self.started = self.passes + 1, time.perf_counter()
         for ids in epoch_batches(len(self.dataset), config.batch_size, job.seed, epoch):
             labels = torch.from_numpy(self.dataset[ids]).to(self._device)
-            yield job.images.view(ids, epoch, self._device), labels
+            yield job.images.view(ids, epoch % job.num_views, self._device), labels
             self._bar.advance(len(ids))
 
 

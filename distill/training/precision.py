@@ -17,7 +17,7 @@ def resolve_precision(precision: str, device: torch.device) -> str:
         UserError: fp16 without a GPU.
     """
     if precision == "auto":
-        can = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        can = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return "bf16" if can else "fp32"
     if precision == "fp16" and device.type == "cpu":
         raise UserError("fp16 needs a GPU", "train.precision", "use fp32, bf16 or auto")

@@ -40,9 +40,16 @@ def open_source(rest: str) -> Source:
         raise UserError("not the name of a data set on the Hub", where, hint)
     folder = named["folder"].strip("/") if named["folder"] else None
     place = _cached(named["repository"], named["revision"], folder, where)
+    notes: tuple[str, ...] = ()
     if place is None:
         place = _fetched(named["repository"], named["revision"], folder, where)
-    return replace(parquet.open_source(str(place)), location=where)
+    elif _splits(file.relative_to(place).as_posix() for file in place.rglob("*.parquet")) == {
+        "train"
+    }:
+        call = f"hf download {named['repository']} --repo-type dataset"
+        notes = (f"the local cache has its train split alone; if there are others: {call}",)
+    source = parquet.open_source(str(place))
+    return replace(source, location=where, notes=(*source.notes, *notes))
 
 
 def license_of(rest: str) -> str:
@@ -63,7 +70,10 @@ def repository_of(location: str) -> str:
 
 
 def _cached(repository: str, revision: str | None, folder: str | None, where: str) -> Path | None:
-    """Folder of the Parquet files in the local cache; None unless all of them are there."""
+    """Folder of the Parquet files in the local cache; None where some are not there, as it seems.
+
+    Files of one split may be all that somebody fetched.
+    """
     hub = _hub(where)
     try:
         snapshot = Path(_snapshot(hub, repository, revision, folder, local_files_only=True))
@@ -74,7 +84,9 @@ def _cached(repository: str, revision: str | None, folder: str | None, where: st
     paths = (file for file in snapshot.rglob("*.parquet") if file.is_file())
     files = [file.relative_to(snapshot).as_posix() for file in paths]
     chosen = _folder(files, folder, where)
-    if chosen is None or not _whole(file for file in files if _parent(file) == chosen):
+    files = [file for file in files if _parent(file) == chosen]
+    splits = _splits(files)
+    if chosen is None or not _whole(files) or (splits and "train" not in splits):
         return None
     return _place(snapshot, chosen)
 
@@ -154,6 +166,13 @@ def _whole(files: Iterable[str]) -> bool:
             key = (numbered[1], int(numbered[2]))
             shards[key] = shards.get(key, 0) + 1
     return all(count == total for (_, total), count in shards.items())
+
+
+def _splits(files: Iterable[str]) -> set[str]:
+    """The splits that files are of, as far as their names or their folders' say."""
+    paths = [PurePosixPath(file) for file in files]
+    words = {path.parent.name for path in paths} | {re.split(r"[-_.]", p.name)[0] for p in paths}
+    return {SPLIT_NAMES[word.lower()] for word in words if word.lower() in SPLIT_NAMES}
 
 
 def _place(snapshot: Path, folder: str) -> Path:

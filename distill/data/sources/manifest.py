@@ -110,7 +110,7 @@ def _unlisted(folder: Path, root: Path, names: Sequence[str]) -> Iterator[str]:
     """What to say of pictures in a folder that its table does not speak of."""
     if not folder.is_dir():
         return
-    listed, endings = {root.resolve() / name for name in names}, image_endings()
+    listed, endings = {(root / name).resolve() for name in names}, image_endings()
     below = (file for file in files_below(folder) if file.suffix.lower() in endings)
     left = [file for file in below if file.resolve() not in listed]
     if left:

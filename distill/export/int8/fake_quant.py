@@ -110,7 +110,7 @@ def closest_ends(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class FakeQuantised(nn.Module):
-    """Images `(batch, 3, height, width)` in [0, 1] to logits, as a quantised file has them.
+    """Images `(batch, 3, height, width)` in [0, 1] to logits, times a temperature, as of a file.
 
     Ranges move with the activations for the first `observed` batches in training mode; from then
     on, and in evaluation mode, they stay.
@@ -118,6 +118,7 @@ class FakeQuantised(nn.Module):
     Args:
         quantised: A file with Q/DQ nodes, which says where to round and where ranges start.
         source: The float model it was made from, which has the weights.
+        temperature: That the file divides logits by, and those who teach it do not.
 
     Raises:
         UserError: An operator that there is no training through.
@@ -125,9 +126,15 @@ class FakeQuantised(nn.Module):
 
     seen: Tensor
 
-    def __init__(self, quantised: onnx.ModelProto, source: onnx.ModelProto, observed: int) -> None:
+    def __init__(
+        self,
+        quantised: onnx.ModelProto,
+        source: onnx.ModelProto,
+        observed: int,
+        temperature: float = 1.0,
+    ) -> None:
         super().__init__()
-        self.observed = observed
+        self.observed, self.temperature = observed, temperature
         self.layers, self.ranges = nn.ModuleList(), nn.ModuleList()
         self.names: list[str] = []  # of the layers
         self.groups: dict[str, int] = {}  # number of the range of each rounded activation
@@ -169,7 +176,7 @@ class FakeQuantised(nn.Module):
         return Step(self.ranges[number], [node.input[0]], list(node.output), range=number)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits `(batch, num_classes)`."""
+        """Logits `(batch, num_classes)`, as they were before the temperature."""
         moving = self.training and self._count() < self.observed
         values = {name: getattr(self, buffer) for name, buffer in self.constants.items()}
         values["image"] = images.permute(0, 2, 3, 1) * 255.0
@@ -188,7 +195,7 @@ class FakeQuantised(nn.Module):
         if moving:
             self.seen += 1
             self._seen = self._count() + 1
-        return cast(Tensor, values[self.logits])
+        return cast(Tensor, values[self.logits] * self.temperature)
 
     def _count(self) -> int:
         """Batches seen in training mode; the device is waited for once, not at every step."""
