@@ -67,8 +67,9 @@ strategy.name = "vanilla"
 
 @pytest.fixture(scope="session", autouse=True)
 def _timed_in_passing() -> Iterator[None]:
-    """Recipes are timed before they run, which is not what most tests are about."""
+    """Networks are timed before they train, which is not what most tests are about."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("distill.planner.pace.SECONDS", 0.0)
         patch.setattr("distill.planner.pace.BRIEFLY", 0.0)
         yield
 

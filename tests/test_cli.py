@@ -174,7 +174,7 @@ def test_repeating_a_finished_run_trains_nothing(experiment, recipe, photos, dis
 
 
 def test_a_run_without_timings(distill, tmp_path):
-    command = ("run", "students/compact_demo.toml", "--data", "demo", "--smoke", "--no-bench")
+    command = ("run", "students/compact_demo.toml", "--data", "demo:300", "--smoke", "--no-bench")
     status, out, _ = distill(*command, "--out", tmp_path / "out", "--json")
     assert status == 0
     results = json.loads(out.splitlines()[-1])
@@ -184,8 +184,8 @@ def test_a_run_without_timings(distill, tmp_path):
     assert {"few_images", "few_validation_images"} <= kinds
     kept = tmp_path / "out" / "manifest.parquet"
     status, _, err = distill("evaluate", tmp_path / "out", kept)
-    assert (status, "name demo:3000 itself" in err) == (2, True)
-    status, out, _ = distill("evaluate", tmp_path / "out", "demo", "--split", "test", "--json")
+    assert (status, "name demo:300 itself" in err) == (2, True)
+    status, out, _ = distill("evaluate", tmp_path / "out", "demo:300", "--split", "test", "--json")
     shipped = next(r for r in results["rows"] if r["name"] == results["verdict"]["shipped"])
     found = json.loads(out.splitlines()[-1])
     assert (status, found["n"], found["top1"]) == (0, shipped["test"]["n"], shipped["test"]["top1"])
@@ -733,7 +733,8 @@ def test_a_student_is_trained_where_a_split_lacks_a_class(write_images, tmp_path
     photos = write_images(tmp_path / "photos", names)
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(RECIPE)
-    status, _out, err = distill("run", recipe, "--data", photos, "--out", tmp_path / "out")
+    command = ("run", recipe, "--data", photos, "--out", tmp_path / "out", "--no-bench")
+    status, _out, err = distill(*command)
     assert status == 0, err
     assert "warning: listing: val has no image of b" in err
     recall = json.loads((tmp_path / "out" / "results.json").read_text())

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from distill.environment import SILENCE
 
@@ -22,25 +23,31 @@ LOOPBACK = re.compile(r'"127\.|"::1"|"::ffff:127\.')
 TESTING = ("CI", "PYTEST_CURRENT_TEST")  # by which MLflow knows that its figures would be worthless
 
 
-def sent(command: list[str], folder: Path, **variables: str) -> list[str]:
-    """What a command and its children try to send beyond this machine, by strace.
+def watched(command: list[str], folder: Path, **variables: str) -> subprocess.Popen[str]:
+    """Starts a command under strace.
 
     With its filter in the kernel (strace 5.3), or every other call would be stopped at as well.
     """
-    log = folder / "strace.log"
     environment = {k: v for k, v in os.environ.items() if k not in (*SILENCE, *TESTING)}
     calls = "trace=connect,sendto,sendmsg,sendmmsg"
-    done = subprocess.run(
-        ["strace", "-f", "--seccomp-bpf", "-qq", "-e", calls, "-o", str(log), *command],
+    log = str(folder / "strace.log")
+    return subprocess.Popen(
+        ["strace", "-f", "--seccomp-bpf", "-qq", "-e", calls, "-o", log, *command],
         cwd=folder,
         env={**environment, **variables},
-        capture_output=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         text=True,
     )
-    if "PTRACE" in done.stderr or "ptrace" in done.stderr:
+
+
+def sent(process: subprocess.Popen[str], folder: Path) -> list[str]:
+    """What a command that is watched, and its children, try to send beyond this machine."""
+    _, said = process.communicate()
+    if "PTRACE" in said or "ptrace" in said:
         pytest.skip("strace may not trace here")
-    assert done.returncode == 0, done.stderr
-    lines = log.read_text(errors="replace").splitlines()
+    assert process.returncode == 0, said
+    lines = (folder / "strace.log").read_text(errors="replace").splitlines()
     sent_out = [line for line in lines if OUTSIDE.search(line)]
     return [line for line in sent_out if not LOOPBACK.search(line) or QUESTION in line]
 
@@ -52,13 +59,15 @@ needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace
 def test_what_is_sent_is_seen(tmp_path):
     """So that the tests below can fail."""
     program = "import socket; socket.socket(type=socket.SOCK_DGRAM).connect(('192.0.2.1', 53))"
-    assert sent([sys.executable, "-c", program], tmp_path)
+    assert sent(watched([sys.executable, "-c", program], tmp_path), tmp_path)
 
 
-@needs_strace
-def test_predictions_ask_nobody(tiny_onnx, write_images, tmp_path):
-    """For longer than usage events are gathered: onnxruntime's wheels upload them by default."""
-    picture = write_images(tmp_path, ["a.jpg"]) / "a.jpg"
+@pytest.fixture(scope="module")
+def predicting(tiny_onnx, tmp_path_factory):
+    """A process that predicts for 30 s, while other tests run, and its folder."""
+    folder = tmp_path_factory.mktemp("predicting")
+    picture = folder / "a.jpg"
+    Image.new("RGB", (40, 40)).save(picture)
     program = (
         "import time\nfrom distill import Predictor\n"
         f"model = Predictor({str(tiny_onnx)!r})\n"
@@ -66,18 +75,24 @@ def test_predictions_ask_nobody(tiny_onnx, write_images, tmp_path):
         "while time.monotonic() < end:\n"
         f"    model.predict({str(picture)!r})\n    time.sleep(0.2)\n"
     )
-    assert sent([sys.executable, "-c", program], tmp_path) == []
+    return watched([sys.executable, "-c", program], folder), folder
 
 
 @needs_strace
-def test_a_whole_run_and_its_workers_ask_nobody(tmp_path):
+def test_a_whole_run_and_its_workers_ask_nobody(predicting, tmp_path):
     program = "from distill.cli import main; main()"
     recipe = "students/compact_demo.toml"
     few = ["data.size=32", "bench.seconds=0.02", "bench.rounds=1", "random_forest.trees=5"]
     few += ["bench.batch_sizes=[1]", "bench.scenarios=single_stream", "track=tensorboard"]
     few += ["haar=off"]
     command = ["run", recipe, "--data", "demo:60", "--out", "run", "--smoke", *few]
-    assert sent([sys.executable, "-c", program, *command], tmp_path) == []
+    assert sent(watched([sys.executable, "-c", program, *command], tmp_path), tmp_path) == []
+
+
+@needs_strace
+def test_predictions_ask_nobody(predicting):
+    """For longer than usage events are gathered: onnxruntime's wheels upload them by default."""
+    assert sent(*predicting) == []
 
 
 @needs_strace
@@ -91,7 +106,8 @@ def test_trackers_ask_nobody(name, tmp_path):
     command = ["teacher", "students/compact_demo.toml", "--data", "demo:60", "--out", "run"]
     command += ["--smoke", "data.size=32", f"track={name}"]
     home = {"TRACKIO_DIR": str(tmp_path / "trackio")}
-    assert sent([sys.executable, "-c", program, *command], tmp_path, **home) == []
+    process = watched([sys.executable, "-c", program, *command], tmp_path, **home)
+    assert sent(process, tmp_path) == []
     told = json.loads(next((tmp_path / "run").rglob("tracking.json")).read_text())["told"]
     assert told == {name: 2}
 
@@ -103,7 +119,7 @@ def test_a_bench_and_its_workers_ask_nobody(tiny_onnx, tmp_path):
     program = "from distill.cli import main; main()"
     options = ["bench.seconds=8", "bench.rounds=2", "bench.batch_sizes=[1]"]
     command = ["bench", str(tiny_onnx), *options, "bench.scenarios=single_stream"]
-    assert sent([sys.executable, "-c", program, *command], tmp_path) == []
+    assert sent(watched([sys.executable, "-c", program, *command], tmp_path), tmp_path) == []
 
 
 def test_whoever_wants_to_tell_may(monkeypatch):

@@ -9,6 +9,7 @@ import csv
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -286,11 +287,11 @@ def _find_columns(names: Sequence[str], file: Path, labelled: bool) -> dict[str,
         if name in places:
             columns.setdefault("path", places[name][0])
     ours = set(columns.values())
-    free = [name.strip() for i, name in enumerate(names) if i not in ours]
+    free = Counter(name.strip() for i, name in enumerate(names) if i not in ours)
     others = {
         f"{CLASS}{name.strip()}": i
         for i, name in enumerate(names)
-        if i not in ours and free.count(name.strip()) == 1
+        if i not in ours and free[name.strip()] == 1
     }
     lacking = [column for column in ("path", "label") if column not in columns]
     if "path" in lacking or (labelled and lacking and len(others) < 2):
