@@ -43,9 +43,7 @@ def open_source(rest: str) -> Source:
     notes: tuple[str, ...] = ()
     if place is None:
         place = _fetched(named["repository"], named["revision"], folder, where)
-    elif _splits(file.relative_to(place).as_posix() for file in place.rglob("*.parquet")) == {
-        "train"
-    }:
+    elif _splits(_below(place)) == {"train"}:
         call = f"hf download {named['repository']} --repo-type dataset"
         notes = (f"the local cache has its train split alone; if there are others: {call}",)
     source = parquet.open_source(str(place))
@@ -81,8 +79,7 @@ def _cached(repository: str, revision: str | None, folder: str | None, where: st
         return None
     except ValueError as error:
         raise UserError(_first_line(error), where, "write hf:OWNER/NAME") from None
-    paths = (file for file in snapshot.rglob("*.parquet") if file.is_file())
-    files = [file.relative_to(snapshot).as_posix() for file in paths]
+    files = _below(snapshot)
     chosen = _folder(files, folder, where)
     files = [file for file in files if _parent(file) == chosen]
     splits = _splits(files)
@@ -166,6 +163,12 @@ def _whole(files: Iterable[str]) -> bool:
             key = (numbered[1], int(numbered[2]))
             shards[key] = shards.get(key, 0) + 1
     return all(count == total for (_, total), count in shards.items())
+
+
+def _below(folder: Path) -> list[str]:
+    """The Parquet files below a folder, by their paths there; links that lead nowhere are none."""
+    paths = (file for file in folder.rglob("*.parquet") if file.is_file())
+    return [file.relative_to(folder).as_posix() for file in paths]
 
 
 def _splits(files: Iterable[str]) -> set[str]:

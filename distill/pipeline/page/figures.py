@@ -81,10 +81,8 @@ def questions(content: Content) -> Section | None:
     ]
     heads = ["question", "word", "points", "95 %", "images in groups", "seeds", "differ %", "p"]
     score = "accuracy" if content.task is SINGLE else "mean average precision"
-    text = f"Differences of {score} on the test split; intervals over groups of "
-    text += (
-        "images (copies are one) and over seeds. No effect: the interval lies within the margin."
-    )
+    text = f"Differences of {score} on the test split; intervals over groups of images (copies "
+    text += "are one) and over seeds. No effect: the interval lies within the margin."
     table = Table("Questions", heads, rows)
     return Section("questions", "Questions", text, tables=[table]) if asked else None
 
