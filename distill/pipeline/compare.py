@@ -80,11 +80,11 @@ def of_seeds(folder: Path) -> dict[int, Tested]:
     """
     named = re.compile(rf"{re.escape(folder.name)}-seed\d+")
     beside = folder.parent.iterdir() if folder.parent.is_dir() else ()
-    own = tested(folder)
+    own = tested(open_run(folder))
     found = {int(own.run.config["seed"]): own}
     for place in sorted(place for place in beside if named.fullmatch(place.name)):
         if is_complete(place) and _is_again(run := open_run(place), own.run):
-            found.setdefault(int(run.config["seed"]), tested(place))
+            found.setdefault(int(run.config["seed"]), tested(run))
     return found
 
 
@@ -111,15 +111,15 @@ def answers_of(run: FinishedRun) -> Path:
     return run.folder / (PARTS if run.contract.task == "multi" else CORRECT)
 
 
-def tested(folder: Path) -> Tested:
+def tested(run: FinishedRun) -> Tested:
     """A run and its answers on its experiment's test split.
 
     Raises:
-        UserError: It is none, lies in no experiment, was not reported yet, or the experiment has
+        UserError: It lies in no experiment, was not reported yet, or the experiment has
             other images now.
     """
-    run, experiment = open_run(folder), folder.resolve().parent.parent
-    file = answers_of(run)
+    folder, file = run.folder, answers_of(run)
+    experiment = folder.resolve().parent.parent
     if file.name not in run.hashes:
         hint = f"let it be scored: distill report {experiment}"
         raise UserError("its answers on the test split are not known", str(folder), hint)
