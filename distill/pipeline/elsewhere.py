@@ -12,6 +12,7 @@ from distill.data.sources import open_source, tell
 from distill.data.store import Split, spread
 from distill.models.features import BATCH, features_of_pixels
 from distill.pipeline.answers import Answers, ask, check_classes, open_model, true_labels
+from distill.pipeline.bench import exported_files
 from distill.pipeline.embedding import EMBEDDING, SIZE, embedding
 from distill.pipeline.experiment import Experiment
 from distill.pipeline.runs import all_runs
@@ -124,7 +125,7 @@ def scores_elsewhere(
     if not recipe.also:
         return
     places = {config.name: experiment.folder(config.name) for config in all_runs(recipe)}
-    places |= {file.name: file for file in sorted((experiment.out / "export").glob("*.onnx"))}
+    places |= {file.name: file for file in exported_files(experiment.out)}
     models = {name: open_model(place, device, trust=True) for name, place in places.items()}
     asked = {name: model.probabilities for name, model in models.items()}
     for location in recipe.also:

@@ -18,6 +18,7 @@ from distill.environment import environment
 from distill.errors import UserError
 from distill.files import JsonModel, read_json, write_json
 from distill.pipeline import stages
+from distill.pipeline.bench import exported_files
 from distill.pipeline.experiment import Experiment
 from distill.pipeline.plan import check_plugins, check_weights
 from distill.scoring.tasks import task_of
@@ -239,7 +240,7 @@ def nearest(rows: Sequence[ShapeRow]) -> str:
 
 def shipped_costs(experiment: Experiment) -> dict[str, ShippedFile]:
     """Size and latency of the exported files, measured as the candidates were."""
-    files = sorted((experiment.out / "export").glob("*.onnx"))
+    files = exported_files(experiment.out)
     times = time_files(files, experiment.recipe.bench.threads, experiment.progress)
     return {
         file.name: ShippedFile(latency_ms=spent, size_bytes=file.stat().st_size)
