@@ -147,8 +147,23 @@ def test_no_pair_of_products_overflows_16_bits(published):
         assert 2 * 255 * per_channel.max() < 2**15
         # A scale per channel: each uses its whole range.
         assert (per_channel >= 63).all()
-    points = [p for n, p in initialisers(model).items() if n.endswith("zero_point") and p.ndim == 0]
-    assert {point.dtype for point in points} == {np.dtype(np.uint8)}
+    rounded = [node.input[2] for node in model.graph.node if node.op_type == "QuantizeLinear"]
+    assert {initialisers(model)[name].dtype for name in rounded} == {np.dtype(np.uint8)}
+
+
+def test_it_carries_nothing_that_nobody_reads(shipped, tmp_path, monkeypatch):
+    """What is left out changes neither an answer nor a kernel."""
+    quantiser = Quantiser(shipped.file, shipped.pixels, tmp_path)
+    file = quantiser.quantise("minmax").rename(tmp_path / "trimmed.onnx")
+    monkeypatch.setattr("distill.export.int8.quantiser.trim", lambda *_: None)
+    whole = quantiser.quantise("minmax")
+    assert file.stat().st_size < whole.stat().st_size - 2_500
+    assert kernels(file, tmp_path) == kernels(whole, tmp_path)
+    pixels = shipped.pixels[:64]
+    np.testing.assert_array_equal(probs_of_file(file, pixels), probs_of_file(whole, pixels))
+    graph, before = onnx.load(file).graph, onnx.load(quantiser.prepared).graph
+    layers = [node.name for node in graph.node if node.op_type in ("Conv", "Gemm")]
+    assert layers == [node.name for node in before.node if node.op_type in ("Conv", "Gemm")]
 
 
 def test_the_file_is_self_contained_and_any_batch_goes(published, single):

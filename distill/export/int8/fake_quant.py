@@ -244,12 +244,14 @@ def fixed_values(graph: onnx.GraphProto) -> tuple[Constants, dict[str, int]]:
     axes = {}
     for node in graph.node:
         if node.op_type == "DequantizeLinear" and node.input[0] in values:
-            stored, scale, zero = (values[name] for name in node.input)
+            stored, scale, *zeros = (values[name] for name in node.input)
             shape = [1] * stored.ndim
             if scale.ndim:
                 axes[node.output[0]] = attributes_of(node).get("axis", 1)
                 shape[axes[node.output[0]]] = -1
-            level = stored.astype(np.float32) - zero.reshape(shape).astype(np.float32)
+            level = stored.astype(np.float32)
+            for zero in zeros:  # none where it is 0, see `trim`
+                level -= zero.reshape(shape).astype(np.float32)
             values[node.output[0]] = np.asarray(level * scale.reshape(shape))
     return values, axes
 

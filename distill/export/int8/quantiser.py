@@ -34,6 +34,7 @@ from distill.export.int8.calibration import (
 )
 from distill.export.int8.first_layer import lay_out
 from distill.export.int8.integers import pass_pixels_on, pixel_tensors
+from distill.export.int8.trim import trim
 from distill.export.onnx_file import clean, describe, name_nodes, probs_of_file
 from distill.export.onnx_graph import ACTIVATIONS, EMBEDDING, inner_nodes, order_layers
 from distill.runtime.session import open_session, read_metadata
@@ -177,6 +178,7 @@ class Quantiser:
         quantised = quantizer.model.model
         pass_pixels_on(quantised.graph)
         quantised.graph.output.extend(self._embedding)
+        trim(quantised.graph, onnx.load(self.prepared).graph)
         clean(quantised)
         _keep_used_opsets(quantised)
         describe(quantised, self.metadata)
