@@ -19,7 +19,7 @@ TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # glibc's numbers of `mallopt`'s option
 def resolve_device(name: str) -> torch.device:
     """`auto`, `cpu`, `cuda`, `cuda:1` or `mps` as a device that exists here.
 
-    `auto` is CUDA, then MPS, then the CPU.
+    `auto` is CUDA, then MPS, then the CPU, whose memory is kept from then on.
 
     Raises:
         UserError: This machine has no such device.
@@ -41,14 +41,17 @@ def resolve_device(name: str) -> torch.device:
     }
     if not present.get(device.type, False):
         raise UserError(f"no device {name!r} on this machine", "--device", "use cpu or auto")
+    if device.type == "cpu":
+        keep_memory()
     return device
 
 
 def keep_memory() -> None:
     """Lets glibc keep what large tensors took, instead of giving it back after every step.
 
-    It comes back page by page: without that, steps on a CPU take 6 to 30 % less time. Where there
-    is no glibc nothing happens.
+    It comes back page by page: without that, steps on a CPU take 6 to 30 % less time, and a teacher
+    at 128 px is asked 1.7 times as fast in a virtual machine (benchmarks/LOG.md). Where there is no
+    glibc nothing happens.
     """
     keep = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if keep is not None:

@@ -4,6 +4,9 @@ On torch's meta device, reading a number or picking rows by a mask is an error; 
 makes the host wait is a copy to the device that blocks, and those are counted here.
 """
 
+import ctypes
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -124,6 +127,32 @@ def test_a_copy_that_blocks_is_noticed():
     assert copies.count == 1
     with pytest.raises(RuntimeError):
         bool(torch.zeros((), device=META) > 0)
+
+
+FAULTS = """
+import resource, torch
+{before}
+def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+layers = torch.nn.Sequential(*(torch.nn.Conv2d(8, 8, 1) for _ in range(4)))
+images, counts = torch.ones(20, 8, 256, 256), []  # maps of 42 MB, which glibc would map and unmap
+for _ in range(4):
+    start = faults()
+    with torch.no_grad():
+        layers(images)
+    counts.append(faults() - start)
+print(counts[-1])
+"""
+
+
+@pytest.mark.skipif(not getattr(ctypes.CDLL(None), "mallopt", None), reason="no glibc")
+def test_a_cpu_keeps_the_memory_of_large_tensors():
+    """Else each batch that a teacher is asked about fetches its memory page by page."""
+    chosen = "from distill.device import resolve_device; resolve_device('cpu')"
+    given_back, kept = (
+        int(subprocess.check_output([sys.executable, "-c", FAULTS.format(before=before)]))
+        for before in ("", chosen)
+    )
+    assert kept < 100 < given_back
 
 
 def test_averaged_weights_are_torchs(data):
