@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from distill.cli.search import shipped_line
 from distill.config import ModelConfig, Recipe
 from distill.data.audit import fingerprints, listing
 from distill.data.decode import InputSpec
@@ -16,9 +17,9 @@ from distill.pipeline.experiment import Experiment
 from distill.progress import Progress
 from distill.recipe import check_table, load_recipe
 from distill.runtime import latency, threads
-from distill.search.find import Search
+from distill.search.find import Search, SearchReport, ShippedFile
 from distill.search.space import Limits, ShapeRow, candidates, image_sizes, judge, promising_of
-from distill.search.timing import count_macs, time_files
+from distill.search.timing import count_macs, time_candidates, time_files
 
 RECIPE = """
 random_forest.trees = 0
@@ -208,6 +209,40 @@ def test_a_search_ends_in_an_experiment_and_repeats_nothing(recipe, distill, tmp
     assert weights.stat().st_mtime_ns == before
     again = {one["name"]: one for one in json.loads(out.splitlines()[-1])["candidates"]}
     assert all(again[key]["latency_ms"] == rows[key]["latency_ms"] for key in rows)
+
+
+def test_a_shape_is_weighed_with_the_classes_that_it_will_have(recipe):
+    """Each has 16 weights of the last layer, and 16 more for its map: limits were for 2 classes."""
+    loaded = load_recipe(recipe)
+    shapes = list(candidates(loaded))[:1]
+    few, many = (
+        time_candidates(loaded, shapes, tuple(f"c{n}" for n in range(count)), Progress(quiet=True))
+        for count in (2, 200)
+    )
+    width = shapes[0].options["width"][-1]
+    assert many[0].size_bytes - few[0].size_bytes > 198 * 4 * width
+    assert many[0].params - few[0].params == 198 * (width + 1)
+
+
+@pytest.mark.parametrize(
+    ("files", "limits", "expected"),
+    [
+        ({"student.int8.onnx": (90_000, 0.1)}, {"max_size_bytes": 100_000}, "90 kB, 0.100 ms"),
+        ({"student.int8.onnx": (110_000, 0.1)}, {"max_size_bytes": 100_000}, "too large after all"),
+        ({"student.fp32.onnx": (90_000, 0.2)}, {"max_latency_ms": 0.1}, "no int8 file passed"),
+    ],
+)
+def test_the_file_that_ships_is_held_against_the_limits(files, limits, expected):
+    report = SearchReport(
+        identity={"search": {"precision": "int8"}},
+        candidates=(),
+        env={},
+        limits=Limits(**limits),
+        shipped={n: ShippedFile(size_bytes=b, latency_ms=ms) for n, (b, ms) in files.items()},
+    )
+    line = shipped_line(report)
+    assert expected in line
+    assert line.startswith("warning: ") == ("all" in expected or "passed" in expected)
 
 
 def test_images_are_compared_once_for_all_sizes(recipe, image_folder, tmp_path, monkeypatch):

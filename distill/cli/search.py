@@ -16,6 +16,7 @@ from distill.pipeline import stages
 from distill.pipeline.stages import Settings
 
 if TYPE_CHECKING:
+    from distill.search.find import SearchReport
     from distill.search.space import Outcome, ShapeRow
 
 SHOWN = 12  # rows of each outcome in the terminal's table; all are in search.json
@@ -65,7 +66,30 @@ def search_command(
     assert report.winner is not None
     show(search_table(report.candidates))
     print(f"{report.winner.name}: its experiment directory is {report.experiment}")
+    print(shipped_line(report))
     stages.emit(report.to_json(), settings.as_json)
+
+
+def shipped_line(report: SearchReport) -> str:
+    """What the file that ships costs, and whether that is within the limits after all."""
+    from distill.runtime.shipped import preferred
+    from distill.search.space import Limits, exceeded
+
+    files = report.shipped or {}
+    name = preferred(files)
+    if name is None:
+        return "no file is shipped"
+    costs = files[name]
+    line = f"{name}: {costs.size_bytes / 1000:.0f} kB, {costs.latency_ms:.3f} ms"
+    reason = exceeded(costs.size_bytes, costs.latency_ms, report.limits or Limits())
+    if reason is None:
+        return line
+    timed = report.identity["search"]["precision"]
+    lost = timed == "int8" and "int8" not in name
+    why = (
+        "no int8 file passed (export.json)" if lost else "shapes have random weights and no scores"
+    )
+    return f"warning: {line}: {reason} after all: {why}; search with lower limits"
 
 
 def search_table(rows: Sequence[ShapeRow]) -> Table:

@@ -131,7 +131,7 @@ def check_search(search: Search) -> None:
         raise UserError(what, "students", "name a recipe such as students/compact_masks.toml")
     for size, shapes in groupby(candidates(search.recipe), key=lambda shape: shape.size):
         for number, shape in enumerate(shapes):
-            random_student(search.recipe, shape)
+            random_student(search.recipe, shape, search.base.source.classes)
             if number == 0:  # the teachers at this size are the same for all
                 experiment = search.experiment(size, [search.student(shape)])
                 check_plugins(experiment.recipe)
@@ -197,6 +197,7 @@ def timed_candidates(search: Search, place: Path) -> SearchReport:
         "search": recipe.search.model_dump(mode="json", exclude={"promising", "brief_epochs"}),
         "shapes": [shape.name for shape in candidates(recipe)],
         "base": recipe.students[0].model.options,
+        "classes": len(search.base.source.classes),
         "threads": recipe.bench.threads,
         "cpu": env["cpu"],
         "onnxruntime": env["versions"]["onnxruntime"],
@@ -207,7 +208,8 @@ def timed_candidates(search: Search, place: Path) -> SearchReport:
         main_score = task_of(recipe.data.task).main_score
         kept = tuple(ShapeRow.costs(row, main_score) for row in before["candidates"])
         return SearchReport(identity=identity, candidates=kept, env=before["env"])
-    rows = time_candidates(recipe, candidates(recipe), search.base.progress)
+    classes = search.base.source.classes
+    rows = time_candidates(recipe, candidates(recipe), classes, search.base.progress)
     report = SearchReport(identity=identity, candidates=tuple(rows), env=env)
     write_json(place, report.to_json())
     return report

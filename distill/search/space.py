@@ -117,7 +117,7 @@ def judge(rows: Sequence[ShapeRow], limits: Limits, most: int) -> list[ShapeRow]
     Args:
         most: How many are promising at most.
     """
-    within = [row for row in rows if _exceeded(row, limits) is None]
+    within = [row for row in rows if exceeded(row.size_bytes, row.latency_ms, limits) is None]
     front = [
         row
         for row in sorted(within, key=_largest_first)
@@ -127,13 +127,24 @@ def judge(rows: Sequence[ShapeRow], limits: Limits, most: int) -> list[ShapeRow]
     chosen = [row for row in front if widest[row.kind] is row][:most]
 
     def outcome(row: ShapeRow) -> Outcome:
-        if exceeded := _exceeded(row, limits):
-            return exceeded
+        if reason := exceeded(row.size_bytes, row.latency_ms, limits):
+            return reason
         if row in chosen:
             return "promising"
         return "not promising" if row in front else "dominated"
 
     return [row.model_copy(update={"outcome": outcome(row)}) for row in rows]
+
+
+def exceeded(
+    size_bytes: int, latency_ms: float, limits: Limits
+) -> Literal["too large", "too slow"] | None:
+    """Which limit a file exceeds; None for none."""
+    if limits.max_size_bytes is not None and size_bytes > limits.max_size_bytes:
+        return "too large"
+    if limits.max_latency_ms is not None and latency_ms > limits.max_latency_ms:
+        return "too slow"
+    return None
 
 
 def promising_of(rows: Sequence[ShapeRow]) -> list[ShapeRow]:
@@ -143,15 +154,6 @@ def promising_of(rows: Sequence[ShapeRow]) -> list[ShapeRow]:
 
 def _largest_first(row: ShapeRow) -> tuple[int, float]:
     return -row.macs * row.params, row.latency_ms
-
-
-def _exceeded(row: ShapeRow, limits: Limits) -> Literal["too large", "too slow"] | None:
-    """Which limit a row exceeds; None for none."""
-    if limits.max_size_bytes is not None and row.size_bytes > limits.max_size_bytes:
-        return "too large"
-    if limits.max_latency_ms is not None and row.latency_ms > limits.max_latency_ms:
-        return "too slow"
-    return None
 
 
 def _dominates(one: ShapeRow, other: ShapeRow) -> bool:

@@ -24,24 +24,26 @@ from distill.runtime.predict import Predictor
 from distill.scoring.tasks import task_of
 from distill.search.space import Candidate, ShapeRow
 
-NAMES = ("first", "second")  # classes of what is timed: how many there are hardly matters
 CALIBRATION_IMAGES = 8  # of noise: ranges do not change what an integer kernel costs
 TURNS, CALLS, IMAGES = 5, 60, 10  # of each file while it is timed
 
 
 def time_candidates(
-    recipe: Recipe, shapes: Iterable[Candidate], progress: Progress
+    recipe: Recipe, shapes: Iterable[Candidate], classes: tuple[str, ...], progress: Progress
 ) -> list[ShapeRow]:
     """A row per shape, in their order: what it is, and what it costs.
 
     Parameters, multiplications (`macs`) and file are those of the deployed network.
+
+    Args:
+        classes: A class has a row of the last layer twice: for `prob` and, in float, for `cam`.
     """
     shapes, main_score = list(shapes), task_of(recipe.data.task).main_score
     with tempfile.TemporaryDirectory() as name:
         counts, files = [], []
         with progress.task("shapes", len(shapes), "shapes") as task:
             for shape in shapes:
-                classifier = random_student(recipe, shape)
+                classifier = random_student(recipe, shape, classes)
                 files.append(_write(classifier, shape, recipe.search.precision, Path(name)))
                 network = deployed(classifier)
                 params = sum(p.numel() for p in network.parameters())
@@ -100,7 +102,7 @@ def count_macs(classifier: Classifier) -> int:
     return total
 
 
-def random_student(recipe: Recipe, shape: Candidate) -> Classifier:
+def random_student(recipe: Recipe, shape: Candidate, classes: tuple[str, ...]) -> Classifier:
     """A shape with random weights.
 
     Raises:
@@ -108,7 +110,7 @@ def random_student(recipe: Recipe, shape: Candidate) -> Classifier:
     """
     data = recipe.data.model_copy(update={"size": shape.size})
     model = ModelConfig(name="compact", options=shape.options)
-    return build_classifier(model, NAMES, input_spec(data), task=data.task).eval()
+    return build_classifier(model, classes, input_spec(data), task=data.task).eval()
 
 
 def _write(classifier: Classifier, shape: Candidate, precision: str, folder: Path) -> Path:
@@ -117,7 +119,7 @@ def _write(classifier: Classifier, shape: Candidate, precision: str, folder: Pat
     size = (CALIBRATION_IMAGES, spec.height, spec.width, 3)
     pixels = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
     metadata = {
-        "names": list(NAMES),
+        "names": list(classifier.contract.names),
         "task": classifier.contract.task,
         "input_spec": spec.model_dump(),
         "thresholds": {},
