@@ -42,6 +42,7 @@ from distill.registry import find_module, names_in
 from distill.runtime.page import ASSETS, describe_model, index_page
 from distill.runtime.predict import Predictor
 from distill.runtime.session import metadata_of, open_session
+from distill.scoring.metrics import score
 from distill.scoring.tasks import task_of
 
 NAMES = names_in("export", "Target")
@@ -375,6 +376,17 @@ def test_layers_of_the_fp16_file_are_in_float16_and_its_ends_are_not(single) -> 
     assert elements == [TensorProto.UINT8, TensorProto.FLOAT]
     assert Predictor(single.out / "export" / "student.fp16.onnx").metadata["precision"] == "fp16"
     assert record_of(single, "onnx_fp16")["for"] == "GPUs"
+
+
+def test_an_fp16_file_says_its_own_scores(single) -> None:
+    half, whole = (
+        Predictor(single.out / "export" / f"student.{precision}.onnx")
+        for precision in ("fp16", "fp32")
+    )
+    val, said = single.data.val, half.metadata["metrics"]
+    own = score(half.probs(val.pixels), val.labels, half.names, half.tuned)
+    assert said["nll"] == pytest.approx(own["nll"], abs=1e-6)
+    assert said["nll"] != pytest.approx(whole.metadata["metrics"]["nll"], abs=1e-6)
 
 
 def test_an_fp16_file_that_would_overflow_is_not_published(

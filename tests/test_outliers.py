@@ -104,6 +104,8 @@ def test_the_command_adds_it_to_its_json_where_the_file_can_tell(
     assert (json.loads(out)["abstained"], json.loads(out)["outlier"]) == (True, True)
     _, out, _ = distill("predict", older, picture, "--json")
     assert [*json.loads(out)] == plain
+    status, out, err = distill("predict", older, picture, "--reject-outliers")
+    assert (status, out, "cannot tell pictures that are unlike" in err) == (2, "", True)
     _, out, _ = distill("inspect", known)
     assert "told beyond a distance of" in out
 

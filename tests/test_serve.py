@@ -365,6 +365,7 @@ def test_a_token_is_asked_for_everywhere_but_at_the_health_of_the_service(predic
             "wrong": "Bearer sesamE",
             "basic": "Basic sesame",
             "right": "Bearer sesame",
+            "right, in small letters": "bearer sesame",
         }
         found = {}
         for name, value in ways.items():
@@ -417,11 +418,13 @@ def test_an_answer_that_takes_too_long_is_given_up(model) -> None:
     async def late(client: httpx.AsyncClient) -> list[httpx.Response]:
         given_up = await client.post("/v1/predict", **raw(RED))
         slow.allowed.set()
-        return [given_up, await client.post("/v1/predict", **raw(RED))]
+        answered = await client.post("/v1/predict", **raw(RED))
+        return [given_up, answered, await client.get("/metrics")]
 
-    given_up, answered = talk(slow, late, limits=limits)
+    given_up, answered, counted = talk(slow, late, limits=limits)
     assert (given_up.status_code, given_up.json()["type"]) == (504, "urn:distillate:slow-answer")
     assert answered.status_code == 200
+    assert "distillate_request_seconds_count 2.0" in counted.text.splitlines()
 
 
 def test_the_page_is_there_for_whoever_has_no_token_yet(predictor) -> None:

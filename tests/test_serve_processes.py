@@ -132,6 +132,16 @@ def test_one_process_bounds_its_clients_and_finishes_what_it_accepted(desk) -> N
             endless.sendall(b"GET / HTTP/1.1\r\nX-Large: " + b"a" * 40_000)
             assert everything(endless).startswith(b"HTTP/1.1 431 ")
         assert [one["status"] for one in program.wait_for("refused", 4)].count(408) == 2
+        offered = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEA"
+        asked = request_of(picture).replace(b"Connection: close", offered.encode())
+        for place in (0, *(asked.index(part) for part in (b"pgrade: h2c", b": h2c", b"\nHTTP2-"))):
+            with connected(url) as java:  # which offers HTTP/2 with every picture
+                java.sendall(asked[:place])
+                time.sleep(0.1)
+                java.sendall(asked[place:])
+                java.sendall(request_of(picture))  # the next one on this connection
+                answers = everything(java)
+            assert answers.count(b"HTTP/1.1 200 ") == answers.count(b'"labels": ["red"]') == 2
         with connected(url) as large:  # sees the answer, though it has not read that of its half
             large.sendall(request_of(bytes(4 * 2**20)))
             assert everything(large).startswith(b"HTTP/1.1 413 ")

@@ -356,6 +356,24 @@ def test_an_int8_file_is_shipped_beside_the_fp32_file(task, tmp_path, make_exper
     assert found[main] == pytest.approx(expected[main])
 
 
+def test_a_file_that_ships_though_nobody_asks_for_it_now_is_told_of(tmp_path, make_experiment):
+    first = make_experiment(
+        tmp_path, "single", model=WIDE, targets=("onnx_int8",), int8_max_drop=100.0
+    )
+    export_student(first)
+    export = first.recipe.export.model_copy(update={"targets": ()})
+    said: list[str] = []
+    quiet = Progress(quiet=True)
+    quiet.say = said.append
+    recipe = first.recipe.model_copy(update={"export": export})
+    export_student(replace(first, recipe=recipe, progress=quiet))
+    (line,) = (line for line in said if "no target now" in line)
+    assert "student.int8.onnx is kept and ships" in line
+    said.clear()
+    export_student(replace(first, progress=quiet))
+    assert not any("no target now" in line for line in said)
+
+
 def test_an_int8_file_that_loses_too_much_is_not_shipped_and_export_succeeds(
     tmp_path, make_experiment, monkeypatch
 ):

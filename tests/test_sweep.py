@@ -106,18 +106,19 @@ def test_optuna_asks_the_same_after_it_was_stopped():
     pytest.importorskip("optuna")
     axes = (Axis("lr", low=1e-4, high=1e-1), Axis("t", ("1", "2")), Axis("n", low=1, high=9))
     study, asked = Optuna(axes, 3), []
-    for number in range(9):
+    for number in range(16):
         settings = study.ask()
         score = 50.0 + 1000 * float(settings["lr"])
         pruned = any(study.is_hopeless(epoch, score - 9 + epoch) for epoch in range(5))
         study.tell(None if number == 2 else score, pruned)
         asked.append((settings, score, pruned))
     assert any(pruned for _, _, pruned in asked)
-    again = Optuna(axes, 3)
-    for number, (settings, score, pruned) in enumerate(asked[:8]):
-        by_epoch = {epoch: score - 9 + epoch for epoch in range(5)}
-        again.remember(settings, by_epoch, None if number == 2 else score, pruned)
-    assert again.ask() == asked[8][0]
+    for stopped in range(5, 16):
+        again = Optuna(axes, 3)
+        for number, (settings, score, pruned) in enumerate(asked[:stopped]):
+            by_epoch = {epoch: score - 9 + epoch for epoch in range(5)}
+            again.remember(settings, by_epoch, None if number == 2 else score, pruned)
+        assert again.ask() == asked[stopped][0]
 
 
 @pytest.mark.parametrize(

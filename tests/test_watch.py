@@ -161,6 +161,21 @@ def test_frames_come_in_order_and_in_rgb(tmp_path, distill, colours_onnx):
     assert lines[5]["time_s"] == 0.2
 
 
+def test_frames_have_the_times_that_the_file_gives_them(tmp_path):
+    """Videos of phones and screens have frames of unequal length."""
+    first, *others = (Image.fromarray(solid(40 * index, 0, 0)) for index in range(5))
+    file, held_ms = tmp_path / "v.gif", [100, 100, 1000, 2000, 100]
+    first.save(file, save_all=True, append_images=others, duration=held_ms)
+    times = [frame.time_s for frame in open_source(str(file))]
+    assert times == pytest.approx([0.0, 0.1, 0.2, 1.2, 3.2], abs=0.02)
+
+
+def test_a_video_is_not_written_to_an_address(tmp_path, distill, colours_onnx):
+    file = write_video(tmp_path / "v.mp4", [solid(9, 9, 9)])
+    status, _, err = distill("watch", file, colours_onnx, "--out", "memory://bucket/o.mp4")
+    assert (status, "name a file of this machine" in err) == (2, True)
+
+
 def test_a_video_is_labelled_frame_by_frame(tmp_path, distill, colours_onnx, monkeypatch):
     scenes = [scene(index) for index in range(7)]
     finder = Places([boxes for _, boxes in scenes])

@@ -40,6 +40,13 @@ def path_of(text: str) -> Path:
     return Path(text)
 
 
+def file_path(text: str) -> Path:
+    """A path of this machine, for what is written as it comes."""
+    if is_address(text):
+        raise typer.BadParameter(f"{text} is an address: name a file of this machine")
+    return path_of(text)
+
+
 def experiment_path(text: str) -> Path:
     """A path, of an address the folder in which it is worked on."""
     if not is_address(text):

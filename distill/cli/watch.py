@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from distill.cli import INTERRUPTED
-from distill.cli.options import FaceModelOpt, ModelArg, experiment_path
+from distill.cli.options import FaceModelOpt, ModelArg, file_path
 from distill.errors import UserError
 from distill.pipeline.stages import json_line
 from distill.progress import Progress
@@ -83,7 +83,7 @@ def watch_command(
         Path | None,
         typer.Option(
             "--out",
-            parser=experiment_path,
+            parser=file_path,
             metavar="FILE",
             help="Annotated video: .mp4, .mkv, .avi.",
         ),

@@ -59,10 +59,14 @@ class Target(Base):
             blame_system(error)
             reason = first_line(error)
             return {"error": reason}, [f"cannot be converted: {reason}"]
-        describe(model, {**shipment.metadata, "precision": "fp16"})
+        metadata = {**shipment.metadata, "precision": "fp16"}
+        describe(model, metadata)
+        file.write_bytes(model.SerializeToString())
+        probs = probs_of_file(file, pixels)
+        describe(model, {**metadata, "metrics": shipment.metrics(probs)})
         file.write_bytes(model.SerializeToString())
         largest, reasons = largest_activation(source, pixels), list[str]()
-        row = shipment.judge(probs_of_file(file, pixels), limits=LIMITS)
+        row = shipment.judge(probs, limits=LIMITS)
         if largest * HEADROOM > LARGEST:
             reasons.append(f"activations reach {largest:.3g}, float16 ends at {LARGEST:.0f}")
         if not LIMITS.allow(row):

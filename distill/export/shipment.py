@@ -91,6 +91,13 @@ class Shipment:
         stored = train.take(spread(train, KNOWN_IMAGES))
         return np.stack([resize_image(Image.fromarray(pixels), spec) for pixels in stored])
 
+    def metrics(self, probs: NDArray[np.float32]) -> dict[str, Any]:
+        """What a file with these probabilities says of itself: its scores on validation."""
+        tuned = [*self.metadata["thresholds"].values()]
+        thresholds = np.asarray(tuned, np.float32) if tuned else None
+        scores = score(np.nan_to_num(probs), self.data.val.labels, self.data.classes, thresholds)
+        return {"split": "val", **scores}
+
     def judge(
         self, probs: NDArray[Any], reference: NDArray[Any] | None = None, limits: Limits = FLOAT32
     ) -> dict[str, Any]:

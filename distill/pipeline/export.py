@@ -39,6 +39,7 @@ from distill.pipeline.materials import materials
 from distill.pipeline.runs import chosen_student
 from distill.pipeline.stored import EXPORT, ExportFile
 from distill.report.threshold_plots import draw_thresholds
+from distill.runtime.shipped import preferred
 from distill.scoring.calibration import best_temperature
 from distill.scoring.metrics import score
 from distill.scoring.tasks import task_of
@@ -69,6 +70,11 @@ def _export_student(experiment: Experiment) -> None:
     scaling = with_temperature(experiment, folder, name)
     targets = make_targets(experiment.recipe.export)
     record = open_record(folder, identity_of(experiment, name, scaling))
+    ships = preferred(file.name for file in folder.glob("student*.onnx"))
+    for key, made in record["targets"].items():
+        if ships in made["files"] and key not in targets:
+            line = f"export: {ships} is kept and ships, though {key} is no target now"
+            experiment.progress.say(f"{line}: to be without it, remove {folder}")
     if is_complete(folder) and all(is_made(folder, record, *item) for item in targets.items()):
         experiment.progress.say("export: done before, kept")
         return

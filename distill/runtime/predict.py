@@ -64,8 +64,8 @@ class Predictor:
         path: The file, or an experiment that has one; everything else is in its metadata.
         threads: Threads within an operator; 0: one per core, or only one where that is about as
             fast for one picture, which is measured.
-        reject_outliers: Abstain from pictures that are unlike those of training, where the file can
-            tell. Without, `Prediction.outlier` says it and the answer stays.
+        reject_outliers: Abstain from pictures that are unlike those of training. Without,
+            `Prediction.outlier` says it, where the file can tell, and the answer stays.
 
     Attributes:
         outliers: How the file tells them; None where it cannot.
@@ -75,7 +75,8 @@ class Predictor:
             one 0.5 in `multi`, and 0 in `single`.
 
     Raises:
-        UserError: No such file, not an ONNX file, cut short, or not one of ours.
+        UserError: No such file, not an ONNX file, cut short, or not one of ours; or one that cannot
+            tell what to reject.
     """
 
     def __init__(
@@ -93,6 +94,9 @@ class Predictor:
             self.session = faster_session(self.session, self.path, grey)
         self.outputs = tuple(end["name"] for end in ends_of(self.session, self.path)[1])
         self.outliers = read_outliers(self.session, self.metadata, self.path)
+        if reject_outliers and self.outliers is None:
+            what = "this file cannot tell pictures that are unlike those of training"
+            raise UserError(what, str(self.path), "answer without rejecting outliers")
         thresholds, default = self.metadata["thresholds"], task_of(self.task).threshold
         self.thresholds = np.asarray(
             [thresholds.get(name, default) for name in self.names], np.float32

@@ -176,8 +176,9 @@ def random_trials(axes: Sequence[Axis], seed: int) -> Iterator[Settings]:
 class Optuna:
     """Optuna's tree-structured Parzen estimator and its median pruner.
 
-    Bergstra et al., 2011; the study is made of the trials that there were, so it needs no storage
-    of its own. Seeded by the number of the trial.
+    Bergstra et al., 2011; the study is made anew of the trials that there were, with the numbers
+    that they were trained with, so it needs no storage of its own and does not know whether it was
+    stopped. Seeded by the number of the trial.
 
     Args:
         axes: What is varied.
@@ -195,8 +196,10 @@ class Optuna:
         self._axes, self._seed = axes, seed
         self._space = {axis.key: self._distribution(axis) for axis in axes}
         self._pruner = optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=1)
-        self._study = self._optuna.create_study(direction="maximize", pruner=self._pruner)
+        self._ended: list[Any] = []
         self._trial: Any = None
+        self._asked: Settings = {}
+        self._by_epoch: dict[int, float] = {}
 
     def _distribution(self, axis: Axis) -> Any:
         kinds = self._optuna.distributions
@@ -209,15 +212,22 @@ class Optuna:
 
     def ask(self) -> Settings:
         """The next trial."""
-        number = len(self._study.trials)
-        seed = int(np.random.default_rng([self._seed, number]).integers(2**31))
-        self._study.sampler = self._optuna.samplers.TPESampler(seed=seed, n_startup_trials=4)
-        self._trial = self._study.ask(self._space)
+        seed = int(np.random.default_rng([self._seed, len(self._ended)]).integers(2**31))
+        sampler = self._optuna.samplers.TPESampler(seed=seed, n_startup_trials=4)
+        ways = {"sampler": sampler, "pruner": self._pruner, "direction": "maximize"}
+        study = self._optuna.create_study(**ways)
+        study.add_trials(self._ended)
+        self._trial, self._by_epoch = study.ask(self._space), {}
         given = self._trial.params
-        return {a.key: given[a.key] if a.values else a.written(given[a.key]) for a in self._axes}
+        self._asked = {
+            axis.key: given[axis.key] if axis.values else axis.written(given[axis.key])
+            for axis in self._axes
+        }
+        return dict(self._asked)
 
     def is_hopeless(self, epoch: int, score: float) -> bool:
         """Whether the trial that was asked for last is below the median of earlier ones."""
+        self._by_epoch[epoch] = score
         self._trial.report(score, epoch)
         return bool(self._trial.should_prune())
 
@@ -227,18 +237,12 @@ class Optuna:
         Args:
             score: On validation, in percent; None where it failed.
         """
-        states = self._optuna.trial.TrialState
-        if is_pruned:
-            self._study.tell(self._trial, state=states.PRUNED)
-        elif score is None:
-            self._study.tell(self._trial, state=states.FAIL)
-        else:
-            self._study.tell(self._trial, score)
+        self.remember(self._asked, self._by_epoch, score, is_pruned)
 
     def remember(
         self, settings: Settings, by_epoch: Mapping[int, float], score: float | None, pruned: bool
     ) -> None:
-        """Tells it of a trial of an earlier command."""
+        """Tells it of a trial that has ended, maybe of an earlier command."""
         states = self._optuna.trial.TrialState
         ended = states.PRUNED if pruned else states.COMPLETE if score is not None else states.FAIL
         params = {
@@ -247,7 +251,7 @@ class Optuna:
             else (int if axis.is_integer else float)(settings[axis.key])
             for axis in self._axes
         }
-        self._study.add_trial(
+        self._ended.append(
             self._optuna.trial.create_trial(
                 state=ended,
                 value=score if ended == states.COMPLETE else None,

@@ -91,7 +91,7 @@ class Edge:
         self._app, self._metrics = app, metrics
         # Unique as a random number is, without asking the system for one at every request.
         self._ids = map(f"{secrets.token_hex(8)}-{{:x}}".format, itertools.count())
-        self._expected = None if token is None else f"Bearer {token}".encode()
+        self._token = None if token is None else token.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request."""
@@ -131,10 +131,10 @@ class Edge:
 
     def _is_stranger(self, scope: Scope) -> bool:
         path: str = scope["path"]
-        if self._expected is None or path in OPEN or path.startswith(OPEN_BELOW):
+        if self._token is None or path in OPEN or path.startswith(OPEN_BELOW):
             return False
-        given = header(scope, b"authorization")
-        return not hmac.compare_digest(given, self._expected)
+        scheme, _, given = header(scope, b"authorization").partition(b" ")
+        return scheme.lower() != b"bearer" or not hmac.compare_digest(given, self._token)
 
 
 class _Seen:

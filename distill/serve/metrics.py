@@ -43,7 +43,7 @@ class Metrics:
         )
         self.request_seconds = Histogram(
             "distillate_request_seconds",
-            "From the first byte of a request for predictions to the last of its answer.",
+            "Of requests for predictions that were answered, or given up as too slow (504).",
             buckets=SECONDS,
             registry=registry,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import uuid
 from http import HTTPStatus
 from typing import Any, ClassVar
@@ -15,6 +16,8 @@ from distill.serve.problems import MEDIA_TYPE, Problem, busy, problem_body, stat
 from distill.serve.settings import MAX_CONNECTIONS, Limits
 
 MAX_HEAD = 32 * 1024  # bytes of a request's line and headers
+UPGRADE = re.compile(rb"(\r\nupgrade)(?=:)", re.IGNORECASE)
+END = b"\r\n\r\n"  # of a head
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -22,6 +25,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     Without this a client that never finishes its headers keeps a connection for good, and one that
     never ends them fills the memory.
+
+    An offer to go on in another protocol is not taken up, and the request is answered (RFC 9110,
+    7.8). httptools would end it at its head: clients such as Java's offer HTTP/2 with a picture.
 
     Attributes:
         limits: Of the process; set before the server starts.
@@ -32,6 +38,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._head: int | None = 0  # bytes of a head that has not ended; None in a body
+        self._end_of_head = b""  # as much as may be of a header's name that has not come whole
         self._late: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -51,6 +58,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """Reads on, unless the head is too large already."""
         if self._head is not None:
             self._head += len(data)
+            data = self._without_upgrade(data)
         if self.transport.is_closing():
             return
         super().data_received(data)
@@ -65,7 +73,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """A request's head has come."""
-        self._head = None
+        self._head, self._end_of_head = None, b""
         self._stop_waiting()
         super().on_headers_complete()
 
@@ -78,6 +86,16 @@ class BoundedProtocol(HttpToolsProtocol):
         """Answers what is no HTTP."""
         request_id = uuid.uuid4().hex
         self._write(400, status_body(400, msg, "", request_id), {}, request_id)
+
+    def _without_upgrade(self, data: bytes) -> bytes:
+        """Part of a head, and maybe a body, whose header `Upgrade` has a name that means nothing.
+
+        What is put in stands before the colon, which has not been passed on yet.
+        """
+        known = self._end_of_head + data
+        head, end, rest = known.partition(END)
+        self._end_of_head = known[-len(b"\r\nupgrade") :]
+        return (UPGRADE.sub(rb"\1-Ignored", head) + end + rest)[len(known) - len(data) :]
 
     def _wait_for_head(self) -> None:
         self._stop_waiting()

@@ -117,6 +117,10 @@ class Service:
         except ClientGone:
             scope["state"]["gone"] = True
             return
+        except Problem as problem:
+            if problem.kind == "slow-answer":
+                self.metrics.request_seconds.observe(time.perf_counter() - start)
+            raise
         length = str(len(body)).encode()
         headers = [(b"content-type", b"application/json"), (b"content-length", length)]
         await send({"type": "http.response.start", "status": 200, "headers": headers})

@@ -1,6 +1,6 @@
 // The model in the browser: onnxruntime-web on the processor, or on the graphics card.
 
-import { Trouble } from "./answer.js";
+import { decide, Trouble } from "./answer.js";
 import { outlierTest } from "./outliers.js";
 import { decode, toPixels } from "./picture.js";
 
@@ -55,9 +55,10 @@ async function pixelsOf(source) {
   }
 }
 
-// The likeliest class's activation map, as the service gives it.
+// The activation map of the first label, or of the likeliest class where there is none.
 function mapOf(cam, probs, model) {
-  const [, , h, w] = cam.dims, label = probs.indexOf(Math.max(...probs));
+  const [, , h, w] = cam.dims, { order, chosen } = decide(probs, model, null);
+  const label = chosen[0] ?? order[0];
   const values = cam.data.slice(label * h * w, (label + 1) * h * w);
   return { label: model.names[label], shape: [h, w], values };
 }

@@ -30,7 +30,7 @@ class Frame:
 
     Attributes:
         index: Its number in the source, from 0; of a camera, frames that were dropped count.
-        time_s: Since the first frame.
+        time_s: Since the first frame; of a file, as that says, or by the rate where it does not.
         pixels: uint8 RGB `(height, width, 3)`.
     """
 
@@ -74,6 +74,7 @@ class VideoFile:
         self._cv2, self._path = cv2, path
         self._capture = _opened(cv2, str(path), cv2.CAP_FFMPEG)
         self._first = _read(self._capture)
+        self._start_s = self._said_s()
         if self._first is None:
             hint = "name a file that a player of videos shows"
             raise UserError("no video that OpenCV can read", str(path), hint)
@@ -87,11 +88,18 @@ class VideoFile:
         self._capture.release()
 
     def __iter__(self) -> Iterator[Frame]:
-        bgr, index = self._first, 0
+        bgr, index, time_s = self._first, 0, 0.0
         while bgr is not None:
             pixels = self._cv2.cvtColor(bgr, self._cv2.COLOR_BGR2RGB)
-            yield Frame(index, index / self.rate, pixels)
-            bgr, index = _read(self._capture), index + 1
+            yield Frame(index, time_s, pixels)
+            bgr, index, before = _read(self._capture), index + 1, time_s
+            time_s = self._said_s() - self._start_s
+            if not time_s > before:
+                time_s = before + 1 / self.rate
+
+    def _said_s(self) -> float:
+        """When the frame that was read last is due, in seconds by the file's own clock."""
+        return float(self._capture.get(self._cv2.CAP_PROP_POS_MSEC)) / 1000
 
 
 class Camera:
