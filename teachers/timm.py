@@ -10,7 +10,7 @@ from torch import nn
 
 from distill.config import Fraction
 from distill.config import Options as BaseOptions
-from distill.errors import UserError
+from distill.errors import UserError, alike, did_you_mean
 from distill.models import IMAGENET_MEAN, IMAGENET_STD, Channels
 from distill.models.layers import head_prefixes
 from distill.models.origin import Origin
@@ -63,8 +63,10 @@ def check_name(variant: str) -> None:
     """Raises `UserError` where timm has no such model, or no weights of that tag."""
     name = variant.partition(".")[0]
     if not timm.is_model(name):
-        near = ", ".join(timm.list_models(f"*{name[:8]}*")[:5])
-        raise UserError(f"timm has no model {variant!r}", "model.name", f"near: {near}")
+        known = timm.list_models()
+        near = [*(model for model in known if model.startswith(name)), *alike(name, known)]
+        hint = did_you_mean(list(dict.fromkeys(near))[:5]) or "see timm.list_models()"
+        raise UserError(f"timm has no model {variant!r}", "model.name", hint)
     try:
         timm.get_pretrained_cfg(variant)
     except RuntimeError:

@@ -255,6 +255,14 @@ def test_images_that_are_no_files_have_no_manifest(check: Check, tmp_path: Path)
     assert "data.split=grouped" in err
 
 
+def test_a_folder_of_pictures_is_no_place_for_results(photos, image_folder, distill):
+    """A repaired manifest beside class folders would have made them another data set."""
+    before = sorted(image_folder.rglob("*"))
+    status, _, err = distill("check", photos, "--repair", "--out", image_folder)
+    assert (status, "a folder of pictures" in err) == (2, True), err
+    assert sorted(image_folder.rglob("*")) == before
+
+
 def test_what_is_odd_is_told_before_splits_fail(distill, write_images, tmp_path):
     """Nothing was said of them."""
     names = [f"{c}/{i}.png" for c, count in (("a", 2), ("b", 8)) for i in range(count)]

@@ -331,7 +331,7 @@ def test_a_score_of_images_that_were_trained_on_says_so(experiment, photos, dist
         assert kinds == ["trained_on", "chosen_on"]
         assert f"WARNING: {train} of the 90 images scored were trained on: this score" in out
         assert f"WARNING: {val} of the 90 images scored were chosen on" in out
-        assert f"Fix: --split test scores the images that it has not seen ({test} of 90)." in out
+        assert f"which it has not seen ({test} of 90)." in out
     # The test split alone, as results.json has it, by whichever way it is named.
     results = json.loads((experiment / "results.json").read_text())
     expected = next(r for r in results["rows"] if r["name"] == results["verdict"]["shipped"])[
@@ -352,7 +352,7 @@ def test_a_score_of_images_that_were_trained_on_says_so(experiment, photos, dist
         }
     found, out = evaluated(distill, experiment, manifest, "--split", "val")
     assert [w["kind"] for w in found["warnings"]] == ["chosen_on"]
-    assert "Fix: --split test scores the images that it has not seen." in out
+    assert "Fix: --split test scores those of its test split, which it has not seen." in out
 
 
 def test_nothing_is_said_of_a_file_without_its_experiment(experiment, photos, distill, tmp_path):

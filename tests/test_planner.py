@@ -352,6 +352,39 @@ def test_a_folder_is_all_it_takes(tiny_preset, photos, distill, tmp_path, monkey
     assert err.count("done before, kept") >= 3
 
 
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (("--teacher", "timm/resnet5"), "did you mean resnet50"),
+        (("student.train.class_weights.no_maks=2",), "did you mean no_mask?"),
+        (("views.per_class.no_maks.blur=0.5",), "did you mean no_mask?"),
+        (("--out", "PHOTOS"), "a folder of pictures"),
+    ],
+)
+@pytest.mark.parametrize("smoke", [(), ("--smoke",)])
+def test_a_dry_run_refuses_what_the_run_would(
+    wrong, words, smoke, tiny_preset, photos, distill, monkeypatch
+):
+    """Class names were looked at by the run alone, and of a teacher in a smoke run nothing."""
+    given = [str(photos) if part == "PHOTOS" else part for part in wrong]
+    status, out, err = distill("run", str(photos), "--dry-run", *smoke, *given)
+    assert (status, out, words in err) == (2, "", True), err
+
+
+def test_classes_that_are_too_small_are_told_of_before_networks_are_timed(
+    tiny_preset, tmp_path, distill, monkeypatch
+):
+    def too_late(*arguments):
+        raise AssertionError("timed")
+
+    monkeypatch.setattr("distill.planner.plan.take_paces", too_late)
+    for name in ("a", "b"):
+        (tmp_path / "few" / name).mkdir(parents=True)
+        Image.new("RGB", (40, 40)).save(tmp_path / "few" / name / "1.png")
+    status, _, err = distill("run", str(tmp_path / "few"), "--out", str(tmp_path / "out"))
+    assert (status, "too few to split" in err) == (2, True), err
+
+
 def test_a_plan_is_made_anew_for_other_wishes(tiny_preset, photos, tmp_path):
     request = Request(str(photos), smoke=True)
     plan = make_plan(request, CPU, QUIET)

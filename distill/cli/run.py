@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -134,10 +133,11 @@ def run_planned(
     out = settings.out or Path("runs") / request.name
     stages.check_out(out)
     plan = None if settings.dry_run else kept_plan(request, out, settings.overwrite)
+    planned = plan or make_plan(request, resolve_device(settings.device), Progress())
+    experiment = stages.experiment_of(planned.recipe, location, out, settings)
+    stages.check_first(experiment, chosen)
     if plan is None:
-        plan = make_plan(request, resolve_device(settings.device), Progress())
-        print(plan.toml(), end="", file=sys.stdout if settings.dry_run else sys.stderr)
+        print(planned.toml(), end="", file=sys.stdout if settings.dry_run else sys.stderr)
         if settings.dry_run:
             return
-    experiment = stages.experiment_of(plan.recipe, location, out, settings)
-    start(replace(experiment, plan=plan.record), chosen, settings, find_lr)
+    start(experiment.with_plan(planned.record), chosen, settings, find_lr)

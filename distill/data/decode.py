@@ -170,6 +170,8 @@ def _unreadable(error: Exception) -> UnreadableImageError:
 
 def _open(content: bytes) -> Image.Image:
     """Opens a picture; what decodes HEIC is asked for when the first one is met."""
+    if not content:
+        raise UnreadableImageError("an empty file")
     try:
         return Image.open(io.BytesIO(content), formats=_formats())
     except UnidentifiedImageError:

@@ -24,6 +24,7 @@ from distill.data.workspace import Workspace
 from distill.errors import UserError, printable
 from distill.files import atomic, differing_keys, read_json, write_json
 from distill.pipeline.embedding import embedder
+from distill.pipeline.stages import check_out
 from distill.progress import Progress
 from distill.report.data_page import write_page
 from distill.report.table import data_table, finding_lines, show
@@ -116,6 +117,8 @@ def check_place(source: Source, options: CheckOptions) -> None:
         raise UserError("lies among the images", str(options.out), "choose an --out beside them")
     if options.out and (options.out / "recipe.toml").exists():
         raise UserError("an experiment is there", str(options.out), "choose another --out")
+    if options.out:
+        check_out(options.out)
 
 
 def check_doubters(recipe: Recipe) -> None:

@@ -125,7 +125,7 @@ def _fix(kept: KeptSplits, answers: Answers, split: str | None) -> str:
     if split == "test":
         parted = "if copies straddle those, distill check --repair parts them"
         return f"score {kept.manifest}, which has its splits; {parted}"
-    unseen = "--split test scores the images that it has not seen"
+    unseen = "--split test scores those of its test split, which it has not seen"
     if split is not None:
         return unseen
     pairs = zip(answers.items, answers.digests, strict=True)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -177,10 +178,25 @@ def check_first(experiment: Experiment, stages: tuple[str, ...]) -> None:
                 raise UserError("KD_Lib knows no images without labels", key, "set false")
 
 
+OURS = ("recipe.toml", "plan.json", "data.json")  # one of which a directory of results has
+GLANCE = 50  # files of a folder that are looked at
+
+
 def check_out(out: Path) -> None:
-    """Raises `UserError` where a directory is to be made and there is a file."""
+    """Raises `UserError` where a directory is to be made and there is a file, or are pictures."""
+    from distill.data.decode import image_endings
+
     if out.exists() and not out.is_dir():
         raise UserError("there is a file of this name", str(out), "name another --out")
+    if not out.is_dir() or any((out / name).exists() for name in OURS):
+        return
+    inside = list(islice(out.iterdir(), GLANCE))
+    below = (
+        path for folder in inside if folder.is_dir() for path in islice(folder.iterdir(), GLANCE)
+    )
+    if any(path.suffix.lower() in image_endings() for path in chain(inside, below)):
+        what = "a folder of pictures, which results would be mixed with"
+        raise UserError(what, str(out), "name another --out")
 
 
 def run_stages(

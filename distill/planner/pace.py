@@ -75,7 +75,10 @@ def take_paces(
     """
     runs = (*recipe.teachers, *recipe.students)
     paces, timed = dict[str, Pace](), list[tuple[RunConfig, Pace]]()
-    with progress.task("time networks", len(runs), "networks") as task:
+    title = f"time networks at {recipe.data.size} px"
+    if not brief:
+        progress.say(f"{title}: {len(runs)}, to plan with")
+    with progress.task(title, len(runs), "networks") as task:
         for config in runs:
             pace = next((pace for known, pace in timed if alike(known, config)), None)
             if pace is None:

@@ -7,6 +7,7 @@ the same request is kept, so that repeating the command continues the experiment
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,8 +16,11 @@ from typing import Any
 
 import torch
 
-from distill.config import Recipe
+from distill.config import DataConfig, Recipe
+from distill.data.audit.listing import list_data
+from distill.data.audit.splits import assign_splits
 from distill.data.sources import Source, open_source
+from distill.data.workspace import Workspace
 from distill.errors import UserError
 from distill.files import differing_keys, read_json
 from distill.models.origin import can_load
@@ -101,7 +105,9 @@ def open_draft(request: Request, device: torch.device, progress: Progress) -> Dr
     data = table.setdefault("data", {})
     source = open_source(request.location, data.get("task"))
     data["task"] = source.task
-    facts = look(source, check_table(Recipe, {"data": data}, "command line").data, request.workers)
+    config = check_table(Recipe, {"data": data}, "command line").data
+    check_splits(source, config, request.workers, progress)
+    facts = look(source, config, request.workers)
     if source.task == "single" and facts.largest >= UNEVEN * facts.smallest:
         for teacher in table["teachers"]:
             train = teacher.setdefault("train", {})
@@ -113,6 +119,19 @@ def open_draft(request: Request, device: torch.device, progress: Progress) -> Dr
                 train["sampling"] = "balanced"
     given = bool(request.teachers)
     return Draft(source, facts, preset, table, device, progress, begun, given)
+
+
+def check_splits(source: Source, config: DataConfig, workers: int, progress: Progress) -> None:
+    """Looks at the images at once where there seem to be too few: what is odd is told, and why.
+
+    Raises:
+        UserError: They cannot be split.
+    """
+    try:
+        assign_splits(source.items, source.classes, config, 0)
+    except UserError:
+        with tempfile.TemporaryDirectory() as name:
+            list_data(source, config, 0, Workspace(Path(name), workers, progress))
 
 
 @dataclass(frozen=True)

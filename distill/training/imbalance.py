@@ -10,18 +10,20 @@ from numpy.typing import NDArray
 from distill.config import TrainConfig
 from distill.data.prepare import ImageData
 from distill.data.views.draws import Draws, Floats, Ints
-from distill.errors import UserError
+from distill.errors import UserError, alike, did_you_mean
 
 
 def check_class_weights(config: TrainConfig, classes: tuple[str, ...], where: str) -> None:
     """Raises UserError where weights are given by name and the names are not those of the data."""
     if not isinstance(config.class_weights, dict):
         return
-    odd = sorted({*config.class_weights} ^ {*classes})
-    if odd:
-        what = f"one weight per class is needed, and {odd[0]!r} is "
-        what += "not in it" if odd[0] in classes else "no class of the data"
-        raise UserError(what, where, f"name one of {', '.join(classes)}")
+    given = config.class_weights
+    if unknown := sorted({*given} - {*classes}):
+        hint = did_you_mean(alike(unknown[0], classes)) or f"there are {', '.join(classes)}"
+        raise UserError(f"no class named {unknown[0]!r}", where, hint)
+    if missing := sorted({*classes} - {*given}):
+        what = f"every class needs a weight, {missing[0]!r} has none"
+        raise UserError(what, where, f"give one to {', '.join(missing)}")
 
 
 def class_weights(config: TrainConfig, data: ImageData) -> NDArray[np.float32] | None:

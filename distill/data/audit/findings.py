@@ -156,7 +156,6 @@ _ADVICE = {
     "label_conflict": "decide on one label for pictures that have several",
     "label_error": "look at labels that a teacher doubts",
     "exact_duplicate": "delete copies of other files",
-    "near_duplicate": "keep near-duplicates in one split",
     "tiny": "replace or delete images too small to show much",
     "huge": "shrink images far larger than is of use",
     "dark": "look at images too dark to see much",

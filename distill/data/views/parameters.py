@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from distill.config import ClassViews, ViewsConfig
 from distill.data.views.draws import Draws, Floats, Ints
-from distill.errors import UserError
+from distill.errors import UserError, alike, did_you_mean
 
 LUMA = np.array([0.299, 0.587, 0.114])
 # RGB -> YIQ, in which a rotation of hue is a rotation of (I, Q).
@@ -33,7 +33,7 @@ def check_views(config: ViewsConfig, classes: Sequence[str], task: str = "single
         raise UserError(what, "views.per_class", "leave it out")
     unknown = sorted({*config.per_class} - {*classes})
     if unknown:
-        hint = f"name one of {', '.join(classes)}"
+        hint = did_you_mean(alike(unknown[0], classes)) or f"name one of {', '.join(classes)}"
         raise UserError(f"no class named {unknown[0]!r}", "views.per_class", hint)
 
 
