@@ -462,8 +462,10 @@ def test_steps_become_gentler_until_one_holds():
 
 def test_all_steps_are_on_record_where_none_holds():
     judge, _ = judge_by({"entropy-0": 0.9, "entropy-3": 0.7})
-    steps, file = escalate(Fake(), judge)
+    told: list[str] = []
+    steps, file = escalate(Fake(), judge, told.append)
     assert file is None
+    assert told == [f"int8 by {step.step}: it is worse" for step in steps]
     assert [step.calibration for step in steps] == [
         "minmax",
         "percentile",

@@ -34,6 +34,7 @@ class Target(Base):
             shipment.config,
             shipment.threads,
             shipment.distil,
+            shipment.say,
         )
         shipment.say(summary(record.steps, record.score))
         if not file.is_file():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -161,6 +161,7 @@ def export_int8(
     config: ExportConfig,
     threads: int = 0,
     distil: Distil | None = None,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> Int8Export:
     """Writes `file`, an int8 version of `source`, if there is one that passes.
 
@@ -169,6 +170,7 @@ def export_int8(
             `(n, height, width, 3)`.
         val: Images and labels that it is scored on.
         distil: Quantisation-aware training, for where nothing else passes; None does without.
+        tell: Is told of every step that does not pass.
 
     Returns:
         The `reference` and all `steps`; and `thresholds` if the last step passed.
@@ -176,7 +178,7 @@ def export_int8(
     with tempfile.TemporaryDirectory() as name:
         gate = Gate(source, *val, config, threads, Path(name))
         quantiser = Quantiser(source, calibration, Path(name), distil)
-        steps, passed = escalate(quantiser, gate.judge)
+        steps, passed = escalate(quantiser, gate.judge, tell)
         record = Int8Export(
             score=gate.main,
             max_drop=config.int8_max_drop,

@@ -70,13 +70,16 @@ class Quantises(Protocol):
         """All layers, the most sensitive first."""
 
 
-def escalate(quantiser: Quantises, judge: Judge) -> tuple[list[Step], Path | None]:
+def escalate(
+    quantiser: Quantises, judge: Judge, tell: Callable[[str], None] = lambda line: None
+) -> tuple[list[Step], Path | None]:
     """Takes steps until one is not `refused`: all of them, and the file of the one that held.
 
     Stops early where integers throughout are neither faster nor smaller.
 
     Args:
         judge: Completes a step by its file and the layers that this should have in integers.
+        tell: Is told of every step that does not hold.
     """
     steps: list[Step] = []
     for step in plan_steps(quantiser, steps):
@@ -92,6 +95,7 @@ def escalate(quantiser: Quantises, judge: Judge) -> tuple[list[Step], Path | Non
         steps.append(judge(step, file, [name for name in quantiser.layers if name not in floats]))
         if steps[-1].refused is None:
             return steps, file
+        tell(f"int8 by {step.step}: {steps[-1].refused}")
         if not floats and not gains(steps[-1]):
             break
     return steps, None
