@@ -123,7 +123,7 @@ def test_an_image_without_a_label_is_as_all_classes_are(only: Only) -> None:
 
 def test_a_class_that_the_data_does_not_have_is_a_mistake() -> None:
     config = ViewsConfig(per_class={"wrnog": ClassViews(blur=1.0)})
-    with pytest.raises(UserError, match=r"'wrnog': views.per_class.*right, wrong"):
+    with pytest.raises(UserError, match=r"'wrnog': views.per_class.*did you mean wrong"):
         check_views(config, CLASSES)
     check_views(ViewsConfig(per_class={"wrong": ClassViews(blur=1.0)}), CLASSES)
 

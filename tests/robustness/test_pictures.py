@@ -51,9 +51,11 @@ def test_mutated_pictures_are_pictures_or_none(format_, tiny_onnx, hostile):
 def test_bytes_of_another_kind_start_no_program(tmp_path):
     """EPS in a .jpg had Pillow start Ghostscript."""
     eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
-    for content in (eps, b"%PDF-1.4\n", b"<svg/>", b"P9\n", b"GIF89a", b""):
+    for content in (eps, b"%PDF-1.4\n", b"<svg/>", b"P9\n", b"GIF89a"):
         with pytest.raises(UnreadableImageError, match="UnidentifiedImageError"):
             read_image(content)
+    with pytest.raises(UnreadableImageError, match="an empty file"):
+        read_image(b"")
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
