@@ -135,9 +135,10 @@ def run_planned(
     plan = None if settings.dry_run else kept_plan(request, out, settings.overwrite)
     planned = plan or make_plan(request, resolve_device(settings.device), Progress())
     experiment = stages.experiment_of(planned.recipe, location, out, settings)
-    stages.check_first(experiment, chosen)
+    if settings.dry_run:
+        stages.check_first(experiment, chosen)  # as the stages would, before they begin
+        print(planned.toml(), end="")
+        return
     if plan is None:
-        print(planned.toml(), end="", file=sys.stdout if settings.dry_run else sys.stderr)
-        if settings.dry_run:
-            return
+        print(planned.toml(), end="", file=sys.stderr)
     start(experiment.with_plan(planned.record), chosen, settings, find_lr)

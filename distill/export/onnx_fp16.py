@@ -59,11 +59,10 @@ class Target(Base):
             blame_system(error)
             reason = first_line(error)
             return {"error": reason}, [f"cannot be converted: {reason}"]
-        metadata = {**shipment.metadata, "precision": "fp16"}
-        describe(model, metadata)
         file.write_bytes(model.SerializeToString())
         probs = probs_of_file(file, pixels)
-        describe(model, {**metadata, "metrics": shipment.metrics(probs)})
+        own = {"precision": "fp16", "metrics": shipment.metrics(probs)}
+        describe(model, {**shipment.metadata, **own})
         file.write_bytes(model.SerializeToString())
         largest, reasons = largest_activation(source, pixels), list[str]()
         row = shipment.judge(probs, limits=LIMITS)

@@ -25,6 +25,14 @@ def leading_to(graph: onnx.GraphProto, tensors: Iterable[str]) -> set[str]:
     return needed
 
 
+def drop_unused(graph: onnx.GraphProto) -> None:
+    """Removes constants that no node reads."""
+    used = {name for node in graph.node for name in node.input}
+    kept = [tensor for tensor in graph.initializer if tensor.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+
+
 def inner_nodes(graph: onnx.GraphProto) -> list[str]:
     """Names of the nodes from the first layers to the last on the way to `prob`, in order.
 

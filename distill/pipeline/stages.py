@@ -190,11 +190,11 @@ def check_out(out: Path) -> None:
         raise UserError("there is a file of this name", str(out), "name another --out")
     if not out.is_dir() or any((out / name).exists() for name in OURS):
         return
-    inside = list(islice(out.iterdir(), GLANCE))
+    endings, inside = image_endings(), list(islice(out.iterdir(), GLANCE))
     below = (
         path for folder in inside if folder.is_dir() for path in islice(folder.iterdir(), GLANCE)
     )
-    if any(path.suffix.lower() in image_endings() for path in chain(inside, below)):
+    if any(path.suffix.lower() in endings for path in chain(inside, below)):
         what = "a folder of pictures, which results would be mixed with"
         raise UserError(what, str(out), "name another --out")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ import torch
 
 from distill.config import DataConfig, Recipe
 from distill.data.audit.listing import list_data
-from distill.data.audit.splits import assign_splits
+from distill.data.audit.splits import assign_splits, labels_of
 from distill.data.sources import Source, open_source
 from distill.data.workspace import Workspace
 from distill.errors import UserError
@@ -42,6 +43,7 @@ ROOM = 0.9  # share of the time that a plan fills
 ENOUGH = 0.5  # share of the preset's steps for which smaller images are not worth it
 UNEVEN = 5  # times the smallest class that the largest has from which teachers see all as often
 BALANCING = {"sampling", "class_weights", "logit_adjustment"}  # options that do something about it
+LEAST = 2  # images of a class that are too few, whatever splits are made
 HALVINGS = 7  # of the share of steps, to a hundredth
 
 
@@ -124,9 +126,15 @@ def open_draft(request: Request, device: torch.device, progress: Progress) -> Dr
 def check_splits(source: Source, config: DataConfig, workers: int, progress: Progress) -> None:
     """Looks at the images at once where there seem to be too few: what is odd is told, and why.
 
+    Counting comes first: splitting takes a minute for a million images.
+
     Raises:
         UserError: They cannot be split.
     """
+    free = (item for item in source.items if item.split in (None, "train"))
+    found = Counter(label for item in free for label in labels_of(item))
+    if min(found[label] for label in range(len(source.classes))) > LEAST:
+        return
     try:
         assign_splits(source.items, source.classes, config, 0)
     except UserError:

@@ -18,7 +18,7 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from distill.export.int8.torch_graph import Op, attributes_of, torch_op
-from distill.export.onnx_graph import LAYERS, leading_to
+from distill.export.onnx_graph import LAYERS, drop_unused, leading_to
 
 LARGEST = 64  # of a weight of 7 bits, see `qdq`
 STEPS = 255  # of an activation
@@ -226,10 +226,7 @@ class FakeQuantised(nn.Module):
             weight = cast(Layer, self.layers[-1]).weight
             rows = weight if attributes_of(nodes[self.names[-1]]).get("transB") else weight.T
             _set_input(written.graph, maps, 1, rows[:, :, None, None])
-        used = {name for node in written.graph.node for name in node.input}
-        kept = [tensor for tensor in written.graph.initializer if tensor.name in used]
-        del written.graph.initializer[:]
-        written.graph.initializer.extend(kept)
+        drop_unused(written.graph)
         return written
 
 

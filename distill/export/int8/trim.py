@@ -12,6 +12,8 @@ from itertools import count
 import onnx
 from onnx import numpy_helper
 
+from distill.export.onnx_graph import drop_unused
+
 ROUNDING = ("QuantizeLinear", "DequantizeLinear")
 
 
@@ -33,10 +35,7 @@ def trim(graph: onnx.GraphProto, source: onnx.GraphProto) -> None:
         fixed = node.input[0] in constants and node.output[0] in convolved
         if fixed and not constants[node.input[2]].any():
             del node.input[2]
-    used = {name for node in graph.node for name in node.input}
-    kept = [tensor for tensor in graph.initializer if tensor.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
+    drop_unused(graph)
     _shorten(graph, {name for node in source.node for name in (*node.input, *node.output)})
 
 
