@@ -236,14 +236,16 @@ class TrainConfig(Options):
     """BatchNorm's statistics in training are over the batches of all processes, on GPUs; else each
     has its own, and the first one's averages are kept. One process has nothing to share.
     """
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    """`sgd` has Nesterov momentum."""
+    optimizer: Literal["adamw", "muon", "sgd"] = "adamw"
+    """`sgd` has Nesterov momentum. `muon` makes steps of matrices and convolutions orthogonal, with
+    rates and decays as of `adamw`, which the other parameters have.
+    """
     lr: Positive = 1e-3
     """Peak learning rate, of the head where `transfer.layer_lr_decay` is below 1."""
     weight_decay: NonNegative = 0.05
     """Not applied to biases, norms and other one-dimensional parameters."""
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
-    """Of `sgd`."""
+    """Of `sgd`; `muon` has 0.95."""
     schedule: Literal["constant", "cosine", "onecycle", "plateau", "step"] = "cosine"
     """Shape after warm-up; `step` multiplies by `step_factor` every `step_epochs`, `plateau` by
     `step_factor` after `plateau_epochs` without a better validation loss.

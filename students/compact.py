@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -51,9 +51,10 @@ class Options(BaseOptions):
     """
     kernel: tuple[Kernel, ...] = (3,)
     """Pixels across of the convolutions of each stage, odd; one value is for all stages."""
-    branches: bool = True
-    """Train each block as three branches; False trains the plain convolution that is deployed
-    either way, in two thirds of the time.
+    branches: Literal["identity"] | bool = True
+    """Train each block as three branches, wide, 1x1 and identity; "identity" leaves out the 1x1,
+    and False trains the plain convolution that is deployed either way. Both take three fifths of
+    the time (benchmarks/LOG.md).
     """
     head_width: Annotated[int, Field(ge=0, le=8192)] = 256
     """Channels of a 1x1 convolution before pooling; 0 for none."""
@@ -69,13 +70,19 @@ class RepBlock(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, channels: int, kernel: int, stride: int, branches: bool
+        self,
+        in_channels: int,
+        channels: int,
+        kernel: int,
+        stride: int,
+        branches: Literal["identity"] | bool,
     ) -> None:
         super().__init__()
         self.wide = _conv_bn(in_channels, channels, kernel if stride < 3 else stride, stride)
-        branches = branches and in_channels > 3 and stride < 3 and kernel > 1
-        self.narrow = _conv_bn(in_channels, channels, 1, stride) if branches else None
-        same = branches and stride == 1 and in_channels == channels
+        several = bool(branches) and in_channels > 3 and stride < 3 and kernel > 1
+        narrow = several and branches != "identity"
+        self.narrow = _conv_bn(in_channels, channels, 1, stride) if narrow else None
+        same = several and stride == 1 and in_channels == channels
         self.identity = nn.BatchNorm2d(channels) if same else None
 
     def forward(self, x: Tensor) -> Tensor:

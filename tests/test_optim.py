@@ -280,6 +280,25 @@ def test_the_optimizer_is_the_one_asked_for(classifier: Classifier) -> None:
     assert {(g["momentum"], g["lr"]) for g in sgd.param_groups} == {(0.8, 0.3)}
 
 
+def test_muon_steps_are_orthogonal_and_as_large_as_adamws(classifier: Classifier) -> None:
+    kernels = {
+        n: p for n, p in classifier.network.named_parameters() if p.ndim == 4 and "stem" not in n
+    }
+    assert kernels
+    before = {name: p.detach().clone() for name, p in kernels.items()}
+    options = TrainConfig(optimizer="muon", lr=0.01, weight_decay=0.0)
+    optimizer = make_optimizer(classifier, options, TransferConfig())
+    set_lr(optimizer, 0.01)
+    classifier(torch.rand(8, 3, 4, 4)).logits.square().sum().backward()
+    optimizer.step()
+    for name, kernel in kernels.items():
+        step = (kernel.detach() - before[name]).flatten(1)
+        strengths = torch.linalg.svdvals(step) / (0.01 * 0.2 * max(step.shape) ** 0.5)
+        # Newton and Schulz's five steps take strengths that are not tiny to about 1, in bf16.
+        assert strengths[0] == pytest.approx(1.0, abs=0.35), name
+        assert (strengths > 0.5).float().mean() > 0.4, name
+
+
 def test_sgd_without_momentum_is_allowed(classifier: Classifier) -> None:
     options = TrainConfig(optimizer="sgd", momentum=0.0)
     assert make_optimizer(classifier, options, TransferConfig()).param_groups

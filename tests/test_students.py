@@ -89,6 +89,7 @@ def test_squeeze_refuses_weights_of_another_network(tmp_path):
     "options",
     [
         {"branches": False},
+        {"branches": "identity"},
         {"stride": [1, 2], "width": [8, 16], "depth": [2, 2]},
         {"stride": [4, 2], "width": [8, 16], "depth": [1, 2], "branches": False},
         {"stride": [4, 2], "width": [8, 16], "depth": [1, 2]},
@@ -105,6 +106,15 @@ def test_every_shape_of_compact_deploys_to_the_same_function(options):
         shipped = deployed(student)
         torch.testing.assert_close(shipped(IMAGES).logits, expected, rtol=1e-4, atol=1e-5)
     assert not [m for m in shipped.network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+
+
+@pytest.mark.parametrize(
+    ("branches", "kinds"), [(True, 2), ("identity", 1), (False, 0)], ids=["all", "identity", "none"]
+)
+def test_blocks_of_compact_train_the_branches_they_are_to(branches, kinds):
+    blocks = build("compact", branches=branches, width=[8, 8], depth=[1, 2]).network.blocks
+    assert (blocks[2].narrow is not None) + (blocks[2].identity is not None) == kinds
+    assert blocks[1].identity is None, "a block that halves the resolution has nothing to add"
 
 
 def test_strides_of_compact_lower_the_resolution():

@@ -118,6 +118,7 @@ class Crash(Exception):
         ("data", {"optimizer": "sgd", "schedule": "plateau", "plateau_epochs": 1}),
         ("data", {"ema_decay": 0.9, "mixup": 0.2, "clip_norm": 1.0, "label_smoothing": 0.1}),
         ("data", {"accumulate": 3, "ema_decay": 0.9}),
+        ("data", {"optimizer": "muon"}),
         ("skewed", {"sampling": "balanced", "focal_gamma": 2.0, "logit_adjustment": 1.0}),
         ("multi_data", {"sampling": "balanced", "class_weights": "effective", "mixup": 0.2}),
     ],
