@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from timm.optim import Muon
 from torch import nn
 
 from distill.config import TrainConfig, TransferConfig
@@ -79,6 +78,8 @@ def make_optimizer(
         momentum = train.momentum
         return torch.optim.SGD(groups, lr=train.lr, momentum=momentum, nesterov=momentum > 0)
     if train.optimizer == "muon":
+        from timm.optim import Muon  # which takes two seconds to import
+
         muon: torch.optim.Optimizer = Muon(groups, lr=train.lr, nesterov=True)
         return muon
     device = next(classifier.parameters()).device.type
