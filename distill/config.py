@@ -294,6 +294,11 @@ class TrainConfig(Options):
     """Views per image that epochs go through where no teacher's logits are cached, `all` being a
     new one each epoch.
     """
+    shift: Fraction = 0.0
+    """Largest shift, as a share of the view's size. In each epoch the student sees a view moved by
+    another distance up to it, and mirrored as often as `views.flip` says; cached answers stay those
+    to the view itself. So few cached views go further.
+    """
     validate_every: Count = 1
     """Epochs between validations; the last epoch is always validated."""
     patience: Annotated[int, Field(ge=0)] = 0

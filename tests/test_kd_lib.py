@@ -124,6 +124,7 @@ def test_a_missing_kd_lib_is_the_users_mistake_and_writes_nothing(
         ("train", "precision", "bf16"),
         ("train", "compile", True),
         ("train", "validate_every", 2),
+        ("train", "shift", 0.1),
         ("cache", "top_k", 3),
         ("transfer", "mode", "head"),
         ("transfer", "freeze_epochs", 1),

@@ -227,6 +227,27 @@ def test_teacher_and_student_see_the_same_view(data, tmp_path):
     assert all(torch.equal(one, other) for one, other in pairs)
 
 
+def test_with_a_shift_a_view_that_comes_again_is_moved_and_otherwise_it_is_not(data, tmp_path):
+    """Of two views, epochs 0 and 2 show the first."""
+
+    def shown(epoch: int, **options) -> dict[int, torch.Tensor]:
+        job = make_job(data, tmp_path, epochs=4, views=2, **options)
+        batches = Trainer(tiny(data), job, World(CPU), None).batches(epoch)
+        return {
+            number: image for b in batches for number, image in zip(b.ids, b.images, strict=True)
+        }
+
+    plain, again = shown(0), shown(2)
+    moved, moved_again = shown(0, shift=0.1), shown(2, shift=0.1)
+    both = sorted({*plain} & {*again})
+    assert len(both) > 20
+    assert all(torch.equal(plain[n], again[n]) for n in both)
+    assert sum(torch.equal(moved[n], moved_again[n]) for n in both) < len(both) / 10
+    assert all(torch.equal(image, moved[n]) for n, image in shown(0, shift=0.1).items())
+    # Mirrored or not, it is of the same picture: its mean colour stays about what it was.
+    assert all((moved[n] - plain[n]).mean(dim=(1, 2)).abs().max() < 0.1 for n in both)
+
+
 def test_a_loss_that_is_not_finite_stops_with_advice_and_keeps_the_last_epoch(data, tmp_path):
     with pytest.raises(RunStopped, match=r"train\.lr"):
         train(data, tmp_path, optimizer="sgd", lr=1e30, epochs=3, warmup_epochs=1.0)

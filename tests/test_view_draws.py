@@ -9,7 +9,13 @@ import torch
 
 from distill.config import ClassViews, Recipe, ViewsConfig
 from distill.data.views.draws import Draws
-from distill.data.views.parameters import blur_radius, check_views, crop_matrices, strengths
+from distill.data.views.parameters import (
+    blur_radius,
+    check_views,
+    crop_matrices,
+    moves,
+    strengths,
+)
 from distill.data.views.pixels import make_views, to_unit
 from distill.errors import UserError
 from distill.recipe import load_recipe, recipe_of, write_toml
@@ -103,6 +109,23 @@ def test_what_a_shift_brings_in_is_the_mirror_image(only: Only) -> None:
     view = make_views(pixels, Fixed(affine=[1.0, 0.5, 0.5]), config, 16, CPU)  # type: ignore[arg-type]
     row = [3, 2, 1, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]
     assert view[0, 0, 0].numpy() * 255 == pytest.approx(row, abs=1e-3)
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_a_motion_shifts_the_finished_view_by_whole_pixels_and_mirrors_it(
+    only: Only, mirrored: bool
+) -> None:
+    """Whatever crop and turn made it: the same points of the stored image are read."""
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 40, 40, 3), dtype=np.uint8)
+    config = only(crop_scale=(0.3, 0.6), rotate_degrees=40.0)
+    draws = Draws(0, np.zeros(1, np.int64), 3)
+    seen = make_views(pixels, draws, config, 32, CPU)[0]
+    # 1 is the largest shift, 4 of 32 pixels; 0.25 half of it the other way.
+    fixed = Fixed(motion=[1.0, 0.25, 0.0 if mirrored else 0.5])
+    motion = moves(fixed, 0.5, 0.125, 32)  # type: ignore[arg-type]
+    moved = make_views(pixels, draws, config, 32, CPU, motion=motion)[0]
+    moved = moved.flip(2) if mirrored else moved
+    torch.testing.assert_close(moved[:, 2:, :-4], seen[:, :-2, 4:], atol=1e-4, rtol=0)
 
 
 def test_the_kernel_reaches_three_of_the_largest_sigma(only: Only) -> None:

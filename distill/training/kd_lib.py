@@ -50,6 +50,7 @@ STRATEGIES = {
 NO_TRAIN = (
     *("mixup", "ema_decay", "label_smoothing", "clip_norm", "class_weights", "patience"),
     *("sampling", "focal_gamma", "logit_adjustment", "accumulate", "compile", "validate_every"),
+    "shift",
 )
 NO_TRANSFER = ("mode", "freeze_epochs")
 TEXT = "KD_Lib.KD.text"

@@ -156,8 +156,7 @@ class Trainer:
 
     def _terms(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
         """The terms of a batch's loss, with their graph."""
-        moment = epoch if batch.repeats is None else epoch + self.train.epochs * batch.repeats
-        draws = Draws(self.job.seed, batch.ids, moment)
+        draws = Draws(self.job.seed, batch.ids, self._moment(epoch, batch.repeats))
         taught = self.teachers(batch) if self.teachers else None
         with self._autocast():
             outputs = self._model(batch.images)
@@ -170,6 +169,10 @@ class Trainer:
             aux = self.objective.label_loss(self._adjusted(outputs.aux), labels, weights)
             terms = {**terms, "loss": terms["loss"] + AUX_WEIGHT * aux, "aux": AUX_WEIGHT * aux}
         return terms
+
+    def _moment(self, epoch: int, repeats: Ids | None) -> int | Ids:
+        """What makes the draws of a step differ from those of the same images at another."""
+        return epoch if repeats is None else epoch + self.train.epochs * repeats
 
     def _paired(self, taught: Taught | None) -> list[tuple[Tensor, Tensor]]:
         """The student's features of the last forward pass, projected, beside each teacher's."""
@@ -219,7 +222,10 @@ class Trainer:
         """Views, labels and label weights; teacher and student both get these images."""
         ids, repeats = picked
         view = (epoch + (0 if repeats is None else repeats)) % self.job.num_views
-        images = self.job.images.augment(pixels, ids, view, self.device)
+        stored, motion = self.job.images, None
+        if self.train.shift > 0:
+            motion = stored.motion(ids, self._moment(epoch, repeats), self.train.shift)
+        images = stored.augment(pixels, ids, view, self.device, motion)
         labels, weights = self._labels(ids)
         share = None
         if self.train.mixup > 0 and len(ids) > 1:

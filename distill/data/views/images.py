@@ -18,7 +18,8 @@ from torch import Tensor
 from distill.config import ViewsConfig
 from distill.data.decode import DECODING_VERSION
 from distill.data.store import Split
-from distill.data.views.draws import Draws, permutation
+from distill.data.views.draws import Draws, Floats, permutation
+from distill.data.views.parameters import moves
 from distill.data.views.pixels import VIEWS_VERSION, make_views
 
 Ids = NDArray[np.int64]
@@ -126,12 +127,31 @@ class TrainingImages:
         return self.augment(self.pixels(ids), ids, number, device)
 
     def augment(
-        self, pixels: NDArray[np.uint8] | Tensor, ids: Ids, number: int | Ids, device: torch.device
+        self,
+        pixels: NDArray[np.uint8] | Tensor,
+        ids: Ids,
+        number: int | Ids,
+        device: torch.device,
+        motion: Floats | None = None,
     ) -> Tensor:
-        """View `number` of images whose pixels are at hand."""
+        """View `number` of images whose pixels are at hand.
+
+        Args:
+            motion: See `make_views`.
+        """
         draws = Draws(self.seed, ids, number)
         labels = self.labels[ids] if self.views.per_class else None
-        return make_views(pixels, draws, self.views, self.size, device, labels, self.classes)
+        return make_views(
+            pixels, draws, self.views, self.size, device, labels, self.classes, motion
+        )
+
+    def motion(self, ids: Ids, step: int | Ids, shift: float) -> Floats:
+        """How each image's view is moved at a step, by `shift` of its size at most.
+
+        Returns:
+            `(batch, 2, 3)`, for `augment`.
+        """
+        return moves(Draws(self.seed, ids, step), self.views.flip, shift, self.size)
 
     def probe(self, pixels: NDArray[np.uint8]) -> Tensor:
         """View 0 of made-up images of the stored size, one after another of each class.

@@ -98,6 +98,31 @@ def crop_matrices(draws: Draws, config: ViewsConfig, size: int) -> Floats:
     return theta
 
 
+def moves(draws: Draws, flip: float, shift: float, size: int) -> Floats:
+    """Mirror images and shifts by whole pixels, as maps from output to input in [-1, 1].
+
+    Args:
+        flip: Probability of a mirror image.
+        shift: Largest shift in each direction, as a share of `size`, a view's height and width.
+
+    Returns:
+        `(batch, 2, 3)`.
+    """
+    u = draws.uniform("motion", 3)
+    theta = np.zeros((len(u), 2, 3))
+    theta[:, 0, 0] = np.where(u[:, 2] < flip, -1.0, 1.0)
+    theta[:, 1, 1] = 1.0
+    theta[:, :, 2] = 2.0 * np.rint(shift * size * (2.0 * u[:, :2] - 1.0)) / size
+    return theta
+
+
+def composed(first: Floats, then: Floats) -> Floats:
+    """The affine map `(batch, 2, 3)` that reads what `first` gives through `then`."""
+    result = first[:, :, :2] @ then
+    result[:, :, 2] += first[:, :, 2]
+    return result
+
+
 def colour_maps(draws: Draws, strength: Strengths) -> tuple[Floats, Floats]:
     """Brightness, contrast, saturation and hue as one affine map of RGB per image.
 

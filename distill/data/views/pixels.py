@@ -43,6 +43,7 @@ def make_views(
     device: torch.device,
     labels: Ints | None = None,
     classes: Sequence[str] = (),
+    motion: Floats | None = None,
 ) -> Tensor:
     """Augmented views of a batch.
 
@@ -53,13 +54,17 @@ def make_views(
         labels: Class indices `(batch,)`, -1 for an image without one; needed where
             `config.per_class` has entries.
         classes: Names of the classes, by index.
+        motion: Affine maps `(batch, 2, 3)` that the finished crops are seen through, see `moves`.
 
     Returns:
         float32 `(batch, 3, size, size)` in [0, 1].
     """
     strength = parameters.strengths(config, labels, classes)
     stored = torch.tensor(pixels) if isinstance(pixels, np.ndarray) else pixels
-    views = _resample(to_device(stored, device), crop_matrices(draws, config, size), size)
+    theta = crop_matrices(draws, config, size)
+    if motion is not None:
+        theta = parameters.composed(theta, motion)
+    views = _resample(to_device(stored, device), theta, size)
     views = _recolour(views, *parameters.colour_maps(draws, strength))
     hit, sigma = parameters.blurred(draws, strength)
     if len(hit):  # only these pay
