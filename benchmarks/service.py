@@ -31,7 +31,7 @@ from distill.benchmarks.service_rows import OURS, medians, ratios, rows_of
 from distill.benchmarks.service_targets import TARGETS, Setting
 from distill.environment import environment
 from distill.errors import DistillError, UserError
-from distill.files import atomic, write_json
+from distill.files import write_json, write_text
 from distill.progress import Progress
 from distill.recipe import check_table
 from distill.report.table import show
@@ -135,8 +135,7 @@ def main(arguments: list[str]) -> int:
     print("\n".join(closing_lines(report)))
     if options.out:
         write_json(options.out, report.to_json())
-        with atomic(options.out.with_suffix(".md")) as temporary:
-            temporary.write_text(markdown(report), "utf-8")
+        write_text(options.out.with_suffix(".md"), markdown(report))
     return 0
 
 

@@ -49,13 +49,13 @@ class Pasted:
     number: int
 
 
-def made_frames(data: Path, frames: int, seed: int = 0) -> Iterator[tuple[Pixels, list[Pasted]]]:
+def made_frames(data: Path, frames: int) -> Iterator[tuple[Pixels, list[Pasted]]]:
     """A video, and what is in it.
 
     Args:
-        data: Class folders of photographs; they are drawn by the seed.
+        data: Class folders of photographs, of which the same ones are drawn each time.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     classes = sorted(folder for folder in data.iterdir() if folder.is_dir())
     files = {folder: rng.permutation(sorted(folder.glob("*.jpg"))) for folder in classes}
     noise = rng.integers(0, 256, (SIZE[1] // 40, SIZE[0] // 20, 3), np.uint8)

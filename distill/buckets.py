@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.errors import UserError
-from distill.files import atomic, downloads
+from distill.files import downloads, write_bytes
 from distill.storage import Stamp, is_of_bucket, reached, stamp_of, unknown_protocol
 
 
@@ -43,8 +43,7 @@ class Folder:
 
     def write(self, name: str, content: bytes) -> None:
         """Makes a file, whatever was there."""
-        with atomic(self.path / name) as temporary:
-            temporary.write_bytes(content)
+        write_bytes(self.path / name, content)
 
     def create(self, name: str, content: bytes) -> bool:
         """Makes a file unless there is one; whether it did."""
@@ -140,8 +139,7 @@ class Bucket:
         content = self.read(name)
         if content is None:
             return False
-        with atomic(file) as temporary:
-            temporary.write_bytes(content)
+        write_bytes(file, content)
         return True
 
     def _reached(self, name: str) -> contextlib.AbstractContextManager[None]:

@@ -421,7 +421,7 @@ class ExportConfig(Options):
     made in any case.
     """
     student: Name = "best"
-    """Name of the student; `best` is the best on validation among the last links."""
+    """Name of the student; `best` is the best on validation of those that teach no other."""
     license: str = ""
     """Licence of the shipped file, as an SPDX identifier, written into its metadata."""
     data_license: str = ""
@@ -544,8 +544,8 @@ class Recipe(Options):
     seed: Seed = 0
     """Of splits, shuffles, views, noise and random starts."""
     seeds: Annotated[int, Field(ge=0, le=100)] = 0
-    """Pairs of each student and the same one alone, of a seed each, for the verdict whether a
-    teacher helps; 0 trains no student alone. Splits and teachers stay.
+    """How many seeds each student is trained with, each time beside the same student alone, for the
+    verdict whether a teacher helps; 0 trains no student alone. Splits and teachers stay.
     """
     also: Annotated[tuple[str, ...], Words] = ()
     """Labelled images from elsewhere, read as `--data` is, that every model of the table is scored
@@ -595,9 +595,9 @@ class Recipe(Options):
             key = self.key(run)
             if run.name in known:
                 raise ValueError(f"{key}.name: two runs are named {run.name!r}, give each its own")
-            named = [("start", run.start or "best"), *(("teachers", name) for name in run.teachers)]
-            for option, other in named:
-                if other not in ("best", *known):
+            started = [("start", run.start)] if run.start else []
+            for option, other in (*started, *(("teachers", name) for name in run.teachers)):
+                if other not in known and (option, other) != ("teachers", "best"):
                     what = f"{other!r} is none of the earlier runs {known}"
                     raise ValueError(f"{key}.{option}: {what}")
             known.append(run.name)

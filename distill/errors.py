@@ -46,6 +46,7 @@ class NotFinite(RunStopped):
 
 
 MOVING = ("Cc", "Cf", "Zl", "Zp")  # categories of characters that are obeyed, not shown
+LONGEST = 160  # characters of somebody else's message
 HARMLESS = "\u200c\u200d"  # joiners, of Indic scripts and of emoji
 
 
@@ -67,10 +68,10 @@ def unprintable(text: str) -> bool:
     return printable(text) != text or any("\ud800" <= c <= "\udfff" for c in text)
 
 
-def first_line(error: BaseException, most: int = 160) -> str:
+def first_line(error: BaseException) -> str:
     """What an error of somebody else's says first; its type where it says nothing."""
     said = (str(error).strip().splitlines() or [""])[0]
-    return said[:most] if said else type(error).__name__
+    return said[:LONGEST] if said else type(error).__name__
 
 
 def is_short_of_memory(error: BaseException) -> bool:

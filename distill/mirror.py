@@ -150,7 +150,7 @@ def mirror_of(path: Path) -> Mirror | None:
 
 
 def publish(folder: Path) -> None:
-    """Puts what changed in a folder where it is kept, if that is not here."""
+    """Puts what changed in a folder where it is kept, if it mirrors a bucket."""
     if (mirror := mirror_of(folder)) is not None:
         below = folder.relative_to(mirror.folder).as_posix()
         mirror.push("" if below == "." else f"{below}/")

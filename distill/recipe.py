@@ -27,6 +27,7 @@ from distill.errors import UserError, alike, did_you_mean
 Table = dict[str, Any]
 ModelT = TypeVar("ModelT", bound=BaseModel)
 KindT = TypeVar("KindT")
+NAMED = re.compile(r"^[^=]*\b(model|strategy)\.name\s*=")
 ROLES = {"teacher": "teachers", "student": "students"}
 FOLDERS = "DISTILLATE_MODULES"  # environment variable that hands them on
 BARE = re.compile(r"[A-Za-z0-9_-]+")  # a key that TOML has without quotes
@@ -318,10 +319,12 @@ def set_options(table: Table, overrides: Iterable[str]) -> None:
     """Puts overrides into a table of `read_table`, see `set_option`.
 
     The only run of its role that they give another model is called by that, unless they name it.
+    Options of another model or strategy than before are those that are given here.
     """
     runs = [(role, run) for role in ROLES.values() for run in table.get(role, [])]
     before = [(run.get("name"), _model_of(run)) for _, run in runs]
-    for override in overrides:
+    # What a network or a strategy is comes first: its options are of that one.
+    for override in sorted(overrides, key=lambda override: not NAMED.search(override)):
         set_option(table, override)
     changed = [
         (role, run)
@@ -353,6 +356,8 @@ def set_option(table: Table, override: str) -> None:
         raise UserError(f"{key} is a table", "override", f"write {key}.KEY=VALUE")
     if parts[0] in ROLES:
         targets = table[ROLES[parts[0]]]
+        if not targets:
+            raise UserError(f"the recipe has no {parts[0]}", key, "leave it out, or add one")
         parts = parts[1:]
     elif parts[0] in ROLES.values() and len(parts) > 2:
         runs = {run.get("name"): run for run in table[parts[0]]}
@@ -369,6 +374,10 @@ def set_option(table: Table, override: str) -> None:
             if not isinstance(target, dict):
                 hint = "see `distill options` for the keys that there are"
                 raise UserError(f"{part!r} is a value, not a table", key, hint)
+        if NAMED.search(override) and target.get("name", value) != value:
+            target.pop("options", None)
+            if parts[-2] == "strategy":
+                target.clear()
         if isinstance(target.get(parts[-1]), dict) and not isinstance(value, dict):
             named = "name" if parts[-1] in ("model", "strategy") else "KEY"
             raise UserError(f"{key} is a table", "override", f"write {key}.{named}={text.strip()}")

@@ -81,7 +81,7 @@ def test_teachers_one_by_one_and_from_a_random_start(recipe):
 
 
 def test_wishes_name_values_and_keys(recipe):
-    wishes = ["temperature=1,4.0,9", "train.lr=1e-2", "epochs=3"]
+    wishes = ["temperature=1,4.0", "train.lr=1e-2", "temperature=9", "epochs=3"]
     found = make_ablation(recipe(), wishes, 2, False)
     assert tried(found) == {"temperature": ["1", "9"], "train.lr": ["1e-2"], "epochs": ["3"]}
     names = [run.name for run in found.recipe.students]

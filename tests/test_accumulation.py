@@ -106,6 +106,19 @@ def test_the_gradient_is_that_of_one_large_batch(data, tmp_path, strategy):
             torch.testing.assert_close(weights[name], value, msg=name)
 
 
+def test_two_processes_mix_images_as_one_does(data, tmp_path):
+    """A run may go on with another number of them."""
+    trainer = trainer_of(data, tmp_path, mixup=0.4)
+    one = list(trainer.batches(0))
+    of_each = []
+    for rank in range(2):
+        trainer.world = World(CPU, rank, 2)
+        of_each.append(list(trainer.batches(0)))
+    of_two = [batch for both in zip(*of_each, strict=True) for batch in both]
+    assert len({batch.share for batch in one}) > 2
+    assert [batch.share for batch in of_two] == [batch.share for batch in one[: len(of_two)]]
+
+
 def test_labels_with_weights_are_weighed_within_their_batch(skewed, tmp_path):
     """As between processes: the step is the mean of weighted means, each batch counting alike."""
     trainer = trainer_of(skewed, tmp_path, class_weights="balanced", lr=1e-30)

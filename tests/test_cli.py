@@ -20,6 +20,7 @@ from distill.data.sources._tables import read_table
 from distill.errors import UserError
 from distill.files import read_json, verify_manifest
 from distill.pipeline import evaluate as evaluate_module
+from distill.pipeline.stages import place_of
 from distill.registry import names_in, summaries
 from distill.runtime.predict import Predictor
 from distill.training import run_log
@@ -499,6 +500,37 @@ def test_find_lr_writes_a_plot_and_a_suggestion(recipe, photos, distill, tmp_pat
     found = json.loads(out.splitlines()[-1])["teacher"]
     assert 1e-6 <= found["suggested_lr"] <= 1.0
     assert Image.open(found["plot"]).size[0] > 300
+
+
+def test_a_dry_run_of_range_tests_writes_nothing(recipe, photos, distill, tmp_path):
+    command = ("teacher", recipe, "--data", photos, "--out", tmp_path / "out", "--find-lr")
+    status, out, _ = distill(*command, "--dry-run", "--json")
+    assert status == 0
+    assert json.loads(out.splitlines()[-1]) == {"plan": ["range test of teacher"]}
+    assert not (tmp_path / "out").exists()
+
+
+def test_results_do_not_go_among_the_pictures(recipe, photos, distill):
+    """They did, and the command that was to continue took them for a class."""
+    inside = Path(photos) / "runs" / "mine"
+    status, _, err = distill("run", recipe, "--data", photos, "--out", inside)
+    assert (status, len(err.splitlines())) == (2, 1)
+    assert "lies among the pictures" in err
+    assert not inside.exists()
+
+
+def test_a_place_is_where_it_was_when_it_was_named(tmp_path, monkeypatch):
+    """`.` is a folder wherever a command is started."""
+    for name in ("photos", "elsewhere/photos"):
+        (tmp_path / name).mkdir(parents=True)
+    there = str(tmp_path / "photos")
+    monkeypatch.chdir(tmp_path)
+    assert place_of("photos", there) == "photos"
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert place_of("photos", there) == there
+    assert place_of(".", there) == there
+    assert place_of("hf:a/b", None) == "hf:a/b"
+    assert place_of("photos", str(tmp_path / "gone")) == "photos"
 
 
 @pytest.mark.parametrize(

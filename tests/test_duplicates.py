@@ -16,7 +16,6 @@ from distill.data.audit.duplicates import (
     components,
     copy_groups,
     exact_pairs,
-    group_names,
     join_groups,
     near_pairs,
 )
@@ -359,12 +358,9 @@ def test_joined_groups_hold_every_grouping() -> None:
         assert join_groups(names, joint, *groupings) == joint
 
 
-def test_group_names_join_copies_and_what_the_source_says() -> None:
+def test_unreadable_images_are_copies_of_nothing() -> None:
     prints = look([face(0), jpeg(face(0)), face(1), face(2), b"x", b"x"])
-    assert grouping(group_names(prints, [None] * 6)) == grouping(["0", "0", "2", "3", "4", "5"])
-    given = [None, "p", "p", None, "q", "q"]
-    # Unreadable images are groups of their own, whatever the source says.
-    assert group_names(prints, given) == ["0000", "0000", "0000", "0003", "0004", "0005"]
+    assert copy_groups(prints) == ["0000", "0000", "0002", "0003", "0004", "0005"]
 
 
 def test_features_find_what_pixels_miss_and_take_nothing_away() -> None:

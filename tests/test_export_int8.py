@@ -497,6 +497,19 @@ def test_a_file_that_gains_nothing_ends_the_search():
     assert asked == [("minmax-0.onnx", 7)]
 
 
+def test_integers_throughout_that_are_too_large_end_the_search():
+    """Other ranges and other weights take as many bytes."""
+    known, asked = judge_by({})
+
+    def judge(step: Step, file: Path, layers: list[str]) -> Step:
+        return known(step, file, layers).model_copy(update={"size_bytes": 320_000})
+
+    assert escalate(Fake(can_distil=True), judge, most_kb=310.0)[1] is None
+    assert asked == [("minmax-0.onnx", 7)]
+    escalate(Fake(can_distil=True), judge, most_kb=320.0)
+    assert len(asked) > 8
+
+
 def test_training_comes_last_and_starts_from_the_best_ranges():
     judge, asked = judge_by({"percentile-0": 1.0, "percentile-distilled": 0.1})
     steps, file = escalate(Fake(can_distil=True), judge)

@@ -1,5 +1,6 @@
 """Strategy `feature`: pooled features from the head's door to the cache, the loss and a resume."""
 
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -83,6 +84,16 @@ def test_features_are_what_the_head_is_given(data, name, width):
     classifier(torch.rand(2, 3, 32, 32))
     with pytest.raises(AssertionError, match="no forward pass"):
         tap.take()
+
+
+def test_nothing_of_a_forward_pass_stays_behind(data):
+    """A head's own dropout did, and a network with a graph cannot be copied."""
+    model = ModelConfig(name="torchvision/squeezenet1_1")
+    classifier = build_classifier(model, data.classes, data.spec).train()
+    tap = FeatureTap(classifier)
+    classifier(torch.rand(2, 3, 32, 32))
+    tap.take()
+    copy.deepcopy(classifier)
 
 
 def test_features_are_those_before_dropout(data):

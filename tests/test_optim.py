@@ -9,10 +9,12 @@ from torch import nn
 
 from distill.config import TrainConfig, TransferConfig
 from distill.data.decode import InputSpec
+from distill.errors import UserError
 from distill.models.classifier import Classifier, Contract
 from distill.models.layers import layer_group_of
 from distill.training.optim import (
     Schedule,
+    check_optimizer,
     first_trained_group,
     make_optimizer,
     parameter_groups,
@@ -297,6 +299,16 @@ def test_muon_steps_are_orthogonal_and_as_large_as_adamws(classifier: Classifier
         # Newton and Schulz's five steps take strengths that are not tiny to about 1, in bf16.
         assert strengths[0] == pytest.approx(1.0, abs=0.35), name
         assert (strengths > 0.5).float().mean() > 0.4, name
+
+
+def test_a_timm_without_muon_is_told_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    import timm.optim
+
+    check_optimizer(TrainConfig(optimizer="muon"))
+    monkeypatch.delattr(timm.optim, "Muon")
+    check_optimizer(TrainConfig())
+    with pytest.raises(UserError, match="no Muon"):
+        check_optimizer(TrainConfig(optimizer="muon"))
 
 
 def test_sgd_without_momentum_is_allowed(classifier: Classifier) -> None:

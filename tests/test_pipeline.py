@@ -23,13 +23,14 @@ from distill.files import (
 )
 from distill.models.inference import predict_logits
 from distill.pipeline import experiment as experiment_module
-from distill.pipeline import jobs
+from distill.pipeline import jobs, runs
 from distill.pipeline import train as pipeline
+from distill.pipeline.bench import opponent_file
 from distill.pipeline.experiment import Experiment, write_description
 from distill.pipeline.jobs import load_job, load_teacher, tolerance
 from distill.pipeline.lr_finder import find_lr
 from distill.pipeline.plan import check_plugins
-from distill.pipeline.runs import all_runs, has_self_teacher, taught_by
+from distill.pipeline.runs import all_runs, chosen_student, has_self_teacher, taught_by
 from distill.progress import Progress
 from distill.training.precision import resolve_precision
 from distill.training.run_directory import open_run
@@ -270,6 +271,25 @@ def test_a_student_without_anybody_to_teach_it_is_refused_at_once():
         check_plugins(Recipe(students=(config("s", "vanilla"),)))
 
 
+def test_nobody_to_teach_is_told_before_anything_is_trained():
+    student = config("s", "vanilla", teachers=())
+    with pytest.raises(UserError, match="nobody to teach"):
+        check_plugins(Recipe(teachers=(config("t"),), students=(student,)))
+    student = config("s", "vanilla", teachers=("best", "t"))
+    with pytest.raises(UserError, match="nobody to teach"):
+        check_plugins(Recipe(students=(config("t"), student)))
+
+
+def test_a_student_that_teaches_another_is_not_the_one_that_ships(monkeypatch):
+    """Of a large assistant and a small student the large one was shipped, as it scored higher."""
+    chain = (config("assistant"), config("small", "vanilla", teachers=("assistant",)))
+    experiment = make_experiment(Path("out"), Recipe(students=(*chain, config("other"))))
+    asked: list[list[str]] = []
+    monkeypatch.setattr(runs, "best_run", lambda _, names: asked.append(names) or names[0])
+    assert chosen_student(experiment) == "other"
+    assert asked == [["other", "small"]]
+
+
 def test_a_weights_file_that_is_not_there_is_refused_at_once():
     model = SMALL.model_copy(update={"pretrained": "/no/such/file.safetensors"})
     run_config = config("t").model_copy(update={"model": model})
@@ -284,6 +304,21 @@ def test_a_start_of_another_network_is_refused_at_once():
     with pytest.raises(UserError, match=r"'a' is another network: .* does not fit"):
         check_plugins(Recipe(students=(config("a"), second)))
     check_plugins(Recipe(students=(config("a"), config("b", start="a"))))
+
+
+def test_an_opponent_that_there_is_not_is_told_before_anything_is_trained():
+    """It was told after training and export, and there was no table."""
+    check_plugins(Recipe(bench=BenchConfig(opponents=("timm/resnet18",))))
+    with pytest.raises(UserError, match="resnet5") as caught:
+        check_plugins(Recipe(bench=BenchConfig(opponents=("timm/resnet5",))))
+    assert caught.value.where == "bench.opponents"
+
+
+def test_networks_of_one_name_have_files_of_their_own():
+    """The later one was written over the earlier one, and was timed under both names."""
+    taken = ["student.int8.onnx", opponent_file("timm/resnet50", [])]
+    assert taken[1] == "resnet50.onnx"
+    assert opponent_file("torchvision/resnet50", taken) == "torchvision-resnet50.onnx"
 
 
 def test_features_of_one_image_at_a_time_are_refused_at_once():

@@ -10,15 +10,17 @@ import pytest
 import torch
 from PIL import Image
 
-from distill.config import DataConfig, Recipe
+from distill.config import DataConfig, Recipe, RunConfig
+from distill.data.prepare import input_spec
 from distill.data.sources import Item, Source
 from distill.errors import UserError
 from distill.files import read_json
+from distill.models.classifier import Classifier, build_classifier
 from distill.pipeline.plan import check_plugins
 from distill.planner import plan as plan_module
 from distill.planner.facts import Facts, look, sample, split_counts
 from distill.planner.forecast import forecast
-from distill.planner.pace import Pace, load, take_pace
+from distill.planner.pace import Pace, take_pace
 from distill.planner.plan import Draft, at_size, describe, make_plan, open_draft
 from distill.planner.preset import Amount, preset_names, read_preset
 from distill.planner.request import Request
@@ -77,6 +79,28 @@ def test_few_images_are_seen_in_more_views():
     assert [views_of(images, 60, 8) for images in (20, 42, 221, 2100)] == [60, 48, 10, 8]
     assert views_of(2100, 60, 16) == 16
     assert views_of(42, 6, 8) == 6
+
+
+def test_images_without_labels_count_for_students(draft, tiny_preset):
+    """A plan was made as if there were none: 102 s for what took two hours."""
+    preset, table = read_preset("balanced")
+    few, many = (scheduled(table, preset, 140, 1.0, more) for more in (0, 50_000))
+    assert few["teachers"] == many["teachers"]
+    (student,) = many["students"]
+    assert student["train"]["batch_size"] > few["students"][0]["train"]["batch_size"]
+    assert student["train"]["epochs"] == preset.student.epochs[0]
+    one, other = (replace(draft(600), unlabelled=more) for more in (0, 5_000))
+    paces = one.measure(64)
+    seconds = [d.forecast(d.recipe(64), paces).seconds["student"] for d in (one, other)]
+    assert seconds[1] > 5 * seconds[0]
+
+
+def test_what_does_not_run_takes_no_time(draft):
+    with_all, without = draft(60), replace(draft(60), stages=("check", "teacher", "student"))
+    paces = with_all.measure(64)
+    assert "bench" in with_all.forecast(with_all.recipe(64), paces).seconds
+    found = without.forecast(without.recipe(64), paces).seconds
+    assert list(found) == ["check", "teacher", "student"]
 
 
 def test_a_schedule_leaves_alone_what_is_set(tiny_preset):
@@ -258,6 +282,11 @@ def test_given_splits_are_counted_and_missing_ones_taken_from_train():
     assert anew == {"train": 70, "val": 15, "test": 15}
 
 
+def network(config: RunConfig, recipe: Recipe, classes: tuple[str, ...]) -> Classifier:
+    spec = input_spec(recipe.data)
+    return build_classifier(config.model, classes, spec, task=recipe.data.task)
+
+
 def test_pace_is_of_the_loop_that_trains(tiny_preset, monkeypatch):
     monkeypatch.setattr("distill.planner.pace.SECONDS", 0.01)
     preset, table = read_preset("balanced", ["data.size=16"])
@@ -266,7 +295,7 @@ def test_pace_is_of_the_loop_that_trains(tiny_preset, monkeypatch):
         data = recipe.data.model_copy(update={"task": task})
         one = recipe.model_copy(update={"data": data})
         config = recipe.students[0]
-        pace = take_pace(load(config, data, ("a", "b", "c")), config, one, CPU)
+        pace = take_pace(network(config, one, ("a", "b", "c")), config, one, CPU)
         assert all(value > 0 for value in pace)
         assert pace.validate < pace.train
 
@@ -279,7 +308,7 @@ def test_networks_of_more_classes_than_images_of_noise_are_timed(tiny_preset, mo
     preset, table = read_preset("balanced", ["data.size=16", *weighed])
     recipe = check_table(Recipe, scheduled(table, preset, 140, 1.0), "test")
     config, classes = recipe.students[0], tuple(f"c{number:03}" for number in range(300))
-    assert take_pace(load(config, recipe.data, classes), config, recipe, CPU).train > 0
+    assert take_pace(network(config, recipe, classes), config, recipe, CPU).train > 0
 
 
 @pytest.mark.parametrize("name", preset_names())

@@ -210,6 +210,23 @@ def test_overrides(write: Write) -> None:
     assert load_recipe(file, ["seed=1", "data.size=64", "seed=2"]).seed == 2
 
 
+def test_options_of_another_strategy_or_model_go_with_it(write: Write) -> None:
+    """They were refused as options that nobody had set."""
+    file = write(
+        "[student]\nmodel = {name = 'compact', options = {width = [8, 8]}}\n"
+        "strategy = {name = 'vanilla', temperature = 3.0}\n"
+    )
+    (student,) = load_recipe(file, ["student.strategy.name=supervised"]).students
+    assert student.strategy.options == {}
+    given = ["student.strategy.kd_weight=0.5", "student.strategy.name=noisy_teacher"]
+    (student,) = load_recipe(file, given).students  # in either order
+    assert student.strategy.options == {"kd_weight": 0.5}
+    (student,) = load_recipe(file, ["student.model.name=timm/resnet18"]).students
+    assert student.model.options == {}
+    (student,) = load_recipe(file, ["student.strategy.name=vanilla"]).students
+    assert student.strategy.options == {"temperature": 3.0}
+
+
 def test_an_override_that_cannot_be(write: Write) -> None:
     file = write(TWO)
     for override, *words in (
@@ -234,6 +251,7 @@ def test_an_override_that_cannot_be(write: Write) -> None:
         ("export.student=zz", "export.student: 'zz'"),
         ("export.thresholds=f1", "export.thresholds: 'f1'", "data.task=single"),
         ("students.short.start=xx", "students.short.start: 'xx'"),
+        ("students.short.start=best", "students.short.start: 'best'"),
         ("students.short.teachers=['xx']", "students.short.teachers: 'xx'"),
         ("teacher.name=a", "teachers.a.name: two runs"),
         # Values of the wrong kind are no traceback.
@@ -242,6 +260,11 @@ def test_an_override_that_cannot_be(write: Write) -> None:
         ("seed=2024-01-01",),
     ):
         refused(file, *words, overrides=[override])
+
+
+def test_an_override_of_a_role_that_has_no_run(write: Write) -> None:
+    file = write("[student]\nmodel.name = 'compact'\n")
+    refused(file, "no teacher", "teacher.trian.epochs", overrides=["teacher.trian.epochs=5"])
 
 
 def test_write_toml_is_read_back_to_the_same(write: Write, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """`distill sweep`: what is read of the command line, which trials follow, what comes of them."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from small_recipe import RECIPE
@@ -121,6 +122,13 @@ def test_optuna_asks_the_same_after_it_was_stopped():
         assert again.ask() == asked[stopped][0]
 
 
+def test_a_recipe_without_students_has_nothing_to_sweep(mine):
+    sweep = sweep_of(mine, "train.lr=1e-3,1e-2")
+    none = sweep.recipe.model_copy(update={"students": ()})
+    with pytest.raises(UserError, match="no student"):
+        plan_sweep(replace(sweep, recipe=none))
+
+
 @pytest.mark.parametrize(
     ("wishes", "words"),
     [
@@ -163,7 +171,9 @@ def test_long_names_are_cut_and_stay_apart(mine):
 def test_the_command_keeps_trials_and_makes_the_best_a_recipe(tmp_path, mine, photos, distill):
     """A loss that stops being finite ends a trial, not the sweep; nothing is trained twice."""
     out = tmp_path / "out"
-    command = ("sweep", mine, "--data", photos, "--out", out, "train.lr=1e-2,1e30", "--seeds", 2)
+    named = f"export.student={load_recipe(mine).students[0].name}"  # which the best replaces
+    options = ("train.lr=1e-2,1e30", named, "--seeds", 2)
+    command = ("sweep", mine, "--data", photos, "--out", out, *options)
     status, said, err = distill(*command, "--json")
     assert status == 0, err
     record = read_json(out / "sweep.json")

@@ -13,7 +13,13 @@ from distill.errors import UserError
 from distill.models import Contract
 from distill.scoring.tasks import task_of
 from distill.training.run_directory import FinishedRun
-from distill.training.selection import check_task, chosen_score, validation_row, worth
+from distill.training.selection import (
+    check_classes,
+    check_task,
+    chosen_score,
+    validation_row,
+    worth,
+)
 
 SINGLE = {"top1": 90.0, "macro_f1": 80.0, "macro_recall": 70.0, "worst_recall": 60.0, "nll": 0.5}
 MULTI = {"map": 90.0, "macro_f1": 80.0, "micro_f1": 70.0, "exact_match": 60.0, "nll": 0.5}
@@ -74,6 +80,21 @@ def test_a_strategy_that_compares_all_logits_refuses_a_cache_of_some() -> None:
     check_task(config("logit_standardisation"), "single")
     check_task(config("logit_standardisation", cache=CacheConfig(top_k=2, use=False)), "single")
     check_task(config("vanilla", cache=few), "single")
+
+
+@pytest.mark.parametrize(
+    ("changed", "count", "where"),
+    [
+        (config("logit_standardisation"), 2, "student.strategy.name"),
+        (config(cache=CacheConfig(top_k=3)), 3, "student.cache.top_k"),
+    ],
+)
+def test_too_few_classes_are_refused(changed, count, where) -> None:
+    """They were told of when the student began, and its teachers had been trained."""
+    check_classes(changed, count + 1, "student")
+    with pytest.raises(UserError, match=f"{count} classes") as caught:
+        check_classes(changed, count, "student")
+    assert caught.value.where == where
 
 
 @pytest.mark.parametrize("select", ["auto", *task_of("single").scores, "loss"])

@@ -32,7 +32,7 @@ from distill.progress import Progress
 from distill.strategies.objective import SOFTMAX, Sigmoid, make_objective
 from distill.teaching.answers import Answers, Teacher
 from distill.teaching.cache import CacheReader, Shard, complete_views
-from distill.teaching.cache_build import build_shard, verify_cache
+from distill.teaching.cache_build import build_shard, by_value, verify_cache
 from distill.teaching.cache_check import code_versions
 from distill.teaching.cache_identity import open_cache, weights_sha256
 from distill.teaching.claims import Claims
@@ -432,6 +432,17 @@ def test_verify_finds_logits_that_the_teacher_did_not_say(data, tmp_path):
     np.save(cache.folder / shard.file_name, said)
     with pytest.raises(UserError, match="changed since it was written"):
         verify_cache(cache, model, job.images, CPU)
+
+
+def test_near_ties_of_kept_logits_compare_as_equal():
+    """Other kernels kept the other of two classes, and the cache was told to be damaged."""
+    said = Answers(torch.tensor([[5.0, 3.0, 3.0 - 1e-4, 0.0]]))
+    one = Answers(torch.tensor([[5.0, 3.0, 1.0, 1.0]]))
+    other = Answers(torch.tensor([[5.0, 1.0, 3.0 - 1e-4, 1.0]]))
+    tied = (by_value(answers, said).logits for answers in (one, other))
+    torch.testing.assert_close(*tied, atol=1e-3, rtol=0)
+    wrong = Answers(torch.tensor([[5.0, 1.0, 1.0, 3.0]]))  # of a class that has 0
+    assert (by_value(wrong, said).logits - by_value(one, said).logits).abs().max() > 1.0
 
 
 def test_no_room_is_said_before_anything_is_computed(data, tmp_path, monkeypatch):

@@ -1,18 +1,22 @@
 """Thresholds by hand, against trying them all, and the properties that make them worth having."""
 
 import json
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
 from distill.config import DataConfig, ExportConfig, Recipe
+from distill.data.decode import InputSpec
 from distill.errors import UserError
+from distill.runtime.session import _Metadata
 from distill.scoring.metrics import answered, sigmoid, softmax
 from distill.scoring.thresholds import (
     ABOVE_ALL,
     at_accuracy,
     at_false_positive_rate,
+    check_accuracy_rule,
     coverage_curve,
     cuts,
     images_needed,
@@ -131,7 +135,21 @@ def test_if_need_be_a_threshold_is_above_every_score() -> None:
     scores, labels = column(1.0, 0.9), column(0, 1).astype(int)
     (threshold,) = at_false_positive_rate(scores, labels, 0.0)
     assert threshold > 1.0
-    assert not (scores.astype(np.float32) >= np.float32(json.loads(json.dumps(threshold)))).any()
+    kept = json.loads(json.dumps(float(threshold)))
+    assert not (scores.astype(np.float32) >= np.float32(kept)).any()
+    spec = InputSpec(height=8, width=8).model_dump()
+    record = {"names": ["a"], "task": "multi", "input_spec": spec, "thresholds": {"a": kept}}
+    assert _Metadata.model_validate(record).thresholds == {"a": kept}  # a file may have it
+
+
+@pytest.mark.parametrize(("images", "enough"), [(298, False), (299, True)])
+def test_too_few_validation_images_for_an_accuracy_are_told_before_training(
+    images: int, enough: bool
+) -> None:
+    config = ExportConfig(thresholds="accuracy", min_accuracy=99.0)
+    check_accuracy_rule(ExportConfig(), "single", images)
+    with nullcontext() if enough else pytest.raises(UserError, match="299 validation images"):
+        check_accuracy_rule(config, "single", images)
 
 
 def test_accuracy_by_hand() -> None:

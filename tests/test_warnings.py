@@ -97,6 +97,11 @@ def test_a_teacher_no_better_than_the_commonest_class_is_named() -> None:
     assert "33.33" in found[0][1]
 
 
+def test_test_images_of_one_class_say_nothing_of_a_teacher() -> None:
+    found = said({"t": np.zeros(60, int)}, np.zeros(60, int))
+    assert "teacher_learned_nothing" not in [kind for kind, _ in found]
+
+
 def test_few_images_say_what_a_score_can_be_worth() -> None:
     """1.96 standard errors of a half of 25 images are 19.6 points."""
     labels = np.repeat([0, 1, 2], [13, 10, 2])

@@ -86,16 +86,13 @@ def find_engines(names: Sequence[str]) -> dict[str, EngineModule]:
     return {name: find_engine(name) for name in requested}
 
 
-def find_engine(name: str, where: str = "bench.engines") -> EngineModule:
+def find_engine(name: str) -> EngineModule:
     """The engine of a name or of a dotted module.
-
-    Args:
-        where: What the error names.
 
     Raises:
         UserError: There is none.
     """
-    module: Any = find_module(FOLDER, name, where, "load")
+    module: Any = find_module(FOLDER, name, "bench.engines", "load")
     return cast(EngineModule, module)
 
 

@@ -253,7 +253,7 @@ app.command(
 
 
 def check_processes(command: str) -> None:
-    """Lets several processes into those commands only that they can share the work of.
+    """Refuses several processes for commands whose work they cannot share.
 
     Raises:
         UserError: A launcher such as `torchrun` started several for another command.

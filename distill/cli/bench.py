@@ -19,8 +19,10 @@ from distill.progress import Progress
 if TYPE_CHECKING:
     from distill.benchmarks.speed_records import SpeedReport
 
+MOST_PICTURES = 64  # that are read to time with
 
-def readable_pictures(folder: Path, most: int = 64) -> list[bytes]:
+
+def readable_pictures(folder: Path) -> list[bytes]:
     """The first pictures of a folder that can be decoded, as their files hold them."""
     from distill.data.decode import UnreadableImageError, read_file, read_image
     from distill.runtime.predict import find_images
@@ -31,7 +33,7 @@ def readable_pictures(folder: Path, most: int = 64) -> list[bytes]:
             content = read_file(path)
             read_image(content)
             pictures.append(content)
-        if len(pictures) == most:
+        if len(pictures) == MOST_PICTURES:
             break
     return pictures
 

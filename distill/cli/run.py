@@ -77,6 +77,8 @@ def run_command(
             minutes,
             settings.smoke,
             settings.workers,
+            settings.unlabelled,
+            chosen,
         )
         run_planned(chosen, request, settings, find_lr)
 
@@ -108,7 +110,7 @@ def start(
 ) -> None:
     """Stages of an experiment, or the range tests of the runs in them."""
     if find_lr:
-        stages.find_learning_rates(experiment, chosen, settings.as_json)
+        stages.find_learning_rates(experiment, chosen, settings.dry_run, settings.as_json)
     else:
         stages.run_stages(experiment, chosen, settings.dry_run, settings.as_json, expect)
 
@@ -138,6 +140,7 @@ def run_planned(
     if settings.dry_run:
         stages.check_first(experiment, chosen)  # as the stages would, before they begin
         print(planned.toml(), end="")
+        stages.emit({"plan": planned.record["notes"]}, settings.as_json)
         return
     if plan is None:
         print(planned.toml(), end="", file=sys.stderr)

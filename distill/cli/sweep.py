@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -65,7 +66,9 @@ def sweep_command(
     stages.run_stages(experiment, ("check", "teacher"), False, False)
     found = run_sweep(experiment, sweep)
     show(sweep_table(found, [axis.key for axis in axes]))
-    print(f"{out / BEST}: {found.best}; what it is worth on test: distill run {out / BEST}")
+    again = ["distill", "run", str(out / BEST), "--data", data]
+    again += ["--unlabelled", settings.unlabelled] if settings.unlabelled else []
+    print(f"{out / BEST}: {found.best}; what it is worth on test: {shlex.join(again)}")
     stages.emit({"out": str(out), **found.to_json()}, settings.as_json)
 
 

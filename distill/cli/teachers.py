@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -42,6 +43,7 @@ def teachers_command(
         print(line, file=sys.stderr)
     if settings.dry_run:
         print(write_toml(recipe, whole=False), end="")
+        stages.emit({"plan": [run.model.name for run in recipe.teachers]}, settings.as_json)
         return
     out = settings.out or Path("runs") / f"{request.name}-teachers"
     rows = compare_teachers(stages.experiment_of(recipe, data, out, settings))
@@ -55,5 +57,7 @@ def teachers_command(
     show(table)
     best = [row.model for row in rows if row.student_val == rows[0].student_val]
     teach = "teaches best" if len(best) == 1 else "teach alike"
-    print(f"{' and '.join(best)} {teach}: distill run {data} --teacher {best[0]}")
+    again = ["distill", "run", data, *(["--preset", preset] if preset else [])]
+    again += ["--teacher", best[0], *(overrides or [])]
+    print(f"{' and '.join(best)} {teach}: {shlex.join(again)}")
     stages.emit({"teachers": [row.to_json() for row in rows]}, settings.as_json)

@@ -26,7 +26,7 @@ from distill.export.onnx_file import clean, describe, probs_of_file, write_label
 from distill.export.outliers import write_outliers
 from distill.export.parity import FLOAT32, Parity, answer_rule, compare_probs
 from distill.export.shipped_graph import ShippedGraph
-from distill.files import atomic, blame_system
+from distill.files import blame_system, write_bytes
 from distill.models.classifier import Classifier
 
 if TYPE_CHECKING:
@@ -91,8 +91,7 @@ def export_onnx(
             tried.append({"path": name, "error": first_line(error)})
             continue
         describe(model, metadata)
-        with atomic(file) as temporary:
-            temporary.write_bytes(model.SerializeToString())
+        write_bytes(file, model.SerializeToString())
         parity = compare(file, expected, pixels, *answer_rule(metadata))
         tried.append({"path": name, **vars(parity)})
         if FLOAT32.allow(tried[-1]):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from distill.data.decode import Pixels
 from distill.data.store import spread
 from distill.export.onnx_graph import EMBEDDING
-from distill.files import atomic
+from distill.files import write_bytes
 from distill.runtime.predict import Predictor
 from distill.scoring.outliers import Outliers
 
@@ -43,8 +43,7 @@ def write_outliers(file: Path, shipment: Shipment) -> None:
     else:
         properties[KEY] = json.dumps(found.to_json())
     onnx.helper.set_model_props(model, properties)
-    with atomic(file) as temporary:
-        temporary.write_bytes(model.SerializeToString())
+    write_bytes(file, model.SerializeToString())
 
 
 def embeddings_of(predictor: Predictor, pixels: Pixels) -> NDArray[np.float32]:

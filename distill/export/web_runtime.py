@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.request import urlopen
 
 from distill.errors import UserError
-from distill.files import atomic, downloads, sha256_of
+from distill.files import downloads, sha256_of, write_bytes
 
 PACKAGE, VERSION = "onnxruntime-web", "1.30.0"
 CDN = f"https://cdn.jsdelivr.net/npm/{PACKAGE}@{VERSION}/dist/"
@@ -95,5 +95,4 @@ def unpack(tarball: bytes, folder: Path, names: Iterable[str] = FILES) -> None:
         for name in names:
             member = archive.extractfile(f"package/dist/{name}")
             assert member is not None
-            with atomic(folder / name) as temporary:
-                temporary.write_bytes(member.read())
+            write_bytes(folder / name, member.read())

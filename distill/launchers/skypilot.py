@@ -19,7 +19,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from distill.errors import UserError
-from distill.files import atomic, write_json
+from distill.files import write_json, write_text
 from distill.launchers import Launcher as Base
 from distill.launchers import Work
 from distill.recipe import write_toml
@@ -77,8 +77,7 @@ class Launcher(Base):
     def launch(self, work: Work) -> None:
         """Writes the recipe and the task, and says how they are submitted."""
         recipe, task = (work.folder / f"{work.name}.{ending}" for ending in ("toml", "sky.yaml"))
-        with atomic(recipe) as temporary:
-            temporary.write_text(write_toml(work.open().recipe), "utf-8")
+        write_text(recipe, write_toml(work.open().recipe))
         write_json(task, self.task(work, recipe))
         command = ("sky", "jobs", "launch", "--detach-run", "--num-jobs", work.workers, task)
         work.say(f"submit it: {shlex.join(map(str, command))}")

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from distill.files import atomic
+from distill.files import write_text
 from distill.launchers import Launcher as Base
 from distill.launchers import Work
 
@@ -37,8 +37,7 @@ class Launcher(Base):
     def launch(self, work: Work) -> None:
         """Writes the script, and says how it is submitted."""
         place = work.folder / f"{work.name}.sbatch"
-        with atomic(place) as temporary:
-            temporary.write_text(self.script(work), "utf-8")
+        write_text(place, self.script(work))
         work.say(f"submit it: sbatch {shlex.quote(str(place))}")
 
     def script(self, work: Work) -> str:

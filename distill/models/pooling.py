@@ -37,7 +37,7 @@ class FeatureTap:
     def take(self) -> Tensor:
         """The features `(batch, width)`, float32; they are not kept any longer."""
         assert self._kept is not None, "no forward pass since the last time"
-        features, self._kept = pooled(self._kept, self._network), None
+        features, self._kept, self._dropped = pooled(self._kept, self._network), None, None
         return features
 
     def remove(self) -> None:

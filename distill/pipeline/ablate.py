@@ -89,7 +89,9 @@ def make_ablation(
     if make_strategy(base.strategy).taught_by == "nobody":
         what = f"nobody teaches {base.name}, so that there is little to change"
         raise UserError(what, "strategy", "take one that has a teacher, such as vanilla")
-    asked = dict(wish.partition("=")[::2] for wish in vary) or dict.fromkeys(FACTORS, "")
+    asked: dict[str, str] = {} if vary else dict.fromkeys(FACTORS, "")
+    for factor, _, values in (wish.partition("=") for wish in vary):
+        asked[factor] = ",".join(filter(None, (asked.get(factor, ""), values)))
     variants: list[Variant] = []
     for factor, values in asked.items():
         if factor not in FACTORS and "." not in factor:

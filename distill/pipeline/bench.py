@@ -1,7 +1,8 @@
-"""The stages after the export: time what was exported, and write the table."""
+"""The stage after the export: what was exported is timed, beside the networks it came from."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ def bench_experiment(experiment: Experiment) -> None:
     names = [teacher.name for teacher in experiment.recipe.teachers]
     if names:
         models.append(_teacher_onnx(experiment, best_run(experiment, names)))
-    models += [_opponent(experiment, name) for name in config.opponents]
+    for name in dict.fromkeys(config.opponents):
+        models.append(_opponent(experiment, name, [model.name for model in models]))
     models += [run_model(experiment.folder(name), name) for name in (student, *names)]
     limit_s = config.max_share * training_s(experiment)
     pictures = encoded_images(experiment)
@@ -69,12 +71,22 @@ def _teacher_onnx(experiment: Experiment, name: str) -> Model:
     return _timed_file(experiment, classifier, f"{name}.onnx")
 
 
-def _opponent(experiment: Experiment, name: str) -> Model:
-    """A network of that name with random weights: speed does not depend on them."""
+def _opponent(experiment: Experiment, name: str, taken: Collection[str]) -> Model:
+    """A network of that name with random weights: speed does not depend on them.
+
+    Args:
+        taken: Names of the files before it.
+    """
     data = experiment.data
     model = ModelConfig(name=name)
     classifier = build_classifier(model, data.classes, data.spec, task=data.task).eval()
-    return _timed_file(experiment, classifier, f"{name.split('/')[-1]}.onnx")
+    return _timed_file(experiment, classifier, opponent_file(name, taken))
+
+
+def opponent_file(name: str, taken: Collection[str]) -> str:
+    """Name of an opponent's file: of the network alone or, where that is taken, of its library."""
+    short = f"{name.rpartition('/')[2]}.onnx"
+    return f"{name.replace('/', '-')}.onnx" if short in taken else short
 
 
 def _timed_file(experiment: Experiment, classifier: Classifier, name: str) -> Model:

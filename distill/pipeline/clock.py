@@ -1,6 +1,6 @@
 """Time and energy of each stage of an experiment, over all the times that it was continued.
 
-What a stage leaves is put where it is kept.
+Where the experiment is kept in a bucket, what a stage leaves is put there.
 """
 
 from __future__ import annotations

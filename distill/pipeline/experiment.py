@@ -1,4 +1,4 @@
-"""An experiment: a recipe, its data, its directory, and which of its runs depends on which."""
+"""An experiment: a recipe, its data and its directory."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from distill.data.unlabelled import prepare_unlabelled
 from distill.data.views.parameters import check_views
 from distill.data.workspace import Workspace
 from distill.errors import UserError
-from distill.files import amend_manifest, atomic, is_complete, read_manifest, write_json
+from distill.files import amend_manifest, is_complete, read_manifest, write_json, write_text
 from distill.pipeline.embedding import embedder
 from distill.progress import Progress
 from distill.recipe import module_folders, write_toml
 from distill.training.imbalance import check_class_weights
 from distill.training.run_directory import FinishedRun, open_run
+from distill.training.selection import check_classes
 
 RECIPE, PLAN = "recipe.toml", "plan.json"
 
@@ -64,6 +65,7 @@ class Experiment:
         check_views(recipe.views, source.classes, recipe.data.task)
         for config in (*recipe.teachers, *recipe.students):
             check_class_weights(config.train, source.classes, f"{config.name}.train.class_weights")
+            check_classes(config, len(source.classes), recipe.key(config))
         return source
 
     def with_plan(self, plan: dict[str, Any]) -> Experiment:
@@ -95,7 +97,7 @@ class Experiment:
 
     @property
     def work(self) -> Workspace:
-        """What whoever reads the images is given."""
+        """Where and how images are read: the cache, the worker processes, the progress."""
         cache = self.shared_cache or self.out / "cache"
         return Workspace(cache, self.workers, self.progress)
 
@@ -125,15 +127,16 @@ class Experiment:
 
 def write_description(experiment: Experiment) -> None:
     """Keeps the complete recipe, the splits and what else is known of the data with the results."""
-    with atomic(experiment.out / RECIPE) as temporary:
-        temporary.write_text(write_toml(experiment.recipe), "utf-8")
+    write_text(experiment.out / RECIPE, write_toml(experiment.recipe))
     described = {**experiment.data.describe(), "smoke": experiment.smoke}
     if (place := Path(experiment.location)).exists():
         described["absolute"] = str(place.resolve())
     if folders := module_folders():
         described["modules"] = folders  # where plug-ins of the user's are, to open it again
     if experiment.extra:
-        described["unlabelled"] = experiment.extra[1]
+        described["unlabelled"] = dict(experiment.extra[1])
+        if (place := Path(str(experiment.unlabelled))).exists():
+            described["unlabelled"]["absolute"] = str(place.resolve())
     write_json(experiment.out / "data.json", described)
     if experiment.plan:
         write_json(experiment.out / PLAN, experiment.plan)

@@ -93,9 +93,10 @@ def _export_student(experiment: Experiment) -> None:
 
 
 def _is_of(known: Record, identity: Record) -> bool:
-    """Whether files are of an identity; of before there were temperatures, they have none.
+    """Whether files are of an identity.
 
-    Nor was it known then what licence their images are under, or how large they might be.
+    Files of earlier versions lack options that came later: a temperature, the licence of their
+    images, how large they might be.
     """
     earlier = {"temperature_scaling": False, "data_license": "", "int8_max_kb": 0.0}
     options = {**earlier, **known["options"]}
@@ -105,7 +106,7 @@ def _is_of(known: Record, identity: Record) -> bool:
 def with_temperature(experiment: Experiment, folder: Path, name: str) -> bool:
     """Whether logits are divided by a temperature: as the recipe says, and files that are there.
 
-    Those of before there were temperatures stay, and targets that are added agree with them.
+    Files of versions that had no temperature stay, and targets that are added agree with them.
     """
     wanted = experiment.recipe.export.temperature_scaling
     if wanted and (folder / EXPORT).is_file():

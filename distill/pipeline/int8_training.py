@@ -101,7 +101,7 @@ def distil_quantised(
 
 
 def qad_config(experiment: Experiment, student: str) -> RunConfig:
-    """The run `STUDENT-int8`: the student's own options, but for what fine-tuning needs."""
+    """The run of a student's int8 file: the student's options, but for what fine-tuning needs."""
     options = experiment.recipe.export
     config = next(run for run in student_runs(experiment.recipe) if run.name == student)
     temperature = getattr(make_strategy(config.strategy), "temperature", 1.0)
@@ -119,7 +119,7 @@ def qad_config(experiment: Experiment, student: str) -> RunConfig:
         "patience": 0,
     }
     return RunConfig(
-        name=f"{student}-int8",
+        name=int8_run(student),
         model=ModelConfig(name=__name__, options={"student": student}),
         strategy=StrategyConfig.model_validate(strategy),
         train=config.train.model_copy(update=train),
@@ -129,6 +129,11 @@ def qad_config(experiment: Experiment, student: str) -> RunConfig:
         unlabelled=config.unlabelled,
         teachers=taught_by(experiment, config) or (student,),
     )
+
+
+def int8_run(student: str) -> str:
+    """Name of the run of a student's int8 file."""
+    return f"{student}-int8"
 
 
 def moving_batches(job: Job) -> int:

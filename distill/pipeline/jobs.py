@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from distill.config import Options, RunConfig, ViewsConfig
 from distill.errors import UserError
-from distill.files import atomic, differing_keys, is_complete, read_json, remove_folder
+from distill.files import differing_keys, is_complete, read_json, remove_folder, write_bytes
 from distill.models.classifier import Classifier, build_classifier
 from distill.models.inference import predict_logits
 from distill.pipeline.experiment import Experiment
@@ -96,15 +96,14 @@ def is_done(job: Job, overwrite: bool, world: World) -> bool:
         tests = {file: file.read_bytes() for file in job.folder.glob("lr_find.*")}
         remove_folder(job.folder)
         for file, content in tests.items():  # the rate that they found may be all that changed
-            with atomic(file) as temporary:
-                temporary.write_bytes(content)
+            write_bytes(file, content)
     return world.from_main(is_complete(job.folder))
 
 
 def changed_options(job: Job) -> list[str]:
     """Dotted keys in which a run's directory differs from a job; the data may have moved.
 
-    Runs of before there was a hash of the splits are taken for runs of these.
+    Runs of versions that kept no hash of the splits are taken for runs of these.
     """
     config = job.folder / CONFIG
     if not config.is_file():

@@ -39,7 +39,7 @@ class RateTest(TypedDict):
     """`lr_find.json`.
 
     Attributes:
-        run: Options of the run that was tested; absent in files of before.
+        run: Options of the run that was tested; absent in files of earlier versions.
     """
 
     suggested_lr: float

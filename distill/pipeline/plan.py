@@ -19,6 +19,7 @@ from distill.pipeline.runs import all_runs
 from distill.scoring.cascades import has_cascades
 from distill.strategies import make_strategy
 from distill.training.batchnorm import check_sync_batchnorm
+from distill.training.optim import check_optimizer
 from distill.training.selection import check_task
 from distill.training.trackers import find_tracker
 
@@ -31,7 +32,7 @@ def check_plugins(recipe: Recipe) -> None:
     Raises:
         UserError: An unknown name, an option that does not exist or fit, an input size that a
             network cannot work at, a weights file that is not there, nobody to teach a student, or
-            a target or a baseline that cannot be made here.
+            a target, an opponent or a baseline that cannot be made here.
     """
     for config in (*recipe.teachers, *recipe.students):
         try:
@@ -46,16 +47,25 @@ def check_plugins(recipe: Recipe) -> None:
         raise UserError("OpenCV is not installed, or is one without Haar cascades", "haar", hint)
     make_targets(recipe.export)
     find_engines(recipe.bench.engines)
+    for name in recipe.bench.opponents:
+        try:
+            build_classifier(ModelConfig(name=name), NAMES, input_spec(recipe.data), load=False)
+        except UserError as error:
+            raise UserError(error.what, "bench.opponents", error.hint) from None
     for name in recipe.track:
         find_tracker(name)
 
 
 def _check_run(config: RunConfig, recipe: Recipe) -> None:
     strategy = make_strategy(config.strategy)
-    if strategy.taught_by == "teachers" and config.teachers == ("best",) and not recipe.teachers:
+    if strategy.taught_by == "teachers":
         where = f"{recipe.key(config)}.teachers"
-        raise UserError("nobody to teach it: the recipe has no teachers", where, "add one")
+        if "best" in config.teachers and not recipe.teachers:
+            raise UserError("nobody to teach it: the recipe has no teachers", where, "add one")
+        if not config.teachers:
+            raise UserError("nobody to teach it", where, "name one, or leave it out for the best")
     check_task(config, recipe.data.task)
+    check_optimizer(config.train)
     if config.engine == "kd_lib":
         from distill.training.kd_lib import check_kd_lib
 

@@ -18,7 +18,7 @@ from distill.data.store import spread
 from distill.environment import environment
 from distill.errors import UserError
 from distill.export.model_card import experiment_card
-from distill.files import atomic, read_json, seal, write_json
+from distill.files import read_json, seal, write_json, write_text
 from distill.models.inference import predict_logits
 from distill.pipeline.bench import exported_files, times_of
 from distill.pipeline.clock import record
@@ -343,8 +343,7 @@ def report_experiment(
         predictor = Predictor(experiment.out / "export" / results.verdict["shipped"])
         made_of = materials(experiment, chosen_student(experiment))
         card = experiment_card(results, predictor.metadata, made_of)
-        with atomic(experiment.out / "README.md") as temporary:
-            temporary.write_text(card, "utf-8")
+        write_text(experiment.out / "README.md", card)
     if probs is not None:
         write_report(experiment, results, probs)
     seal(experiment.out)

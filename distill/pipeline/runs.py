@@ -134,7 +134,9 @@ def best_run(experiment: Experiment, names: list[str]) -> str:
 
 
 def chosen_student(experiment: Experiment) -> str:
-    """The student that the recipe names, or the best on validation, the last of equals.
+    """The student that the recipe names, or the best on validation of those that teach no other.
+
+    Of equals it is the last.
 
     Raises:
         UserError: There is none.
@@ -144,4 +146,6 @@ def chosen_student(experiment: Experiment) -> str:
         raise UserError("the recipe has no student", str(experiment.out), "add one")
     if recipe.export.student != "best":
         return recipe.export.student
-    return best_run(experiment, [config.name for config in reversed(recipe.students)])
+    assistants = {name for student in recipe.students for name in student.teachers}
+    names = [s.name for s in reversed(recipe.students) if s.name not in assistants]
+    return best_run(experiment, names)

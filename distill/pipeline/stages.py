@@ -119,7 +119,9 @@ def reopen_experiment(folder: Path, overrides: list[str] | None, settings: Setti
     elif names := modules_of(load_recipe(recipe)):
         what = f"its recipe names the module {names[0]}, which opening it would run"
         raise UserError(what, str(folder), "add --trust if you know whose it is")
-    settings = replace(settings, out=folder, unlabelled=known.get("unlabelled", {}).get("location"))
+    more = known.get("unlabelled")
+    unlabelled = place_of(more["location"], more.get("absolute")) if more else None
+    settings = replace(settings, out=folder, unlabelled=unlabelled)
     location = settings.data or _data_of(known)
     opened = open_experiment(str(recipe), overrides, location, settings)
     plan = read_json(folder / PLAN, PlanFile) if (folder / PLAN).is_file() else None
@@ -128,13 +130,18 @@ def reopen_experiment(folder: Path, overrides: list[str] | None, settings: Setti
 
 def _data_of(known: DataFile) -> str:
     """Where an experiment's data are, from whatever folder a command is started in."""
-    location, absolute = known["location"], known.get("absolute")
-    if absolute is None or Path(location).exists():
-        return location
-    if not Path(absolute).exists():
+    place = place_of(known["location"], known.get("absolute"))
+    if "absolute" in known and not Path(place).exists():
         what = "its images are no longer where they were"
-        raise UserError(what, location, "say where they are now: add --data FOLDER")
-    return absolute
+        raise UserError(what, place, "say where they are now: add --data FOLDER")
+    return place
+
+
+def place_of(location: str, absolute: str | None) -> str:
+    """A place as it was named, or where that was if the name means another one here."""
+    if absolute is None or not Path(absolute).exists():
+        return location
+    return location if Path(location).resolve() == Path(absolute) else absolute
 
 
 def with_targets(experiment: Experiment, names: list[str]) -> Experiment:
@@ -168,7 +175,10 @@ def check_first(experiment: Experiment, stages: tuple[str, ...]) -> None:
         raise UserError("the recipe has no student", str(experiment.out), hint)
     if {"teacher", "student"} & {*stages}:
         check_installed(experiment.recipe.track)
-    _ = experiment.source
+    root, location = experiment.source.root, Path(experiment.location)
+    if root and location.is_dir() and experiment.out.resolve().is_relative_to(root.resolve()):
+        what = "lies among the pictures, where the next command would take it for some"
+        raise UserError(what, str(experiment.out), "name an --out beside them")
     check_also(experiment)
     if experiment.unlabelled:
         open_unlabelled(experiment.unlabelled)
@@ -216,6 +226,7 @@ def run_stages(
     from distill.pipeline.clock import stage
     from distill.pipeline.plan import check_weights
     from distill.pipeline.train import begin, train_students, train_teachers
+    from distill.scoring.thresholds import check_accuracy_rule
     from distill.training.world import joined
 
     check_first(experiment, stages)
@@ -231,6 +242,8 @@ def run_stages(
             check_weights(experiment, stages)
             with stage(experiment, "check", stages) if "check" in stages else nullcontext():
                 data, _ = experiment.data, experiment.extra
+                if "export" in stages:
+                    check_accuracy_rule(experiment.recipe.export, data.task, len(data.val.labels))
         if world.is_main and "check" in stages:
             show_data(data, experiment.out / "data.json")
         begin(experiment)
@@ -296,17 +309,25 @@ def show_results(results: Results, out: Path) -> None:
         print(f"{out / 'export' / shipped}; try it: distill predict {out} PICTURE")
 
 
-def find_learning_rates(experiment: Experiment, stages: tuple[str, ...], as_json: bool) -> None:
+def find_learning_rates(
+    experiment: Experiment, stages: tuple[str, ...], dry_run: bool, as_json: bool
+) -> None:
     """A learning-rate range test of each run of these stages, as JSON and as a plot."""
     from distill.pipeline.lr_finder import find_lr
     from distill.pipeline.plan import check_weights
 
     if num_processes() > 1:
         raise UserError("processes cannot share a range test", "--find-lr", "start it alone")
-    check_weights(experiment, stages)
+    check_first(experiment, stages)
+    check_weights(experiment, stages, load=not dry_run)
     recipe, by_run = experiment.recipe, {}
     teachers = recipe.teachers if "teacher" in stages else ()
     students = recipe.students if "student" in stages else ()
+    if dry_run:
+        lines = [f"range test of {config.name}" for config in (*teachers, *students)]
+        print(*lines, sep="\n")
+        emit({"plan": lines}, as_json)
+        return
     for config in (*teachers, *students):
         by_run[config.name] = find_lr(experiment, config)
         suggested, plot = by_run[config.name]["suggested_lr"], by_run[config.name]["plot"]

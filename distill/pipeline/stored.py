@@ -13,6 +13,7 @@ class UnlabelledFile(TypedDict):
     """What `data.json` has of unlabelled images."""
 
     location: str
+    absolute: NotRequired[str]
 
 
 class DataFile(TypedDict):

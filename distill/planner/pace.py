@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from distill.config import DataConfig, Recipe, RunConfig, StrategyConfig
+from distill.config import Recipe, RunConfig, StrategyConfig
 from distill.data.prepare import ImageData, input_spec, stored_spec
 from distill.data.store import Split
 from distill.errors import UserError
@@ -47,17 +47,6 @@ class Pace(NamedTuple):
     spread: float
 
 
-def load(
-    config: RunConfig, data: DataConfig, classes: tuple[str, ...], weights: bool = True
-) -> Classifier:
-    """The network of a run with the weights it starts from, or at random.
-
-    Raises:
-        UserError: They cannot be had, or there is no such network.
-    """
-    return build_classifier(config.model, classes, input_spec(data), weights, data.task)
-
-
 def take_paces(
     recipe: Recipe,
     classes: tuple[str, ...],
@@ -83,7 +72,9 @@ def take_paces(
             pace = next((pace for known, pace in timed if alike(known, config)), None)
             if pace is None:
                 try:
-                    classifier = load(config, recipe.data, classes, weights=not brief)
+                    classifier = build_classifier(
+                        config.model, classes, input_spec(recipe.data), not brief, recipe.data.task
+                    )
                 except UserError as error:
                     raise of_run(error, recipe.key(config)) from None
                 pace = take_pace(classifier, config, recipe, device, brief)

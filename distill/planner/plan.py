@@ -7,6 +7,7 @@ the same request is kept, so that repeating the command continues the experiment
 
 from __future__ import annotations
 
+import copy
 import tempfile
 import time
 from collections import Counter
@@ -20,7 +21,7 @@ import torch
 from distill.config import DataConfig, Recipe
 from distill.data.audit.listing import list_data
 from distill.data.audit.splits import assign_splits, labels_of
-from distill.data.sources import Source, open_source
+from distill.data.sources import Source, open_source, open_unlabelled
 from distill.data.workspace import Workspace
 from distill.errors import UserError
 from distill.files import differing_keys, read_json
@@ -102,11 +103,14 @@ def open_draft(request: Request, device: torch.device, progress: Progress) -> Dr
     """The preset as somebody asked for it, and a look at the data."""
     begun = time.monotonic()
     preset, table = read_preset(request.preset, request.overrides, request.teachers)
-    check_table(Recipe, table, "command line")  # before anything is reckoned with its numbers
     preset = preset.model_copy(update={"minutes": request.minutes or preset.minutes})
     data = table.setdefault("data", {})
     source = open_source(request.location, data.get("task"))
     data["task"] = source.task
+    nominal = copy.deepcopy(table)  # checked before anything is reckoned with its numbers
+    for run in nominal["teachers"]:
+        run.setdefault("transfer", {}).setdefault("freeze_epochs", 1)  # which `scheduled` will set
+    check_table(Recipe, nominal, "command line")
     config = check_table(Recipe, {"data": data}, "command line").data
     check_splits(source, config, request.workers, progress)
     facts = look(source, config, request.workers)
@@ -119,8 +123,19 @@ def open_draft(request: Request, device: torch.device, progress: Progress) -> Dr
                 train["class_weights"] = "balanced"  # what is read by file is not drawn at will
             else:
                 train["sampling"] = "balanced"
-    given = bool(request.teachers)
-    return Draft(source, facts, preset, table, device, progress, begun, given)
+    more = len(open_unlabelled(request.unlabelled).items) if request.unlabelled else 0
+    return Draft(
+        source=source,
+        facts=facts,
+        preset=preset,
+        table=table,
+        device=device,
+        progress=progress,
+        begun=begun,
+        teachers_given=bool(request.teachers),
+        unlabelled=more,
+        stages=request.stages,
+    )
 
 
 def check_splits(source: Source, config: DataConfig, workers: int, progress: Progress) -> None:
@@ -138,6 +153,8 @@ def check_splits(source: Source, config: DataConfig, workers: int, progress: Pro
     try:
         assign_splits(source.items, source.classes, config, 0)
     except UserError:
+        if config.split == "shifted":  # for which a network would look at them
+            config = config.model_copy(update={"split": "grouped"})
         with tempfile.TemporaryDirectory() as name:
             list_data(source, config, 0, Workspace(Path(name), workers, progress))
 
@@ -150,6 +167,8 @@ class Draft:
         table: The recipe as far as it is decided.
         begun: When planning began, by `time.monotonic`.
         teachers_given: Whether somebody named them: then all are trained.
+        unlabelled: Images that students learn from beside the labelled ones.
+        stages: That are to run in the time there is.
     """
 
     source: Source
@@ -160,6 +179,8 @@ class Draft:
     progress: Progress
     begun: float
     teachers_given: bool = False
+    unlabelled: int = 0
+    stages: tuple[str, ...] = ()
 
     def limit_s(self) -> float:
         """Seconds that are left for the stages, less what a machine may slow down by meanwhile."""
@@ -174,7 +195,8 @@ class Draft:
 
     def recipe(self, size: int, share: float = 1.0) -> Recipe:
         """The recipe for a size of images and a share of the preset's steps."""
-        table = scheduled(self.table, self.preset, self.facts.counts["train"], share)
+        images = self.facts.counts["train"]
+        table = scheduled(self.table, self.preset, images, share, self.unlabelled)
         table["data"].setdefault("size", size)
         return check_table(Recipe, table, "command line")
 
@@ -237,7 +259,7 @@ class Draft:
         for size in self.sizes:
             scaled = {name: at_size(pace, measured, size) for name, pace in paces.items()}
             recipe = self.recipe(size, ENOUGH)
-            if forecast(recipe, self.facts, scaled).total <= self.limit_s():
+            if self.forecast(recipe, scaled).total <= self.limit_s():
                 return size
         return self.sizes[-1]
 
@@ -246,7 +268,7 @@ class Draft:
 
         def of(share: float) -> tuple[Recipe, Forecast]:
             recipe = self.recipe(size, share)
-            return recipe, forecast(recipe, self.facts, paces)
+            return recipe, self.forecast(recipe, paces)
 
         if (whole := of(1.0))[1].total <= self.limit_s():
             return whole
@@ -256,6 +278,11 @@ class Draft:
             fits = of(middle)[1].total <= self.limit_s()
             low, high = (middle, high) if fits else (low, middle)
         return of(low)
+
+    def forecast(self, recipe: Recipe, paces: Mapping[str, Pace]) -> Forecast:
+        """What the stages of a recipe will take."""
+        expected = forecast(recipe, self.facts, paces, self.unlabelled)
+        return expected.of(self.stages) if self.stages else expected
 
     def measure(self, size: int) -> dict[str, Pace]:
         """Paces of all runs."""

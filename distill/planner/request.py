@@ -25,6 +25,8 @@ class Request:
         teachers: Names of models instead of the preset's.
         minutes: Time for all of it; None for the preset's.
         workers: Decoding threads.
+        unlabelled: Images for the teachers' term alone.
+        stages: That are to run in this time; none for all.
     """
 
     location: str
@@ -34,6 +36,8 @@ class Request:
     minutes: float | None = None
     smoke: bool = False
     workers: int = 1
+    unlabelled: str | None = None
+    stages: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -56,4 +60,5 @@ class Request:
             "teachers": list(self.teachers),
             "smoke": self.smoke,
             "version": __version__,
+            **({"unlabelled": self.unlabelled} if self.unlabelled else {}),
         }

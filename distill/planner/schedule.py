@@ -33,23 +33,27 @@ def views_of(images: int, epochs: int, fewest: int) -> int:
     return min(epochs, max(fewest, math.ceil(SEEN / images)))
 
 
-def scheduled(table: Table, preset: Preset, images: int, share: float) -> Table:
+def scheduled(
+    table: Table, preset: Preset, images: int, share: float, unlabelled: int = 0
+) -> Table:
     """A table with epochs, batches and frozen phases, but for those that it has already.
 
     Args:
         images: Training images.
+        unlabelled: Images that students learn from beside them.
         share: Of the steps that the preset names.
     """
     table = copy.deepcopy(table)
     for role, amount in ((ROLES["teacher"], preset.teacher), (ROLES["student"], preset.student)):
         for run in table[role]:
+            more = unlabelled if role == ROLES["student"] and run.get("unlabelled", True) else 0
             train = run.setdefault("train", {})
-            batch = train.setdefault("batch_size", batch_size(images))
+            batch = train.setdefault("batch_size", batch_size(images + more))
             step = batch * train.get("accumulate", 1)
-            epochs = train.setdefault("epochs", epochs_of(amount, images, step, share))
+            epochs = train.setdefault("epochs", epochs_of(amount, images + more, step, share))
             train.setdefault("warmup_epochs", min(1.0, WARM * epochs))
             if role == ROLES["student"]:
-                views = views_of(images, epochs, preset.views)
+                views = views_of(images + more, epochs, preset.views)
                 run.setdefault("cache", {}).setdefault("views", views)
             if role == ROLES["teacher"]:
                 freeze = min(epochs - 1, math.ceil(FROZEN * epochs))

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from distill.files import atomic
+from distill.files import write_text
 
 TEMPLATE = "report.html.j2"
 QUALITY = 80
@@ -98,8 +98,7 @@ def write_page(path: Path, page: Page) -> None:
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     template = engine.get_template(TEMPLATE)
-    with atomic(path) as temporary:
-        temporary.write_text(template.render(vars(page)), "utf-8")
+    write_text(path, template.render(vars(page)))
 
 
 def plot_of(file: Path, alt: str) -> Plot:

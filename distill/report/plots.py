@@ -257,22 +257,3 @@ def coverage(probs: Mapping[str, Probs], labels: Labels) -> Figure:
         panel.grid(alpha=0.3)
         panel.legend(fontsize=7, frameon=False)
     return figure
-
-
-def heat(pixels: NDArray[np.uint8], cam: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
-    """A picture with its activation map over it, uint8 `(height, width, 3)`.
-
-    Args:
-        cam: Of one class, `(h, w)`, of any size.
-    """
-    from matplotlib import colormaps
-    from PIL import Image
-
-    low, high = float(cam.min()), float(cam.max())
-    scaled = (cam - low) / (high - low) if high > low else np.zeros_like(cam)
-    small = Image.fromarray((255.0 * scaled).astype(np.uint8))
-    large = np.asarray(small.resize(pixels.shape[1::-1], Image.Resampling.BICUBIC)) / 255.0
-    coloured = 255.0 * colormaps["inferno"](large)[..., :3]
-    weight = 0.25 + 0.35 * large[..., None]
-    mixed: NDArray[np.uint8] = ((1 - weight) * pixels + weight * coloured).round().astype(np.uint8)
-    return mixed

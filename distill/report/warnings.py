@@ -164,7 +164,7 @@ def _taught_nothing(rows: Sequence[ResultRow], task: Task, truth: Flags) -> Iter
             blind = float(shares[shares > 0].mean())
             what = f"{row.name} has {found:.2f} % mAP on test; "
             what += f"guesses have {blind:.2f} %, the mean share of images with a label"
-        if found <= blind:
+        if found <= blind < 100.0:  # a split of one class tells nothing
             fix = "give it pretrained weights, another teacher.train.lr (--find-lr) or more "
             fix += "epochs before it teaches"
             yield Caution(kind="teacher_learned_nothing", what=what, fix=fix)

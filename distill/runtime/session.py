@@ -58,7 +58,7 @@ class _Metadata(BaseModel):
     names: Annotated[list[str], Field(min_length=1)]
     task: TaskName
     input_spec: InputSpec
-    thresholds: dict[str, Annotated[float, Field(ge=0.0, le=1.0)]]
+    thresholds: dict[str, Annotated[float, Field(ge=0.0, lt=1.001)]]  # above 1 answers nothing
     metrics: dict[str, Any] | None = None
     precision: Annotated[str, Field(max_length=20, pattern=r"^[A-Za-z0-9._-]*$")] | None = None
     outliers: Outliers | None = None

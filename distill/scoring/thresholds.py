@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distill.config import ExportConfig
+from distill.config import ExportConfig, TaskName
 from distill.errors import UserError
 from distill.scoring.metrics_multi import THRESHOLD
 
@@ -169,6 +169,17 @@ def at_accuracy(probs: Floats, labels: NDArray[np.int64], min_accuracy: float) -
         hint = f"lower it, train a better student, or validate on more: {needed:,} right at least"
         raise UserError(what, "export.min_accuracy", hint)
     return float(curve.thresholds[np.argmax(curve.at_least >= min_accuracy)])
+
+
+def check_accuracy_rule(config: ExportConfig, task: TaskName, images: int) -> None:
+    """Checks that so many validation images can show `min_accuracy`, if all answers are right.
+
+    Raises:
+        UserError: They cannot, so that there could be no threshold whatever is trained.
+    """
+    if config.rule(task) == "accuracy" and images < (needed := images_needed(config.min_accuracy)):
+        what = f"{config.min_accuracy:g} % takes {needed:,} validation images, here are {images:,}"
+        raise UserError(what, "export.min_accuracy", "lower it, or set export.thresholds=none")
 
 
 def images_needed(min_accuracy: float) -> int:

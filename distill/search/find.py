@@ -88,10 +88,21 @@ class Search:
         """The recipe as it was given."""
         return self.base.recipe
 
-    def experiment(self, size: int, students: Sequence[RunConfig]) -> Experiment:
-        """The recipe at a size of images, with other students."""
-        data = self.recipe.data.model_copy(update={"size": size})
-        recipe = self.recipe.model_copy(update={"data": data, "students": tuple(students)})
+    def experiment(
+        self, size: int, students: Sequence[RunConfig], seeds: int | None = None
+    ) -> Experiment:
+        """The recipe at a size of images, with other students.
+
+        Args:
+            seeds: Instead of the recipe's.
+        """
+        changes = {
+            "data": self.recipe.data.model_copy(update={"size": size}),
+            "students": tuple(students),
+            "seeds": self.recipe.seeds if seeds is None else seeds,
+            "export": self.recipe.export.model_copy(update={"student": "best"}),
+        }
+        recipe = self.recipe.model_copy(update=changes)
         return replace(
             self.base,
             recipe=recipe,
@@ -223,7 +234,7 @@ def try_briefly(
     for size in sorted({shapes[row.name].size for row in promising}):
         names = [row.name for row in promising if shapes[row.name].size == size]
         students = [search.brief(shapes[name]) for name in names]
-        experiment = search.experiment(size, students)
+        experiment = search.experiment(size, students, seeds=0)
         stages.run_stages(experiment, ("teacher", "student"), dry_run=False, as_json=False)
         for name, student in zip(names, students, strict=True):
             scores[name] = experiment.finished(student.name).best_score

@@ -20,7 +20,7 @@ from pydantic import Field, ValidationError
 
 from distill.config import Recipe, RunConfig
 from distill.errors import NotFinite, UserError
-from distill.files import JsonModel, amend_manifest, atomic, read_json, write_json
+from distill.files import JsonModel, amend_manifest, read_json, write_json, write_text
 from distill.pipeline.experiment import Experiment
 from distill.pipeline.runs import has_self_teacher, needed, self_teacher, students_by_seed
 from distill.pipeline.train import begin, train_run
@@ -132,6 +132,8 @@ def plan_sweep(sweep: Sweep) -> Recipe:
     Raises:
         UserError: No student, too many trials, a value that does not fit, or nothing that differs.
     """
+    if not sweep.recipe.students:
+        raise UserError("the recipe has no student", "distill sweep", "add one")
     if sweep.method == "optuna":
         Optuna(sweep.axes, sweep.recipe.seed)
         for axis in sweep.axes:
@@ -289,9 +291,11 @@ def _judge(experiment: Experiment, sweep: Sweep, record: SweepFile, answers: Ans
     _keep(experiment, record)
     student = sweep.student(chosen.settings) if chosen else sweep.base
     students = (*sweep.recipe.students[:-1], student)
-    recipe = sweep.recipe.model_copy(update={"students": students})
-    with atomic(experiment.out / BEST) as temporary:
-        temporary.write_text(write_toml(recipe, whole=False), "utf-8")
+    export = sweep.recipe.export
+    if export.student == sweep.base.name:
+        export = export.model_copy(update={"student": student.name})
+    recipe = sweep.recipe.model_copy(update={"students": students, "export": export})
+    write_text(experiment.out / BEST, write_toml(recipe, whole=False))
     amend_manifest(experiment.out, experiment.out / FILE, experiment.out / BEST)
     return record
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from distill.config import ModelConfig, Recipe
 from distill.data.decode import InputSpec
@@ -82,24 +82,11 @@ def noise(spec: InputSpec, random: np.random.Generator) -> NDArray[np.uint8]:
 
 
 def count_macs(classifier: Classifier) -> int:
-    """Multiplications with weights for one image: of convolutions and linear layers."""
-    total, handles = 0, []
-
-    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        nonlocal total
-        weight = module.weight
-        assert isinstance(weight, Tensor)
-        total += weight[0].numel() * output.numel()
-
-    for module in classifier.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            handles.append(module.register_forward_hook(count))
+    """Multiplications for one image: of convolutions and matrix products."""
     size = classifier.contract.input_size
-    with torch.no_grad():
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
         classifier(torch.zeros(1, 3, size, size))
-    for handle in handles:
-        handle.remove()
-    return total
+    return int(counter.get_total_flops()) // 2  # each with an addition
 
 
 def random_student(recipe: Recipe, shape: Candidate, classes: tuple[str, ...]) -> Classifier:

@@ -150,6 +150,7 @@ class Service:
                 raise Problem("slow-answer", detail, {"Retry-After": "1"}) from None
             return job.body(time.perf_counter() - start)
         finally:
+            uploads.clear()  # what still waits to be decoded does not keep what is counted as free
             self._reader.free(size)
 
     def _question(self, query: bytes) -> Question:

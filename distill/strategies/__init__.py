@@ -26,12 +26,14 @@ class Strategy(Options):
         tasks: The tasks that it makes sense for.
         needs_all_logits: It looks at the logits themselves, so that a cache may not leave any out.
         needs_features: It compares pooled features, `Lesson.features`.
+        min_classes: Fewer tell it nothing.
     """
 
     taught_by: ClassVar[Literal["nobody", "teachers", "self"]] = "teachers"
     tasks: ClassVar[tuple[TaskName, ...]] = ("single", "multi")
     needs_all_logits: ClassVar[bool] = False
     needs_features: ClassVar[bool] = False
+    min_classes: ClassVar[int] = 2
 
     def __call__(self, lesson: Lesson) -> dict[str, Tensor]:
         """The terms of a batch's loss.

@@ -23,6 +23,9 @@ class Strategy(Vanilla):
 
     tasks: ClassVar[tuple[TaskName, ...]] = ("single",)
     needs_all_logits: ClassVar[bool] = True
+    min_classes: ClassVar[int] = (
+        3  # standardised, the logits of two are 1 and -1 whatever they were
+    )
     temperature: Positive = 2.0
     """Softens both standardised distributions; the paper's base temperature."""
     kd_weight: Fraction = 0.9
@@ -34,15 +37,12 @@ class Strategy(Vanilla):
         """`T² * KL(teacher || student)` of the standardised logits.
 
         Raises:
-            UserError: Two classes: standardised, their logits are 1 and -1 whatever they were. Or
-                labels that are independent: their mean is part of what a teacher says of them.
+            UserError: Labels that are independent: their mean is part of what a teacher says of
+                them.
         """
         if isinstance(objective, Sigmoid):
             what = "logit_standardisation is for images with one label"
             raise UserError(what, "strategy.name", "use vanilla")
-        if student_logits.shape[-1] < 3:
-            hint = "use vanilla for two classes"
-            raise UserError("logit_standardisation needs 3 classes", "strategy.name", hint)
         pair = standardised(student_logits), standardised(teacher_logits)
         return super().distance(*pair, objective)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from distill.config import Fraction, Positive
+from distill.config import Fraction
 from distill.strategies.vanilla import Strategy as Vanilla
 
 
@@ -15,7 +15,5 @@ class Strategy(Vanilla):
     """The loss of `vanilla`, the teacher being the student itself (Tf-KD_self in the paper)."""
 
     taught_by: ClassVar[Literal["nobody", "teachers", "self"]] = "self"
-    temperature: Positive = 4.0
-    """Softens both distributions."""
     kd_weight: Fraction = 0.5
     """Share of the self-teacher's term."""

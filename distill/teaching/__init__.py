@@ -1,1 +1,1 @@
-"""Those who teach: frozen networks that are asked, or their answers of before."""
+"""Those who teach: frozen networks that are asked, or the answers they gave before."""

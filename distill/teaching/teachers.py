@@ -1,4 +1,4 @@
-"""Whoever teaches: frozen models asked for the logits of a batch, or their answers of before."""
+"""Whoever teaches: frozen models asked for the logits of a batch, or the answers they gave."""
 
 from __future__ import annotations
 

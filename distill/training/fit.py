@@ -24,11 +24,9 @@ from torch import Tensor
 from distill.data.views.images import num_batches
 from distill.environment import environment
 from distill.errors import NotFinite
-from distill.files import atomic, sha256_of
+from distill.files import sha256_of, write_bytes, write_text
 from distill.models.classifier import Classifier
-from distill.models.inference import predict_logits
 from distill.progress import Progress, Task
-from distill.scoring.metrics import score
 from distill.scoring.tasks import task_of
 from distill.training.accumulation import effective_batch, parts, rate_line, restart_line
 from distill.training.batchnorm import check_sync_batchnorm, synchronised
@@ -37,7 +35,7 @@ from distill.training.optim import set_lr
 from distill.training.resume import STATE, stored_state, waiting_weights
 from distill.training.run_directory import BEST, ROWS, begin_run, finish_run, save_weights
 from distill.training.run_log import RunLog
-from distill.training.selection import Worth, chosen_score, validation_row, worth
+from distill.training.selection import Worth, chosen_score, validate, worth
 from distill.training.teachers import open_teachers
 from distill.training.trainer import Trainer
 from distill.training.world import World, join
@@ -160,8 +158,7 @@ def _keep(trainer: Trainer, row: dict[str, Any], standing: Standing, log: RunLog
     log.append(row)
     content = io.BytesIO()
     torch.save({**asdict(standing), **trainer.state()}, content)
-    with atomic(folder / STATE) as temporary:
-        temporary.write_bytes(content.getbuffer())
+    write_bytes(folder / STATE, content.getbuffer())
     if is_best:
         waiting.replace(folder / BEST)
     log.tell()
@@ -189,8 +186,7 @@ def _resume(trainer: Trainer, folder: Path, progress: Progress) -> Standing:
     standing = Standing(**{"best_epoch": state["epoch"], **known})
     if is_main:
         kept = log.read_text().splitlines(keepends=True)[: standing.epoch + 1]  # a line per epoch
-        with atomic(log) as temporary:
-            temporary.write_text("".join(kept))
+        write_text(log, "".join(kept))
         for waiting in (folder / "last").glob("best-*.safetensors"):
             if waiting == waiting_weights(folder, standing.best_epoch):
                 waiting.replace(folder / BEST)
@@ -243,12 +239,8 @@ def _check_finite(loss: Tensor | float, job: Job, epoch: int) -> None:
 
 def _validate(trainer: Trainer) -> dict[str, float]:
     """Scores on the validation split of what would be kept, as the main process found them."""
-    data, world, row = trainer.job.data, trainer.world, None
-    if world.is_main:
-        probs = task_of(data.task).probabilities(
-            predict_logits(trainer.evaluated, data.val, world.device)
-        )
-        row = validation_row(score(probs, data.val.labels, data.classes), data.task)
+    world = trainer.world
+    row = validate(trainer.evaluated, trainer.job.data, world.device) if world.is_main else None
     shared = world.from_main(row)
     assert shared is not None
     return shared

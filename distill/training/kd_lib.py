@@ -28,18 +28,15 @@ from distill.data.views.images import num_batches
 from distill.environment import environment, num_processes
 from distill.errors import DistillError, RunStopped, UserError
 from distill.models.classifier import Classifier
-from distill.models.inference import predict_logits
 from distill.progress import Progress
 from distill.progress import Task as Bar
-from distill.scoring.metrics import score
-from distill.scoring.tasks import task_of
 from distill.strategies import make_strategy
 from distill.training.job import Job
 from distill.training.kd_lib_loaders import Logits, TrainViews, ValImages
 from distill.training.optim import make_optimizer, set_lr
 from distill.training.run_directory import BEST, CONFIG, ROWS, begin_run, finish_run, save_weights
 from distill.training.run_log import RunLog
-from distill.training.selection import Worth, validation_row, worth
+from distill.training.selection import Worth, validate, worth
 
 STRATEGIES = {
     "vanilla": "VanillaKD",
@@ -158,10 +155,7 @@ class Journal:
         seen = len(self._losses) * min(config.batch_size, len(data.train.labels))
         self._losses = []
         self._check_finite(loss)
-        probs = task_of(data.task).probabilities(
-            predict_logits(self._classifier, data.val, self._device)
-        )
-        scores = validation_row(score(probs, data.val.labels, data.classes), data.task)
+        scores = validate(self._classifier, data, self._device)
         self._check_finite(scores["val/loss"])
         value = worth(scores, config.select, data.task)
         if value > self._best:

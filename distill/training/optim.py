@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from distill.config import TrainConfig, TransferConfig
+from distill.errors import UserError
 from distill.models.classifier import Classifier
 from distill.models.layers import layer_group_of, layer_groups
 
@@ -78,13 +79,26 @@ def make_optimizer(
         momentum = train.momentum
         return torch.optim.SGD(groups, lr=train.lr, momentum=momentum, nesterov=momentum > 0)
     if train.optimizer == "muon":
-        from timm.optim import Muon  # which takes two seconds to import
-
-        muon: torch.optim.Optimizer = Muon(groups, lr=train.lr, nesterov=True)
+        muon: torch.optim.Optimizer = _muon()(groups, lr=train.lr, nesterov=True)
         return muon
     device = next(classifier.parameters()).device.type
     # One kernel instead of one per parameter: 0.7 ms against 2.7 for the compact student on a CPU.
     return torch.optim.AdamW(groups, lr=train.lr, fused=device in ("cpu", "cuda"))
+
+
+def check_optimizer(train: TrainConfig) -> None:
+    """Raises `UserError` where the optimiser is not to be had."""
+    if train.optimizer == "muon":
+        _muon()
+
+
+def _muon() -> Any:
+    try:
+        from timm.optim import Muon  # which takes two seconds to import
+    except ImportError:
+        what, hint = "the timm that is installed has no Muon", "pip install 'timm>=1.0.22'"
+        raise UserError(what, "train.optimizer", hint) from None
+    return Muon
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

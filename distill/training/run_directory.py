@@ -14,11 +14,11 @@ from safetensors.torch import load_file, save
 from distill.config import ModelConfig
 from distill.errors import UserError, first_line
 from distill.files import (
-    atomic,
     is_complete,
     lasting_files,
     read_json,
     verify_manifest,
+    write_bytes,
     write_json,
     write_manifest,
 )
@@ -93,12 +93,12 @@ class FinishedRun:
 
     @property
     def logit_adjustment(self) -> float:
-        """The `train.logit_adjustment` that it was trained with; 0 of before there was one."""
+        """The `train.logit_adjustment` that it was trained with; 0 in earlier runs."""
         return float(self.config["run"]["train"].get("logit_adjustment", 0.0))
 
     @property
     def effective_batch(self) -> int:
-        """Images of an optimiser step, over all processes; one batch in runs of before."""
+        """Images of an optimiser step, over all processes; one batch in earlier runs."""
         env = read_json(self.folder / ENV) if ENV in self.hashes else {}
         return int(env.get("effective_batch", self.config["run"]["train"]["batch_size"]))
 
@@ -178,8 +178,8 @@ def save_weights(classifier: Classifier, path: Path) -> None:
     """Writes the network's weights as safetensors."""
     state = classifier.network.state_dict()
     content = save({n: t.detach().cpu().contiguous() for n, t in state.items()})
-    with atomic(path) as temporary:
-        temporary.write_bytes(content)  # which, unlike the library's own writing, tells a full disk
+    # Unlike the library's own writing, this tells of a full disk.
+    write_bytes(path, content)
 
 
 def load_weights(classifier: Classifier, path: Path) -> Classifier:

@@ -130,7 +130,8 @@ class Trainer:
             ids, repeats = draw_epoch(self.sampling, seed, epoch)
             order = ((ids[place], repeats[place]) for place in places)
         for step, (picked, pixels) in enumerate(self._read(order)):
-            yield self._batch(picked, pixels, epoch, [seed, epoch, step, rank])
+            # By the batch's place in the epoch, however many processes share it.
+            yield self._batch(picked, pixels, epoch, [seed, epoch, step * world + rank, 0])
 
     def step(self, batch: Batch, epoch: int, part: Part = WHOLE) -> dict[str, Tensor]:
         """Gradients of a batch, and the optimiser's step where that is the last of its batches.

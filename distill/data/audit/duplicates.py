@@ -58,27 +58,16 @@ class _Sight(NamedTuple):
         return limits
 
 
-def group_names(
-    prints: Fingerprints, source_groups: Sequence[str | None], features: Floats | None = None
-) -> list[str]:
-    """Groups of images that belong into the same split: copies, and what the source says.
+def copy_groups(prints: Fingerprints, features: Floats | None = None) -> list[str]:
+    """Groups of copies: exact ones, near ones, and copies of copies.
 
     Args:
-        source_groups: Name of the group that the source gives each image; None where it gives none.
         features: See `near_pairs`.
 
     Returns:
         The name of each image's group, the alphabetically first of its members. Unreadable images
         are groups of their own.
     """
-    known = [
-        group if ok else None for group, ok in zip(source_groups, prints.readable, strict=True)
-    ]
-    return join_groups(prints.names, copy_groups(prints, features), known)
-
-
-def copy_groups(prints: Fingerprints, features: Floats | None = None) -> list[str]:
-    """As `group_names`, of copies alone: exact ones, near ones, and copies of copies."""
     pairs = np.concatenate([exact_pairs(prints), near_pairs(prints, features)])
     return _first_names(prints.names, components(len(prints.names), pairs))
 
@@ -121,19 +110,15 @@ def near_pairs(prints: Fingerprints, features: Floats | None = None) -> Ids:
 
 def components(count: int, pairs: Ids) -> Ids:
     """The smallest index that each of `count` nodes is linked to by pairs, `(count,)`."""
-    labels = np.arange(count, dtype=np.int64)
-    left, right = pairs[:, 0], pairs[:, 1]
-    while True:
-        lowest = np.minimum(labels[left], labels[right])
-        linked = labels.copy()
-        for end in (left, right):
-            np.minimum.at(linked, end, lowest)
-            np.minimum.at(linked, labels[end], lowest)
-        while not np.array_equal(linked, linked[linked]):
-            linked = linked[linked]
-        if np.array_equal(linked, labels):
-            return labels
-        labels = linked
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    ones = np.ones(len(pairs), np.int8)
+    graph = coo_array((ones, (pairs[:, 0], pairs[:, 1])), shape=(count, count))
+    _, component = connected_components(graph, directed=False)
+    _, first = np.unique(component, return_index=True)
+    smallest: Ids = first[component].astype(np.int64)
+    return smallest
 
 
 def _star(keys: Sequence[object]) -> Ids:

@@ -1,7 +1,7 @@
 """What is known of every image after one look: hashes, a tiny picture, size, light and sharpness.
 
 Files are read once and images dropped at once, so memory is a kilobyte per image. What follows
-from it, copies and oddities, is decided in `duplicates.py` and `audit.py`.
+from it, copies and oddities, is decided in `duplicates.py` and `findings.py`.
 """
 
 from __future__ import annotations

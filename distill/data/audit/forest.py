@@ -39,14 +39,14 @@ def directions(sample: Floats, count: int) -> Floats:
     return np.ascontiguousarray(found[:count].T, np.float32)
 
 
-def leaves(points: Points, trees: int = TREES, leaf: int = LEAF, seed: int = 0) -> Iterator[Ids]:
+def leaves(points: Points, trees: int = TREES, leaf: int = LEAF) -> Iterator[Ids]:
     """Groups of indices, each ascending, within which all close pairs are to be looked for.
 
     In each tree every vector is in one group, turned as its place along a random odd direction
     says, so that an image and its mirror image fall together.
     """
     for tree in range(trees):
-        rng = np.random.default_rng([seed, tree])
+        rng = np.random.default_rng([0, tree])
         whole = points.even
         if points.odd.shape[1]:
             turn = np.sign(points.odd @ rng.standard_normal(points.odd.shape[1], np.float32))

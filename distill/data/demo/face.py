@@ -112,7 +112,7 @@ def _draw_beard(brush: Brush, features: Features) -> None:
         brush.fill(_band(x, upper, lower), colour)
         for k in range(2, 13):
             strand = [(x[k], upper[k] + 0.1), (x[k] * 0.95, lower[k] - 0.03)]
-            brush.line(strand, (*shade(colour, 0.7), 90)[-4:], 0.025)
+            brush.line(strand, shade(colour, 0.7, 90), 0.025)
     elif features.beard == "goatee":
         brush.fill(
             curve([(-0.27, 0.45), (0.27, 0.45), (0.25, 0.9), (0, 1.04), (-0.25, 0.9)]), colour
@@ -147,7 +147,7 @@ def draw_hair(brush: Brush, features: Features) -> None:
     fringe = curve(inner, closed=False)
     brush.fill(np.concatenate([_curl(outer, hair), fringe]), features.hair_colour)
     sheen = np.stack([np.sin(angle[6:13]) * 0.62, -np.cos(angle[6:13]) * 0.86], axis=1)
-    brush.line(sheen, (*shade(features.hair_colour, 1.5), 90), 0.07)
+    brush.line(sheen, shade(features.hair_colour, 1.5, 90), 0.07)
 
 
 def draw_glasses(brush: Brush, outfit: Outfit) -> None:

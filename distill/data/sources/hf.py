@@ -14,7 +14,7 @@ from typing import Any
 
 from distill.data.sources import SPLIT_NAMES, Source, parquet
 from distill.data.sources._license import license_of_card
-from distill.errors import UserError
+from distill.errors import UserError, first_line
 
 NAME = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(/(?P<folder>[^@]+))?(@(?P<revision>.+))?")
 
@@ -78,7 +78,7 @@ def _cached(repository: str, revision: str | None, folder: str | None, where: st
     except hub.utils.LocalEntryNotFoundError:
         return None
     except ValueError as error:
-        raise UserError(_first_line(error), where, "write hf:OWNER/NAME") from None
+        raise UserError(first_line(error), where, "write hf:OWNER/NAME") from None
     files = _below(snapshot)
     chosen = _folder(files, folder, where)
     files = [file for file in files if _parent(file) == chosen]
@@ -102,11 +102,11 @@ def _fetched(repository: str, revision: str | None, folder: str | None, where: s
         raise
     except (hub.utils.RepositoryNotFoundError, hub.utils.RevisionNotFoundError) as error:
         hint = "check name and revision; if it is private or gated, log in: hf auth login"
-        raise UserError(_first_line(error), where, hint) from error
+        raise UserError(first_line(error), where, hint) from error
     except Exception as error:  # the network's own errors are another library's in each version
         call = f"hf download {repository} --repo-type dataset --local-dir FOLDER"
         hint = f"without a network, fetch it elsewhere ({call}) and name the folder copied here"
-        what = f"not in the local cache, and not to be fetched: {_first_line(error)}"
+        what = f"not in the local cache, and not to be fetched: {first_line(error)}"
         raise UserError(what, where, hint) from error
 
 
@@ -181,7 +181,3 @@ def _splits(files: Iterable[str]) -> set[str]:
 def _place(snapshot: Path, folder: str) -> Path:
     """What the Parquet source opens: it looks into `data` itself, and for `classes.txt` above."""
     return snapshot if folder in ("", "data") else snapshot / folder
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

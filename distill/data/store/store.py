@@ -64,13 +64,8 @@ class Split:
     shards: NDArray[np.int64] | None = None
 
     @property
-    def is_streamed(self) -> bool:
-        """Whether reading means decoding."""
-        return not isinstance(self.stored, np.ndarray)
-
-    @property
     def pixels(self) -> Pixels:
-        """The images, uint8 `(n, height, width, 3)`: mapped, or where they are some, copied."""
+        """The images, uint8 `(n, height, width, 3)`: mapped; of a subset or a stream, copied."""
         if self.rows is None and isinstance(self.stored, np.ndarray):
             return self.stored
         return self.take(np.arange(len(self.labels)))

@@ -19,9 +19,9 @@ from distill.errors import UserError
 from distill.export.int8.calibration import Pixels
 from distill.export.int8.integers import float_in_disguise, kernels
 from distill.export.int8.quantiser import Distil, Quantiser
-from distill.export.int8.steps import Step, escalate, gains
+from distill.export.int8.steps import Step, escalate, gains, is_too_large
 from distill.export.onnx_file import describe, probs_of_file
-from distill.files import JsonModel, atomic
+from distill.files import JsonModel, write_bytes
 from distill.runtime.latency import turns_ns
 from distill.runtime.predict import Predictor
 from distill.scoring.metrics import score
@@ -147,9 +147,8 @@ class Gate:
             reasons.append(f"{step.drop:.2f} points of {self.main} are lost, {most:g} may be")
         if not gains(step):
             reasons.append("neither faster nor smaller")
-        most_kb, kb = self.config.int8_max_kb, (step.size_bytes or 0) / 1000
-        if 0 < most_kb < kb:
-            reasons.append(f"it has {kb:.0f} kB, {most_kb:g} may be")
+        if is_too_large(step, most_kb := self.config.int8_max_kb):
+            reasons.append(f"it has {(step.size_bytes or 0) / 1000:.0f} kB, {most_kb:g} may be")
         return reasons
 
 
@@ -178,7 +177,7 @@ def export_int8(
     with tempfile.TemporaryDirectory() as name:
         gate = Gate(source, *val, config, threads, Path(name))
         quantiser = Quantiser(source, calibration, Path(name), distil)
-        steps, passed = escalate(quantiser, gate.judge, tell)
+        steps, passed = escalate(quantiser, gate.judge, tell, config.int8_max_kb)
         record = Int8Export(
             score=gate.main,
             max_drop=config.int8_max_drop,
@@ -191,8 +190,7 @@ def export_int8(
         metadata, thresholds = gate.publication(passed)
         model = onnx.load(passed)
         describe(model, metadata)
-        with atomic(file) as temporary:
-            temporary.write_bytes(model.SerializeToString())
+        write_bytes(file, model.SerializeToString())
         return record.model_copy(update={"thresholds": thresholds})
 
 

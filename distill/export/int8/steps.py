@@ -71,15 +71,19 @@ class Quantises(Protocol):
 
 
 def escalate(
-    quantiser: Quantises, judge: Judge, tell: Callable[[str], None] = lambda line: None
+    quantiser: Quantises,
+    judge: Judge,
+    tell: Callable[[str], None] = lambda line: None,
+    most_kb: float = 0.0,
 ) -> tuple[list[Step], Path | None]:
     """Takes steps until one is not `refused`: all of them, and the file of the one that held.
 
-    Stops early where integers throughout are neither faster nor smaller.
+    Stops early where integers throughout are neither faster nor smaller, or still too large.
 
     Args:
         judge: Completes a step by its file and the layers that this should have in integers.
         tell: Is told of every step that does not hold.
+        most_kb: Largest file, in units of 1,000 bytes; 0 for any.
     """
     steps: list[Step] = []
     for step in plan_steps(quantiser, steps):
@@ -96,7 +100,7 @@ def escalate(
         if steps[-1].refused is None:
             return steps, file
         tell(f"int8 by {step.step}: {steps[-1].refused}")
-        if not floats and not gains(steps[-1]):
+        if not floats and (not gains(steps[-1]) or is_too_large(steps[-1], most_kb)):
             break
     return steps, None
 
@@ -145,6 +149,11 @@ def gains(step: Step) -> bool:
     if step.time_ratio is None or step.size_ratio is None:
         return True
     return min(step.time_ratio, step.size_ratio) <= 1 - MIN_GAIN
+
+
+def is_too_large(step: Step, most_kb: float) -> bool:
+    """Whether a file has more than so many units of 1,000 bytes; 0 for any."""
+    return 0.0 < most_kb < (step.size_bytes or 0) / 1000
 
 
 def summary(steps: Sequence[Step], main_score: str) -> str:

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from distill.data.prepare import ImageData
-from distill.report import plots
 from distill.report.page import Pictures, picture_of
+from distill.runtime.explain import with_map
 from distill.runtime.predict import Predictor
 from distill.scoring.tasks import SINGLE, Task, task_of
 
@@ -66,7 +67,7 @@ class Answers:
     @cached_property
     def has_maps(self) -> bool:
         """Whether the file gives activation maps."""
-        return "cam" in [output.name for output in self.predictor.session.get_outputs()]
+        return "cam" in self.predictor.outputs
 
     def pictures(self, ids: Ids, with_maps: bool = True) -> list[Pictures]:
         """Test images with what they are and what they were taken for, in the order of `ids`.
@@ -81,7 +82,9 @@ class Answers:
             pixels = np.asarray(self.data.test.pixels[index])
             sources = [picture_of(pixels)]
             if maps is not None:
-                sources.append(picture_of(plots.heat(pixels, maps[place])))
+                whole = (0, 0, pixels.shape[1], pixels.shape[0])
+                heated = with_map(Image.fromarray(pixels), maps[place], whole)
+                sources.append(picture_of(np.asarray(heated)))
             alt, tone = self.words(index), "good" if self.right[index] else "bad"
             name = self.data.test.names[index]
             caption = f"{'right' if self.right[index] else 'wrong'}: {alt}; {name}"
@@ -117,10 +120,11 @@ class Answers:
     def _maps(self, ids: Ids) -> NDArray[np.float32]:
         """Activation maps `(ids, h, w)`."""
         pixels = np.ascontiguousarray(self.data.test.pixels[ids])
-        cam = self.predictor.session.run(["cam"], {"image": pixels})[0]
+        cams = self.predictor.answers(pixels, "cam").cams
+        assert cams is not None
         if self.task is SINGLE:
             of = self.probs[ids].argmax(axis=1)
         else:
             of = np.array([self._costs(index).argmax() for index in ids])
-        kept: NDArray[np.float32] = cam[np.arange(len(ids)), of]
+        kept: NDArray[np.float32] = cams[np.arange(len(ids)), of]
         return kept

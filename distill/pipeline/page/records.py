@@ -9,6 +9,7 @@ from distill.config import RunConfig
 from distill.data.sources import SPLITS
 from distill.files import is_complete
 from distill.pipeline.experiment import RECIPE
+from distill.pipeline.int8_training import int8_run
 from distill.pipeline.lr_finder import kept_test
 from distill.pipeline.page.content import Content, cell
 from distill.pipeline.page.figures import MOST_CLASSES, machine_words
@@ -16,6 +17,7 @@ from distill.pipeline.runs import all_runs, taught_by
 from distill.report import plots
 from distill.report.page import Section, Table
 from distill.report.table import finding_lines
+from distill.training.run_directory import open_run
 
 MOST_FINDINGS = 4  # of a kind
 
@@ -24,9 +26,11 @@ def training(content: Content) -> Section:
     """Curves of every run."""
     experiment = content.experiment
     names = [config.name for config in all_runs(experiment.recipe)]
-    tuned = [f"{student.name}-int8" for student in experiment.recipe.students]
-    names += [name for name in tuned if is_complete(experiment.folder(name))]
     runs = {name: experiment.finished(name).rows for name in names}
+    for student in experiment.recipe.students:
+        folder = experiment.folder(int8_run(student.name))
+        if is_complete(folder):
+            runs[folder.name] = open_run(folder).rows
     alt = "Training loss and validation score of each run by epoch; metrics.jsonl has them."
     made = content.plot("curves", plots.curves(runs, content.task.main_score), alt)
     return Section("training", "Training", "", made)
