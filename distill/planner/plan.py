@@ -105,11 +105,13 @@ def open_draft(request: Request, device: torch.device, progress: Progress) -> Dr
     preset, table = read_preset(request.preset, request.overrides, request.teachers)
     preset = preset.model_copy(update={"minutes": request.minutes or preset.minutes})
     data = table.setdefault("data", {})
+    check_table(Recipe, {"data": data}, "command line")
     source = open_source(request.location, data.get("task"))
     data["task"] = source.task
     nominal = copy.deepcopy(table)  # checked before anything is reckoned with its numbers
     for run in nominal["teachers"]:
-        run.setdefault("transfer", {}).setdefault("freeze_epochs", 1)  # which `scheduled` will set
+        if isinstance(transfer := run.setdefault("transfer", {}), dict):
+            transfer.setdefault("freeze_epochs", 1)  # as `scheduled` will
     check_table(Recipe, nominal, "command line")
     config = check_table(Recipe, {"data": data}, "command line").data
     check_splits(source, config, request.workers, progress)
