@@ -225,7 +225,9 @@ def _by_optuna(
 def _by_epoch(experiment: Experiment, name: str, score: str) -> dict[int, float]:
     """Scores on validation by epoch, of a run as far as it has come."""
     log = experiment.folder(name) / ROWS
-    rows = [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
+    rows = (
+        [json.loads(line) for line in log.read_text("utf-8").splitlines()] if log.is_file() else []
+    )
     return {row["epoch"]: row[f"val/{score}"] for row in rows if f"val/{score}" in row}
 
 

@@ -185,7 +185,8 @@ def _resume(trainer: Trainer, folder: Path, progress: Progress) -> Standing:
         known["best"] = (known["best"], -math.inf)
     standing = Standing(**{"best_epoch": state["epoch"], **known})
     if is_main:
-        kept = log.read_text().splitlines(keepends=True)[: standing.epoch + 1]  # a line per epoch
+        lines = log.read_text("utf-8").splitlines(keepends=True)
+        kept = lines[: standing.epoch + 1]  # a line per epoch
         write_text(log, "".join(kept))
         for waiting in (folder / "last").glob("best-*.safetensors"):
             if waiting == waiting_weights(folder, standing.best_epoch):
