@@ -297,7 +297,7 @@ class TrainConfig(Options):
     shift: Fraction = 0.0
     """Largest shift, as a share of the view's size. In each epoch the student sees a view moved by
     another distance up to it, and mirrored as often as `views.flip` says; cached answers stay those
-    to the view itself. So few cached views go further.
+    to the view itself. So views that come round five times or more go further.
     """
     validate_every: Count = 1
     """Epochs between validations; the last epoch is always validated."""
