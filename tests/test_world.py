@@ -69,7 +69,7 @@ def test_another_process_takes_the_scores_of_the_main_one(monkeypatch):
     """Each decided alone on patience and plateau: where rounding differed, one waited for ever."""
     told = {"val/top1": 90.0}
     monkeypatch.setattr(World, "from_main", lambda self, value: told if value is None else value)
-    monkeypatch.setattr(fit_module, "predict_logits", lambda *_: pytest.fail("it validated"))
+    monkeypatch.setattr(fit_module, "validate", lambda *_: pytest.fail("it validated"))
     second = SimpleNamespace(job=SimpleNamespace(data=None), world=World(CPU, 1, 2))
     assert fit_module._validate(second) is told
 

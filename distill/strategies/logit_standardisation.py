@@ -37,12 +37,15 @@ class Strategy(Vanilla):
         """`T² * KL(teacher || student)` of the standardised logits.
 
         Raises:
-            UserError: Labels that are independent: their mean is part of what a teacher says of
-                them.
+            UserError: Two classes, see `min_classes`. Or labels that are independent: their mean is
+                part of what a teacher says of them.
         """
         if isinstance(objective, Sigmoid):
             what = "logit_standardisation is for images with one label"
             raise UserError(what, "strategy.name", "use vanilla")
+        if student_logits.shape[-1] < self.min_classes:
+            hint = "use vanilla for two classes"
+            raise UserError("logit_standardisation needs 3 classes", "strategy.name", hint)
         pair = standardised(student_logits), standardised(teacher_logits)
         return super().distance(*pair, objective)
 
