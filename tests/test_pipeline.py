@@ -29,7 +29,7 @@ from distill.pipeline.bench import opponent_file
 from distill.pipeline.experiment import Experiment, write_description
 from distill.pipeline.jobs import load_job, load_teacher, tolerance
 from distill.pipeline.lr_finder import find_lr
-from distill.pipeline.plan import check_plugins
+from distill.pipeline.plan import check_opponents, check_plugins
 from distill.pipeline.runs import all_runs, chosen_student, has_self_teacher, taught_by
 from distill.progress import Progress
 from distill.training.precision import resolve_precision
@@ -308,9 +308,9 @@ def test_a_start_of_another_network_is_refused_at_once():
 
 def test_an_opponent_that_there_is_not_is_told_before_anything_is_trained():
     """It was told after training and export, and there was no table."""
-    check_plugins(Recipe(bench=BenchConfig(opponents=("timm/resnet18",))))
+    check_opponents(Recipe(bench=BenchConfig(opponents=("timm/resnet18",))))
     with pytest.raises(UserError, match="resnet5") as caught:
-        check_plugins(Recipe(bench=BenchConfig(opponents=("timm/resnet5",))))
+        check_opponents(Recipe(bench=BenchConfig(opponents=("timm/resnet5",))))
     assert caught.value.where == "bench.opponents"
 
 

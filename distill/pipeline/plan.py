@@ -32,7 +32,7 @@ def check_plugins(recipe: Recipe) -> None:
     Raises:
         UserError: An unknown name, an option that does not exist or fit, an input size that a
             network cannot work at, a weights file that is not there, nobody to teach a student, or
-            a target, an opponent or a baseline that cannot be made here.
+            a target or a baseline that cannot be made here.
     """
     for config in (*recipe.teachers, *recipe.students):
         try:
@@ -47,13 +47,17 @@ def check_plugins(recipe: Recipe) -> None:
         raise UserError("OpenCV is not installed, or is one without Haar cascades", "haar", hint)
     make_targets(recipe.export)
     find_engines(recipe.bench.engines)
+    for name in recipe.track:
+        find_tracker(name)
+
+
+def check_opponents(recipe: Recipe) -> None:
+    """Raises `UserError` where there is no network of an opponent's name, or not at this size."""
     for name in recipe.bench.opponents:
         try:
             build_classifier(ModelConfig(name=name), NAMES, input_spec(recipe.data), load=False)
         except UserError as error:
             raise UserError(error.what, "bench.opponents", error.hint) from None
-    for name in recipe.track:
-        find_tracker(name)
 
 
 def _check_run(config: RunConfig, recipe: Recipe) -> None:

@@ -167,9 +167,12 @@ def check_first(experiment: Experiment, stages: tuple[str, ...]) -> None:
     """
     from distill.data.sources import open_unlabelled
     from distill.pipeline.elsewhere import check_also
+    from distill.pipeline.plan import check_opponents
     from distill.training.trackers import check_installed
 
     check_out(experiment.out)
+    if "bench" in stages:
+        check_opponents(experiment.recipe)
     if {"student", "export"} & {*stages} and not experiment.recipe.students:
         hint = "add one; `distill teacher` trains the teachers of a recipe alone"
         raise UserError("the recipe has no student", str(experiment.out), hint)
