@@ -100,7 +100,7 @@ def test_the_gradient_is_that_of_one_large_batch(data, tmp_path, strategy):
         large.step(joined(batches), 0)
         for one, other in zip(accumulated(small, batches), gradients(large), strict=True):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-7)
-        assert int(small.averaged.n_averaged) == 1
+        assert int(small.averaged.state()["n_averaged"]) == 1
         weights = small.classifier.state_dict()
         for name, value in large.classifier.state_dict().items():
             torch.testing.assert_close(weights[name], value, msg=name)

@@ -33,7 +33,7 @@ from distill.progress import Progress
 from distill.registry import names_in
 from distill.strategies.objective import SOFTMAX
 from distill.teaching.teachers import CachedTeachers, LiveTeachers
-from distill.training.averaging import update_average
+from distill.training.averaging import Average
 from distill.training.job import Job
 from distill.training.teachers import build_caches
 from distill.training.trainer import Trainer
@@ -156,7 +156,7 @@ def test_a_cpu_keeps_the_memory_of_large_tensors():
 
 
 def test_averaged_weights_are_torchs(data):
-    """`update_average` is `AveragedModel.update_parameters` but for its copy of a counter.
+    """`Average` is `AveragedModel.update_parameters` but for its copy of a counter.
 
     The decay warms up: 2 / 11, then 3 / 12.
     """
@@ -168,16 +168,16 @@ def test_averaged_weights_are_torchs(data):
         get_ema_multi_avg_fn(decay)(averages, values, count)
 
     theirs = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
-    ours = AveragedModel(model, use_buffers=True)
+    ours = Average(model, 0.9)
     for _ in range(3):
         model.train()(torch.rand(4, 3, 32, 32))  # moves BatchNorm's statistics
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter))
         theirs.update_parameters(model)
-        update_average(ours, model, 0.9)
+        ours.update()
     expected = theirs.state_dict()
-    for name, value in ours.state_dict().items():
+    for name, value in ours.state().items():
         if "num_batches_tracked" not in name:  # a count is copied, not averaged and cut
             torch.testing.assert_close(value, expected[name], msg=name)
-    assert not torch.equal(ours.module.network.classifier.bias, model.network.classifier.bias)
+    assert not torch.equal(ours.classifier.network.classifier.bias, model.network.classifier.bias)

@@ -3,39 +3,58 @@
 from __future__ import annotations
 
 import copy
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from distill.models.classifier import Classifier
 
 
-def averaged_copy(classifier: Classifier, decay: float) -> AveragedModel | None:
-    """The average that training updates; None for a decay of 0, which is none."""
-    if decay == 0:
-        return None
-    return AveragedModel(classifier, use_buffers=True)
-
-
-@torch.no_grad()
-def update_average(averaged: AveragedModel, classifier: Classifier, decay: float) -> None:
-    """Moves averaged weights and buffers towards those of a step; counts are copied.
+class Average:
+    """A network's weights and buffers averaged over the steps of a run; counts are copied.
 
     The first are copied, and the average then warms up: after n steps the decay is at most
     (1 + n) / (10 + n), or a short run would end near the random weights that it began with.
-    `AveragedModel.update_parameters` would send its counter to the GPU and wait, at every step.
+    `AveragedModel.update_parameters` would send its counter to the GPU and wait, and look for the
+    tensors, at every step.
     """
-    averages = [*averaged.module.parameters(), *averaged.module.buffers()]
-    pairs = list(zip(averages, [*classifier.parameters(), *classifier.buffers()], strict=True))
-    moving = [pair for pair in pairs if pair[0].is_floating_point()]
-    steps = int(averaged.n_averaged)  # a number in the host's memory
-    old, new = map(list, zip(*moving, strict=True))
-    torch._foreach_lerp_(old, new, 1.0 - warm_decay(decay, steps) if steps else 1.0)
-    for count, current in pairs:
-        if not count.is_floating_point():
-            count.copy_(current)
-    averaged.n_averaged += 1
+
+    def __init__(self, classifier: Classifier, decay: float) -> None:
+        self.decay = decay
+        self._averaged = AveragedModel(classifier, use_buffers=True)
+        pairs = list(zip(_tensors(self._averaged.module), _tensors(classifier), strict=True))
+        self._moving = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._counts = [pair for pair in pairs if not pair[0].is_floating_point()]
+
+    @property
+    def classifier(self) -> Classifier:
+        """The network of the averaged weights."""
+        return cast(Classifier, self._averaged.module)
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Moves what is averaged towards the weights of a step."""
+        steps = int(self._averaged.n_averaged)  # a number in the host's memory
+        old, new = map(list, zip(*self._moving, strict=True))
+        torch._foreach_lerp_(old, new, 1.0 - warm_decay(self.decay, steps) if steps else 1.0)
+        if self._counts:
+            old, new = map(list, zip(*self._counts, strict=True))
+            torch._foreach_copy_(old, new)
+        self._averaged.n_averaged += 1
+
+    def state(self) -> dict[str, Any]:
+        """What a resume needs."""
+        return self._averaged.state_dict()
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Takes up where `state` was given out."""
+        self._averaged.load_state_dict(state)
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]
 
 
 def warm_decay(decay: float, steps: int) -> float:

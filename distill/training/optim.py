@@ -44,25 +44,27 @@ def set_trainable(classifier: Classifier, first: int) -> None:
 def parameter_groups(
     classifier: Classifier, train: TrainConfig, transfer: TransferConfig
 ) -> list[dict[str, Any]]:
-    """Groups by layer group and weight decay; each knows its `lr_scale`.
+    """Groups by learning rate and weight decay, each of which knows its `lr_scale`.
 
-    Biases, norms and other one-dimensional parameters do not decay (He et al., 2018,
-    arXiv:1812.01187, section 3.1). Layers that are never trained are in no group.
+    Few of them: one per layer made a step of SGD take 5 ms beside a GPU. Biases, norms and other
+    one-dimensional parameters do not decay (He et al., 2018, arXiv:1812.01187, section 3.1). Layers
+    that are never trained are in no group.
     """
     owners = layer_group_of(classifier.network)
     last = len(layer_groups(classifier.network)) - 1
     first = first_trained_group(classifier, transfer, transfer.freeze_epochs)
-    grouped: dict[tuple[int, bool], list[nn.Parameter]] = defaultdict(list)
+    grouped: dict[tuple[float, bool], list[nn.Parameter]] = defaultdict(list)
     for name, parameter in classifier.network.named_parameters():
         if owners[name] >= first:
-            grouped[owners[name], parameter.ndim > 1].append(parameter)
+            scale = transfer.layer_lr_decay ** (last - owners[name])
+            grouped[scale, parameter.ndim > 1].append(parameter)
     return [
         {
             "params": parameters,
             "weight_decay": train.weight_decay if decays else 0.0,
-            "lr_scale": transfer.layer_lr_decay ** (last - group),
+            "lr_scale": scale,
         }
-        for (group, decays), parameters in sorted(grouped.items(), key=lambda item: item[0])
+        for (scale, decays), parameters in sorted(grouped.items(), key=lambda item: item[0])
     ]
 
 
@@ -75,15 +77,15 @@ def make_optimizer(
     to matrices, and steps have the size of AdamW's (Liu et al., 2025, arXiv:2502.16982).
     """
     groups = parameter_groups(classifier, train, transfer)
-    if train.optimizer == "sgd":
-        momentum = train.momentum
-        return torch.optim.SGD(groups, lr=train.lr, momentum=momentum, nesterov=momentum > 0)
     if train.optimizer == "muon":
         muon: torch.optim.Optimizer = _muon()(groups, lr=train.lr, nesterov=True)
         return muon
-    device = next(classifier.parameters()).device.type
     # One kernel instead of one per parameter: 0.7 ms against 2.7 for the compact student on a CPU.
-    return torch.optim.AdamW(groups, lr=train.lr, fused=device in ("cpu", "cuda"))
+    fused = next(classifier.parameters()).device.type in ("cpu", "cuda")
+    if train.optimizer == "sgd":
+        nesterov = train.momentum > 0
+        return torch.optim.SGD(groups, train.lr, train.momentum, nesterov=nesterov, fused=fused)
+    return torch.optim.AdamW(groups, lr=train.lr, fused=fused)
 
 
 def check_optimizer(train: TrainConfig) -> None:

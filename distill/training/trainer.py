@@ -23,7 +23,7 @@ from distill.strategies.losses import mix, mix_labels
 from distill.strategies.objective import make_objective
 from distill.teaching.teachers import Taught, Teachers, on_device
 from distill.training.accumulation import WHOLE, Part, accumulate_anew
-from distill.training.averaging import Anchor, averaged_copy, update_average
+from distill.training.averaging import Anchor, Average
 from distill.training.imbalance import balanced_sampling, class_weights, draw_epoch, log_prior
 from distill.training.job import Job
 from distill.training.optim import Schedule, first_trained_group, make_optimizer, set_trainable
@@ -65,10 +65,12 @@ class Trainer:
         keep_memory()
         self.memory_format = memory_format(classifier, self.device)
         self.classifier = classifier.to(self.device).to(memory_format=self.memory_format)
-        self.averaged = averaged_copy(classifier, self.train.ema_decay)
+        decay = self.train.ema_decay
+        self.averaged = Average(classifier, decay) if decay else None
         share = job.config.transfer.start_share
         self.anchor = Anchor(share) if share else None
         self.optimizer = make_optimizer(classifier, self.train, job.config.transfer)
+        self._parameters = list(classifier.parameters())
         self.projection: Projection | None = None
         if self.strategy.needs_features and job.teachers:
             self.projection = Projection(classifier, job.teachers, job.seed).to(self.device)
@@ -100,9 +102,16 @@ class Trainer:
     @property
     def _trained(self) -> Classifier:
         """The network, or its average over the steps where there is one."""
-        if self.averaged is None:
-            return self.classifier
-        return cast(Classifier, self.averaged.module)
+        return self.classifier if self.averaged is None else self.averaged.classifier
+
+    @property
+    def _compile_mode(self) -> str | None:
+        """On a GPU all kernels of a pass by one launch: small students wait for the host.
+
+        Not where gradients of several passes are added up, which lie in the same memory then.
+        """
+        alone = self.device.type == "cuda" and self.world.size == self.accumulate == 1
+        return "reduce-overhead" if alone else None
 
     def begin_epoch(self, epoch: int) -> None:
         """Training mode, the right layers frozen, generators seeded for this epoch."""
@@ -116,7 +125,7 @@ class Trainer:
             # DDP fixes the set of trained parameters when it wraps a model.
             self._model = self._wrapped["classifier"] = self.world.wrap(self.classifier)
             if self.train.compile:
-                self._model = cast(nn.Module, torch.compile(self._model))
+                self._model = cast(nn.Module, torch.compile(self._model, mode=self._compile_mode))
             self._first_group = first
 
     def batches(self, epoch: int) -> Iterator[Batch]:
@@ -152,7 +161,7 @@ class Trainer:
         if part.is_last:
             self._descend()
             if self.averaged is not None:
-                update_average(self.averaged, self.classifier, self.train.ema_decay)
+                self.averaged.update()
         return {name: term.detach() for name, term in terms.items()}
 
     def _terms(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
@@ -193,7 +202,7 @@ class Trainer:
         if self.train.clip_norm > 0:
             if scaler is not None:
                 scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(self.classifier.parameters(), self.train.clip_norm)
+            nn.utils.clip_grad_norm_(self._parameters, self.train.clip_norm)
         if scaler is None:
             optimizer.step()
         else:
@@ -255,7 +264,7 @@ class Trainer:
         """All of it that a resume needs; tensors and plain values only."""
         return {
             "network": self.classifier.network.state_dict(),
-            "averaged": None if self.averaged is None else self.averaged.state_dict(),
+            "averaged": None if self.averaged is None else self.averaged.state(),
             "anchor": None if self.anchor is None else self.anchor.start,
             "optimizer": self.optimizer.state_dict(),
             "projection": None if self.projection is None else self.projection.state_dict(),
@@ -269,17 +278,25 @@ class Trainer:
         """Takes up where `state` was given out, by as many processes or by others.
 
         Raises:
-            UserError: These cannot share the batches of its optimiser steps.
+            UserError: These cannot share the batches of its optimiser steps, or another version of
+                the package began it.
         """
         if "processes" in state:  # which earlier versions did not keep
             before = state["processes"], state["accumulate"]
             self.accumulate = accumulate_anew(*before, self.world.size)
         self.classifier.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        try:
+            self.optimizer.load_state_dict(state["optimizer"])
+        except ValueError as error:  # earlier versions had a group of parameters per layer
+            raise UserError(
+                f"an earlier version began it: {error}",
+                str(self.job.folder),
+                "train it again with --overwrite",
+            ) from None
         if self.projection is not None:
             self.projection.load_state_dict(state["projection"])
         if self.averaged is not None:
-            self.averaged.load_state_dict(state["averaged"])
+            self.averaged.load_state(state["averaged"])
         if self.anchor is not None:
             self.anchor.load_state(state["anchor"], self.device)
         if self.scaler is not None:
