@@ -131,6 +131,15 @@ def test_labels_with_weights_are_weighed_within_their_batch(skewed, tmp_path):
         torch.testing.assert_close(found, torch.stack(alone).mean(0), rtol=1e-4, atol=1e-7)
 
 
+def test_what_an_earlier_version_began_is_refused(data, tmp_path):
+    """Its optimiser had a group of parameters for each layer."""
+    trainer = trainer_of(data, tmp_path)
+    state = trainer.state()
+    state["optimizer"]["param_groups"].append(state["optimizer"]["param_groups"][0])
+    with pytest.raises(UserError, match=r"earlier version.*--overwrite"):
+        trainer.load_state(state)
+
+
 def test_a_run_equals_one_of_larger_batches(data, tmp_path):
     """Schedule, clipping and averages count optimiser steps; an epoch here is 8 batches of 8."""
     options = {"ema_decay": 0.9, "clip_norm": 0.5, "schedule": "cosine", "epochs": 3}

@@ -21,7 +21,8 @@ SLOW = {"torch_compile"}  # it runs a C++ compiler
 NAMES = [
     pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in engine_names()
 ]
-TOLERANCE = {"bf16": 0.03, "fp16": 0.01}  # between probabilities; else 1e-4
+TOLERANCE = {"bf16": 0.03, "fp16": 0.01}  # between probabilities
+FP32 = {"cpu": 1e-4, "cuda": 1e-3}  # whose convolutions are TF32 there: 2.4e-4 on an H200
 SIZE = 32
 
 
@@ -87,7 +88,7 @@ def test_engines_agree_on_probabilities(name: str, device: Device, models) -> No
     for part in (pixels[:1], pixels[1:2], pixels[2:7], pixels[:1], pixels[3:8]):
         found = loaded.run(part)
         assert found.dtype == np.float32
-        tolerance = TOLERANCE.get(loaded.precision or "", 1e-4)
+        tolerance = TOLERANCE.get(loaded.precision or "", FP32[device])
         np.testing.assert_allclose(found, reference.probs(part), atol=tolerance)
 
 

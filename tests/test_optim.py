@@ -242,6 +242,14 @@ def test_biases_and_norms_do_not_decay(classifier: Classifier) -> None:
     assert set(decays.values()) == {0.0, 0.1}
 
 
+def test_layers_that_learn_alike_share_a_group(classifier: Classifier) -> None:
+    """Each group is a launch, or several, of every step."""
+    alike = parameter_groups(classifier, TrainConfig(), TransferConfig())
+    assert len(alike) == 2  # what decays and what does not
+    apart = parameter_groups(classifier, TrainConfig(), TransferConfig(layer_lr_decay=0.5))
+    assert len(apart) == 8  # four groups of layers
+
+
 def test_every_parameter_is_in_one_group(classifier: Classifier) -> None:
     groups = parameter_groups(classifier, TrainConfig(), TransferConfig())
     ids = [id(p) for group in groups for p in group["params"]]

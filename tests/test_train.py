@@ -555,6 +555,8 @@ def test_compiled_training_is_training(data, tmp_path):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.gpu
-def test_fit_on_a_gpu_in_bf16(data, tmp_path):
-    fit(tiny(data), make_job(data, tmp_path), torch.device("cuda"), Progress(quiet=True))
+@pytest.mark.parametrize("compiles", [False, True])
+def test_fit_on_a_gpu_in_bf16(data, tmp_path, compiles):
+    job = make_job(data, tmp_path, compile=compiles)
+    fit(tiny(data), job, torch.device("cuda"), Progress(quiet=True))
     assert all(math.isfinite(row["train/loss"]) for row in rows(tmp_path))
