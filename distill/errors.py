@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import json
 import unicodedata
 from collections.abc import Iterable, Sequence
+from importlib import metadata
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 
 class DistillError(Exception):
@@ -79,6 +83,21 @@ def is_short_of_memory(error: BaseException) -> bool:
     words = ("out of memory", "allocate memory", "start new thread")
     said = str(error) if isinstance(error, RuntimeError) else ""
     return isinstance(error, MemoryError) or any(part in said for part in words)
+
+
+def install(extra: str) -> str:
+    """The command that installs an extra from where this package came from.
+
+    Not by its name alone, which another project has on PyPI.
+    """
+    try:
+        origin = metadata.distribution("distillate").read_text("direct_url.json")
+    except metadata.PackageNotFoundError:
+        origin = None
+    place = urlsplit(json.loads(origin)["url"] if origin else "")
+    if place.scheme != "file":
+        return f"in the clone, pip install '.[{extra}]'"
+    return f"pip install '{url2pathname(place.path)}[{extra}]'"
 
 
 def alike(word: str, known: Iterable[str]) -> list[str]:

@@ -17,11 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from distill.errors import DistillError, RunStopped, UserError, first_line, printable
+from distill.errors import DistillError, RunStopped, UserError, first_line, install, printable
 from distill.files import atomic, downloads
 from distill.lock import lock
 
-INSTALL = "pip install 'distillate[scale]'"
 KEPT_GB = 20.0  # of copies of remote files, unless DISTILLATE_KEPT_GB says otherwise
 TRIES = 3  # of a copy whose connection is cut, beside those of the file system itself
 FEW = 8  # parts of a file after which all of it is fetched
@@ -81,7 +80,7 @@ def reached(where: object) -> Iterator[None]:
     except ImportError as error:
         what = f"nothing here reads such addresses ({first_line(error)})"
         is_ours = shown.startswith("s3") or "upath" in str(error) or "fsspec" in str(error)
-        hint = INSTALL if is_ours else "pip install what it names"
+        hint = install("scale") if is_ours else "pip install what it names"
         raise UserError(what, shown, hint) from None
     except FileNotFoundError as error:
         reason = first_line(error) if is_of_bucket(error) else "nothing there"

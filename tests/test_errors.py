@@ -1,6 +1,11 @@
 """What errors owe to whoever reads them."""
 
 import ast
+import json
+
+import pytest
+
+from distill.errors import install
 
 FOLDERS = ("distill", "students", "teachers", "benchmarks")
 ERRORS = {"UserError", "RunStopped", "NoSpace", "NotFinite"}
@@ -19,3 +24,24 @@ def test_every_error_says_what_to_do(repository):
                 if not hinted and line != ASKS:
                     silent.append(f"{file.relative_to(repository)}:{node.lineno}")
     assert silent == []
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("file:///home/a%20b/clone", "pip install '/home/a b/clone[serve]'"),
+        ("file:///tmp/x-1.whl", "pip install '/tmp/x-1.whl[serve]'"),
+        ("https://example.com/x-1.whl", "in the clone, pip install '.[serve]'"),
+        (None, "in the clone, pip install '.[serve]'"),
+    ],
+)
+def test_extras_come_from_where_the_package_came_from(monkeypatch, url, said):
+    """PyPI has another project of that name."""
+
+    class Installed:
+        def read_text(self, name: str) -> str | None:
+            assert name == "direct_url.json"
+            return json.dumps({"url": url}) if url else None
+
+    monkeypatch.setattr("distill.errors.metadata.distribution", lambda name: Installed())
+    assert install("serve") == said

@@ -24,7 +24,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field
 
 from distill.config import MAX_SIZE, CropPct, Interpolation
-from distill.errors import UserError
+from distill.errors import UserError, install
 from distill.storage import is_remote, read_place
 
 Pixels = NDArray[np.uint8]
@@ -37,7 +37,6 @@ FORMATS = ("BMP", "GIF", "JPEG", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP", "AV
 PLUGINS = ("Bmp", "Gif", "Jpeg", "Mpo", "Png", "Ppm", "Tga", "Tiff", "WebP", "Avif")  # of Pillow
 HEIF_EXTENSIONS = frozenset((".heic", ".heif"))
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
-HEIF_REMEDY = "pip install 'distillate[heic]'"
 MAX_BYTES = 2**30  # of a file: a third more than the largest picture has uncompressed
 MAX_PIXELS = 178_956_970  # where Pillow, too, speaks of a decompression bomb
 MAX_ASPECT = 1000  # of one side to the other: nothing is to be seen on a longer strip
@@ -82,7 +81,7 @@ def heif_left_out(names: Iterable[str | Path], where: str) -> UserError | None:
     endings = Counter(PurePath(name).suffix.lower() for name in names)
     files = [f"{endings[end]:,} {end}" for end in sorted(HEIF_EXTENSIONS) if endings[end]]
     what = f"{' and '.join(files)} files are left out, nothing here decodes them"
-    return UserError(what, where, HEIF_REMEDY) if files else None
+    return UserError(what, where, install("heic")) if files else None
 
 
 def warn_of_heif(names: Iterable[str | Path], where: str, say: Callable[[str], None]) -> None:
@@ -180,7 +179,7 @@ def _open(content: bytes) -> Image.Image:
     try:
         from pi_heif import register_heif_opener
     except ModuleNotFoundError:
-        raise UnreadableImageError(f"HEIC, which nothing here decodes: {HEIF_REMEDY}") from None
+        raise UnreadableImageError(f"HEIC, which nothing here decodes: {install('heic')}") from None
     register_heif_opener()
     return Image.open(io.BytesIO(content), formats=["HEIF"])
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from distill.data.decode import to_image
-from distill.errors import UserError, first_line
+from distill.errors import UserError, first_line, install
 from distill.runtime.predict import Prediction, Predictor
 from distill.scoring.cascades import FRONT, FRONT_ALT, Box, cascade, has_cascades
 
@@ -27,7 +27,6 @@ LEAST = 24  # pixels of the smallest face in what is searched: the cascades' own
 STEP, NEIGHBOURS = 1.1, 4  # between sizes that are tried; hits that make a face, of those nearby
 YUNET_SCORE = 0.6  # that YuNet has to be sure of a face
 OVERLAP = 0.4  # share of the smaller of two boxes from which on they are the same face
-INSTALL = "pip install 'distillate[faces]'"
 QUIET = {"OPENCV_LOG_LEVEL": "SILENT", "OPENCV_FFMPEG_LOGLEVEL": "-8"}  # its errors are ours to say
 
 
@@ -52,7 +51,9 @@ def load_opencv() -> Any:
     try:
         import cv2
     except ImportError:
-        raise UserError("faces and video need OpenCV, which is missing", hint=INSTALL) from None
+        raise UserError(
+            "faces and video need OpenCV, which is missing", hint=install("faces")
+        ) from None
     return cv2
 
 
@@ -72,7 +73,7 @@ class FaceFinder:
         self._cv2 = load_opencv()
         if model is None and not has_cascades():
             what = f"OpenCV {self._cv2.__version__} has no Haar cascades"
-            raise UserError(what, hint=f"{INSTALL}, or name a file of YuNet")
+            raise UserError(what, hint=f"{install('faces')}, or name a file of YuNet")
         self.model, self.side, self.least = model, side, max(least, LEAST)
         self._own = threading.local()
         self._detector()  # what is wrong with a file is said now
