@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,41 @@ def expected(model: Path, pictures: np.ndarray) -> list[dict[str, float]]:
     answers = [{label: one.probs[label] for label in one.labels} for one in found]
     assert len({tuple(answer) for answer in answers}) > 1  # or a constant would pass
     return answers
+
+
+@pytest.mark.parametrize("resize", ["squash", "shortest"])
+def test_python_answers_as_the_predictor(repository, model, resize, tmp_path):
+    """Of files as cameras and programs leave them."""
+    made = onnx.load(model)
+    metadata = {prop.key: prop.value for prop in made.metadata_props}
+    spec = json.loads(metadata["input_spec"]) | {
+        "resize": resize,
+        "crop_pct": 0.875,
+        "interpolation": "bicubic",
+    }
+    onnx.helper.set_model_props(made, metadata | {"input_spec": json.dumps(spec)})
+    onnx.save(made, tmp_path / "model.onnx")
+    rng = np.random.default_rng(1)
+    base = Image.fromarray(rng.integers(0, 256, (4, 6, 3), np.uint8)).resize((90, 60))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    base.save(tmp_path / "turned.jpg", exif=exif)
+    base.convert("L").save(tmp_path / "grey.png")
+    base.quantize(8).save(tmp_path / "palette.gif")
+    clear = base.copy()
+    clear.putalpha(Image.linear_gradient("L").resize(base.size))
+    clear.save(tmp_path / "clear.png")
+    paths = sorted(path for path in tmp_path.iterdir() if path.suffix != ".onnx")
+    script = repository / "docs" / "snippets" / "classify.py"
+    command = [sys.executable, script, tmp_path / "model.onnx", *paths]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    found = Predictor(tmp_path / "model.onnx").predict(paths)
+    assert len(found) == len(paths) == 4
+    for (path, labels), one in zip(answers, found, strict=True):
+        assert path == str(one.path)
+        expected = {label: one.probs[label] for label in one.labels}
+        assert dict(labels) == pytest.approx(expected, abs=1e-5), path
 
 
 @pytest.fixture(scope="module")
