@@ -90,6 +90,19 @@ def real_data() -> Path:
 
 
 @pytest.fixture
+def cached_squeezenet(tmp_path_factory, monkeypatch) -> None:
+    """torch's cache has weights of SqueezeNet 1.1, as after a download; random ones."""
+    import torch
+    from torchvision.models import SqueezeNet1_1_Weights, squeezenet1_1
+
+    folder = tmp_path_factory.mktemp("torch") / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    name = Path(SqueezeNet1_1_Weights.DEFAULT.url).name
+    torch.save(squeezenet1_1(weights=None).state_dict(), folder / name)
+    monkeypatch.setenv("TORCH_HOME", str(folder.parents[1]))
+
+
+@pytest.fixture
 def write_images() -> Callable[..., Path]:
     """Writes one small JPEG of noise per name below a folder."""
 

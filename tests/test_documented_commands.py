@@ -28,6 +28,7 @@ WORDS = {  # what a reader puts in place of a word
     "webcam/": "photos/",
     "DIR": "runs/mine",
     "RECIPE": "recipe.toml",
+    "runs/photos/recipe.toml": "recipe.toml",
     "students/photos.toml": "recipe.toml",
     "MODEL": "runs/mine",
     "MODEL.onnx": "runs/mine/export/student.fp32.onnx",
@@ -125,7 +126,7 @@ def desk(tmp_path_factory, photos) -> Path:
 
 
 @pytest.fixture
-def run(desk, tiny_preset, distill, monkeypatch):
+def run(desk, tiny_preset, cached_squeezenet, distill, monkeypatch):
     """Runs a command at the desk, where `runs/mine` is the experiment of an earlier one."""
     monkeypatch.chdir(desk)
     monkeypatch.setattr("distill.scoring.outliers.FEWEST", 5)  # else so few tell no outliers

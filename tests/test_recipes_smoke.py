@@ -6,9 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
-from torchvision.models import SqueezeNet1_1_Weights
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICK = "students/compact_masks.toml"
@@ -21,21 +18,9 @@ RECIPES = sorted(
 
 @pytest.fixture
 def smoke(
-    distill, real_data, tmp_path, tmp_path_factory, monkeypatch
+    distill, real_data, cached_squeezenet, tmp_path, monkeypatch
 ) -> Callable[[str, str], None]:
-    """Runs a command on a recipe and a few photographs, from the root of the checkout.
-
-    torchvision's cache has the weights of SqueezeNet 1.1, as after a download.
-    """
-    weights = ROOT.parent / "shared" / "weights" / "squeezenet1_1_imagenet.safetensors"
-    if not weights.is_file():
-        pytest.skip("no local weights: ../shared/weights is missing")
-    home = tmp_path_factory.mktemp("torch")
-    (home / "hub" / "checkpoints").mkdir(parents=True)
-    name = Path(SqueezeNet1_1_Weights.DEFAULT.url).name
-    stored = {key: tensor.float() for key, tensor in load_file(weights).items()}
-    torch.save(stored, home / "hub" / "checkpoints" / name)
-    monkeypatch.setenv("TORCH_HOME", str(home))
+    """Runs a command on a recipe and a few photographs, from the root of the checkout."""
     monkeypatch.chdir(ROOT)
 
     def run(command: str, recipe: str) -> None:

@@ -50,7 +50,7 @@ class BenchGroup(TyperGroup):
 bench_app = typer.Typer(
     cls=BenchGroup,
     help="Speed. `distill bench MODEL...` times models, as `distill bench inference` does; "
-    "`distill bench training` times training.",
+    "`distill bench training` times training. `distill bench inference --help` has the options.",
     epilog=examples("bench student.int8.onnx other.onnx", "bench training photos/ --epochs 30"),
 )
 
