@@ -6,9 +6,6 @@ import difflib
 import json
 import unicodedata
 from collections.abc import Iterable, Sequence
-from importlib import metadata
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 
 class DistillError(Exception):
@@ -90,6 +87,10 @@ def install(extra: str) -> str:
 
     Not by its name alone, which another project has on PyPI.
     """
+    from importlib import metadata  # with the next ones, 30 ms of everybody's start
+    from urllib.parse import urlsplit
+    from urllib.request import url2pathname
+
     try:
         origin = metadata.distribution("distillate").read_text("direct_url.json")
     except metadata.PackageNotFoundError:

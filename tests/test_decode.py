@@ -1,7 +1,6 @@
 """Decoding and resizing: every kind of file, hand-checked sizes, parity with another scorer."""
 
 import io
-import re
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from distill.data.decode import (
     resize_image,
     to_pixels,
 )
-from distill.errors import install
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
@@ -54,7 +52,7 @@ def test_heic_is_a_picture_like_any_other(repository: Path) -> None:
 def test_heic_names_its_remedy_where_nothing_decodes_it(repository: Path) -> None:
     file = repository / "tests" / "fixtures" / "halves.heic"
     for source in (file, file.read_bytes()):
-        with pytest.raises(UnreadableImageError, match=re.escape(install("heic"))):
+        with pytest.raises(UnreadableImageError, match="the extra heic does"):
             read_image(source)
     assert ".heic" not in image_endings()
     with pytest.raises(UnreadableImageError, match="UnidentifiedImageError"):

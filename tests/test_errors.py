@@ -43,5 +43,5 @@ def test_extras_come_from_where_the_package_came_from(monkeypatch, url, said):
             assert name == "direct_url.json"
             return json.dumps({"url": url}) if url else None
 
-    monkeypatch.setattr("distill.errors.metadata.distribution", lambda name: Installed())
+    monkeypatch.setattr("importlib.metadata.distribution", lambda name: Installed())
     assert install("serve") == said

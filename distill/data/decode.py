@@ -179,7 +179,9 @@ def _open(content: bytes) -> Image.Image:
     try:
         from pi_heif import register_heif_opener
     except ModuleNotFoundError:
-        raise UnreadableImageError(f"HEIC, which nothing here decodes: {install('heic')}") from None
+        raise UnreadableImageError(
+            "HEIC, which nothing here decodes: the extra heic does"
+        ) from None
     register_heif_opener()
     return Image.open(io.BytesIO(content), formats=["HEIF"])
 
