@@ -108,10 +108,11 @@ class Trainer:
     def _compile_mode(self) -> str | None:
         """On a GPU all kernels of a pass by one launch: small students wait for the host.
 
-        Not where gradients of several passes are added up, which lie in the same memory then.
+        Not where gradients of several passes are added up, which lie in the same memory then; nor
+        where features are tapped on the way, which was not tried.
         """
         alone = self.device.type == "cuda" and self.world.size == self.accumulate == 1
-        return "reduce-overhead" if alone else None
+        return "reduce-overhead" if alone and self.projection is None else None
 
     def begin_epoch(self, epoch: int) -> None:
         """Training mode, the right layers frozen, generators seeded for this epoch."""
