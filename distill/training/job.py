@@ -78,6 +78,15 @@ class Job:
         return epochs if views == "all" else min(views, epochs)
 
     @property
+    def offset(self) -> NDArray[np.float32] | None:
+        """What turns the student's logits into posteriors of the training split; None for nothing.
+
+        Logit adjustment of Menon et al., 2021, arXiv:2007.07314, eq. 10.
+        """
+        adjustment = self.config.train.logit_adjustment
+        return (adjustment * log_prior(self.data)).astype(np.float32) if adjustment else None
+
+    @property
     def teacher_offsets(self) -> NDArray[np.float32] | None:
         """What turns the teachers' logits into posteriors of the training distribution.
 

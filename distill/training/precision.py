@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -22,6 +25,13 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     if precision == "fp16" and device.type == "cpu":
         raise UserError("fp16 needs a GPU", "train.precision", "use fp32, bf16 or auto")
     return precision
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
+    """Halves where a resolved precision is one of them."""
+    if precision not in HALVES:
+        return nullcontext()
+    return torch.autocast(device.type, HALVES[precision])
 
 
 def memory_format(network: nn.Module, device: torch.device) -> torch.memory_format:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any, cast
 
 import numpy as np
@@ -24,10 +24,10 @@ from distill.strategies.objective import make_objective
 from distill.teaching.teachers import Taught, Teachers, on_device
 from distill.training.accumulation import WHOLE, Part, accumulate_anew
 from distill.training.averaging import Anchor, Average
-from distill.training.imbalance import balanced_sampling, class_weights, draw_epoch, log_prior
+from distill.training.imbalance import balanced_sampling, class_weights, draw_epoch
 from distill.training.job import Job
 from distill.training.optim import Schedule, first_trained_group, make_optimizer, set_trainable
-from distill.training.precision import HALVES, memory_format, resolve_precision
+from distill.training.precision import autocast, memory_format, resolve_precision
 from distill.training.projection import Projection
 from distill.training.world import World, without_sync
 
@@ -82,7 +82,7 @@ class Trainer:
             )
         self.schedule = Schedule(self.train)
         self.class_weights = on_device(class_weights(self.train, job.data), self.device)
-        self.offset = _offset(job, self.device)
+        self.offset = on_device(job.offset, self.device)
         labels, is_labelled = job.images.labels, job.images.is_labelled
         is_balanced = self.train.sampling == "balanced"
         if is_balanced and is_read_by_file(job.images.shards):
@@ -169,7 +169,7 @@ class Trainer:
         """The terms of a batch's loss, with their graph."""
         draws = Draws(self.job.seed, batch.ids, self._moment(epoch, batch.repeats))
         taught = self.teachers(batch) if self.teachers else None
-        with self._autocast():
+        with autocast(self.device, self.precision):
             outputs = self._model(batch.images)
         labels, weights = batch.labels, batch.weights
         logits = self._adjusted(outputs.logits)
@@ -190,12 +190,6 @@ class Trainer:
         if self.projection is None or taught is None:
             return []
         return list(zip(self._project(self._tap.take()), taught.features, strict=True))
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        """Halves where they were asked for."""
-        if self.precision not in HALVES:
-            return nullcontext()
-        return torch.autocast(self.device.type, HALVES[self.precision])
 
     def _descend(self) -> None:
         """The optimiser's step along the gradients, clipped."""
@@ -304,14 +298,3 @@ class Trainer:
             self.scaler.load_state_dict(state["scaler"])
         for key, value in state["schedule"].items():
             setattr(self.schedule, key, value)
-
-
-def _offset(job: Job, device: torch.device) -> Tensor | None:
-    """What turns the student's logits into posteriors of the training split; None for nothing.
-
-    Logit adjustment of Menon et al., 2021, arXiv:2007.07314, eq. 10.
-    """
-    adjustment = job.config.train.logit_adjustment
-    if adjustment == 0:
-        return None
-    return on_device((adjustment * log_prior(job.data)).astype(np.float32), device)
