@@ -193,8 +193,8 @@ def test_heic_that_nothing_decodes_is_warned_of_once(
     distill: Callable[..., tuple[int, str, str]], phone_folder: Path, tmp_path: Path
 ) -> None:
     status, out, err = distill("check", phone_folder, "--out", tmp_path / "out")
-    assert (status, "distillate[heic]" in err) == (0, False)
-    (said,) = [line for line in out.splitlines() if "distillate[heic]" in line]
+    assert (status, "[heic]" in err) == (0, False)
+    (said,) = [line for line in out.splitlines() if "[heic]" in line]
     assert said.startswith("warning: ignored cat/a.heic")
     findings = json.loads((tmp_path / "out" / "data.json").read_text())["findings"]
     assert [f["severity"] for f in findings if f["kind"] == "ignored"] == ["warning"]

@@ -182,7 +182,7 @@ def test_a_file_that_is_no_face_detector_is_one_line(tmp_path, tiny_onnx):
 
 def test_without_opencv_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(UserError, match=r"distillate\[faces\]"):
+    with pytest.raises(UserError, match=r"\[faces\]"):
         FaceFinder()
 
 
