@@ -82,7 +82,7 @@ def is_short_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(part in said for part in words)
 
 
-def install(extra: str) -> str:
+def install_command(extra: str) -> str:
     """The command that installs an extra from where this package came from.
 
     Not by its name alone, which another project has on PyPI.

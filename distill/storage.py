@@ -17,7 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from distill.errors import DistillError, RunStopped, UserError, first_line, install, printable
+from distill.errors import (
+    DistillError,
+    RunStopped,
+    UserError,
+    first_line,
+    install_command,
+    printable,
+)
 from distill.files import atomic, downloads
 from distill.lock import lock
 
@@ -80,7 +87,7 @@ def reached(where: object) -> Iterator[None]:
     except ImportError as error:
         what = f"nothing here reads such addresses ({first_line(error)})"
         is_ours = shown.startswith("s3") or "upath" in str(error) or "fsspec" in str(error)
-        hint = install("scale") if is_ours else "pip install what it names"
+        hint = install_command("scale") if is_ours else "pip install what it names"
         raise UserError(what, shown, hint) from None
     except FileNotFoundError as error:
         reason = first_line(error) if is_of_bucket(error) else "nothing there"

@@ -25,6 +25,8 @@ from distill.data.workspace import Workspace
 from distill.progress import Progress
 
 if TYPE_CHECKING:
+    from torch.nn import Module
+
     from distill.config import RunConfig
     from distill.data.prepare import ImageData
     from distill.data.store import Split
@@ -90,16 +92,19 @@ def real_data() -> Path:
 
 
 @pytest.fixture
-def cached_squeezenet(tmp_path_factory, monkeypatch) -> None:
-    """torch's cache has weights of SqueezeNet 1.1, as after a download; random ones."""
+def cached_squeezenet(tmp_path_factory, monkeypatch) -> Module:
+    """SqueezeNet 1.1 of random weights, which torch's cache has as after a download."""
     import torch
     from torchvision.models import SqueezeNet1_1_Weights, squeezenet1_1
 
     folder = tmp_path_factory.mktemp("torch") / "hub" / "checkpoints"
     folder.mkdir(parents=True)
     name = Path(SqueezeNet1_1_Weights.DEFAULT.url).name
-    torch.save(squeezenet1_1(weights=None).state_dict(), folder / name)
+    torch.manual_seed(3)
+    network = squeezenet1_1(weights=None)
+    torch.save(network.state_dict(), folder / name)
     monkeypatch.setenv("TORCH_HOME", str(folder.parents[1]))
+    return network
 
 
 @pytest.fixture

@@ -131,6 +131,20 @@ def test_labels_with_weights_are_weighed_within_their_batch(skewed, tmp_path):
         torch.testing.assert_close(found, torch.stack(alone).mean(0), rtol=1e-4, atol=1e-7)
 
 
+def test_passes_are_one_launch_where_nothing_else_holds_their_memory(data, tmp_path):
+    """That takes a GPU, one process, and one batch per step."""
+
+    def mode(device: str, size: int = 1, **train) -> str | None:
+        trainer = trainer_of(data, tmp_path, **train)
+        trainer.device, trainer.world = torch.device(device), World(CPU, 0, size)
+        return trainer._compile_mode
+
+    assert mode("cuda") == "reduce-overhead"
+    assert mode("cpu") is None
+    assert mode("cuda", size=2) is None
+    assert mode("cuda", accumulate=2) is None
+
+
 def test_what_an_earlier_version_began_is_refused(data, tmp_path):
     """Its optimiser had a group of parameters for each layer."""
     trainer = trainer_of(data, tmp_path)

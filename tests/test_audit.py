@@ -11,7 +11,7 @@ from distill.data.audit.findings import KINDS, Finding, audit
 from distill.data.audit.findings import advice as advice_on
 from distill.data.audit.fingerprints import Fingerprints
 from distill.data.sources import Item, Label, Source
-from distill.errors import install
+from distill.errors import install_command
 
 CLASSES = ("cat", "dog")
 
@@ -96,7 +96,7 @@ def test_pictures_that_nothing_decodes_are_one_counted_warning() -> None:
     )
     assert warning["detail"] == (
         "1,200 .heic and 1 .heif files are left out, nothing here decodes them: x. "
-        f"Fix: {install('heic')}."
+        f"Fix: {install_command('heic')}."
     )
     assert (info["severity"], info["paths"]) == ("info", ["notes.txt"])
 

@@ -414,10 +414,15 @@ def test_a_mistake_is_one_line(arguments: list[str], named: str, distill: Any) -
     assert named in err
 
 
-def test_a_student_may_come_from_a_recipe(repository):
-    found = student_model(str(repository / "students" / "squeeze_masks.toml"))
+def test_a_student_may_come_from_a_recipe(repository, tmp_path):
+    """Its weights are found from wherever the recipe lies."""
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text(
+        '[[students]]\nmodel = { name = "squeeze", pretrained = "own.safetensors" }\n'
+    )
+    found = student_model(str(recipe))
     assert found["name"] == "squeeze"
-    assert found["pretrained"] is True
+    assert found["pretrained"] == str(tmp_path / "own.safetensors")
     assert student_model("compact") == {"name": "compact"}
     with pytest.raises(UserError, match="no students"):
         student_model(str(repository / "teachers" / "squeezenet1_1.toml"))

@@ -14,6 +14,7 @@ from distill.config import DataConfig
 from distill.data.audit.listing import list_data
 from distill.data.sources import open_source
 from distill.data.workspace import Workspace
+from distill.errors import install_command
 from distill.progress import Progress
 
 Check = Callable[..., tuple[int, dict[str, Any], str]]
@@ -193,8 +194,8 @@ def test_heic_that_nothing_decodes_is_warned_of_once(
     distill: Callable[..., tuple[int, str, str]], phone_folder: Path, tmp_path: Path
 ) -> None:
     status, out, err = distill("check", phone_folder, "--out", tmp_path / "out")
-    assert (status, "[heic]" in err) == (0, False)
-    (said,) = [line for line in out.splitlines() if "[heic]" in line]
+    assert (status, install_command("heic") in err) == (0, False)
+    (said,) = [line for line in out.splitlines() if install_command("heic") in line]
     assert said.startswith("warning: ignored cat/a.heic")
     findings = json.loads((tmp_path / "out" / "data.json").read_text())["findings"]
     assert [f["severity"] for f in findings if f["kind"] == "ignored"] == ["warning"]

@@ -17,7 +17,7 @@ from PIL import Image
 from distill.cli.app import app
 from distill.data.sources import open_source
 from distill.data.sources._tables import read_table
-from distill.errors import UserError, install
+from distill.errors import UserError, install_command
 from distill.files import read_json, verify_manifest
 from distill.pipeline import evaluate as evaluate_module
 from distill.pipeline.stages import place_of
@@ -411,7 +411,7 @@ def test_without_pyarrow_a_score_is_given_all_the_same(experiment, photos, disti
     monkeypatch.setattr(evaluate_module, "kept_splits", missing)
     status, out, err = distill("evaluate", experiment, photos, "--json")
     assert (status, json.loads(out.splitlines()[-1])["warnings"]) == (0, [])
-    assert f"needs pyarrow: {install('train')}" in err
+    assert f"needs pyarrow: {install_command('train')}" in err
     status, _, err = distill("evaluate", experiment, photos, "--split", "test")
     assert (status, "needs pyarrow" in err) == (2, True)
 

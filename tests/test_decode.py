@@ -16,6 +16,7 @@ from distill.data.decode import (
     resize_image,
     to_pixels,
 )
+from distill.errors import install_command
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
@@ -52,8 +53,9 @@ def test_heic_is_a_picture_like_any_other(repository: Path) -> None:
 def test_heic_names_its_remedy_where_nothing_decodes_it(repository: Path) -> None:
     file = repository / "tests" / "fixtures" / "halves.heic"
     for source in (file, file.read_bytes()):
-        with pytest.raises(UnreadableImageError, match="the extra heic does"):
+        with pytest.raises(UnreadableImageError, match="HEIC, which nothing here") as caught:
             read_image(source)
+        assert caught.value.hint == install_command("heic")
     assert ".heic" not in image_endings()
     with pytest.raises(UnreadableImageError, match="UnidentifiedImageError"):
         read_image(b"no picture at all")

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from distill.errors import install
+from distill.errors import install_command
 
 FOLDERS = ("distill", "students", "teachers", "benchmarks")
 ERRORS = {"UserError", "RunStopped", "NoSpace", "NotFinite"}
@@ -44,4 +44,4 @@ def test_extras_come_from_where_the_package_came_from(monkeypatch, url, said):
             return json.dumps({"url": url}) if url else None
 
     monkeypatch.setattr("importlib.metadata.distribution", lambda name: Installed())
-    assert install("serve") == said
+    assert install_command("serve") == said

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +14,7 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from distill.data.decode import UnreadableImageError
-from distill.errors import UserError
+from distill.errors import UserError, install_command
 from distill.runtime import faces
 from distill.runtime.faces import Face, FaceFinder, Faces, crop, label_faces
 from distill.runtime.predict import Prediction, Predictor
@@ -182,7 +183,7 @@ def test_a_file_that_is_no_face_detector_is_one_line(tmp_path, tiny_onnx):
 
 def test_without_opencv_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(UserError, match=r"\[faces\]"):
+    with pytest.raises(UserError, match=re.escape(install_command("faces"))):
         FaceFinder()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from distill.config import Recipe
 from distill.data.store import Split
-from distill.errors import UserError
+from distill.errors import UserError, install_command
 from distill.pipeline.plan import check_plugins
 from distill.pipeline.report import _baseline_rows
 from distill.recipe import load_recipe
@@ -109,7 +110,7 @@ def test_it_is_a_row_beside_the_forest(data):
 def test_without_opencv_nobody_is_promised_it(data, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "cv2", None)
     assert list(_baseline_rows(data, Recipe(**ONLY_HAAR))) == []
-    with pytest.raises(UserError, match=r"\[haar\]"):
+    with pytest.raises(UserError, match=re.escape(install_command("haar"))):
         check_plugins(Recipe(**ONLY_HAAR, haar="on"))
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from distill.data.decode import UnreadableImageError
 from distill.data.workspace import Workspace
-from distill.errors import UserError, install
+from distill.errors import UserError, install_command
 from distill.runtime import threads
 from distill.runtime.predict import Predictor, find_images
 
@@ -252,15 +252,15 @@ def test_heic_that_nothing_decodes_is_one_warning_of_a_folder_and_an_error_of_a_
     assert (status, len(out.splitlines())) == (0, 16)
     assert err == (
         "warning: 2 .heic and 1 .heif files are left out, nothing here decodes them: "
-        f"{phone_folder}. Fix: {install('heic')}.\n"
+        f"{phone_folder}. Fix: {install_command('heic')}.\n"
     )
     status, out, err = distill("predict", model, phone_folder / "cat" / "a.heic")
     assert (status, out, len(err.splitlines())) == (2, "", 1)
-    assert "the extra heic does" in err
+    assert install_command("heic") in err
     for name, label in (("cat", "red"), ("dog", "green")):
         (phone_folder / name).rename(phone_folder / label)
     status, _, err = distill("evaluate", model, phone_folder)
-    assert (status, err.count(install("heic"))) == (0, 1)
+    assert (status, err.count(install_command("heic"))) == (0, 1)
 
 
 def test_find_images_takes_files_and_folders_and_nothing_else(tmp_path, write_images):

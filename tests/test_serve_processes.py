@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from distill.cli import serve as command
-from distill.errors import UserError, install
+from distill.errors import UserError, install_command
 from distill.pipeline.export import export_student
 
 WAIT_S = 60  # for what takes a second where nothing else runs
@@ -234,7 +234,9 @@ def test_mistakes_are_one_line(desk, monkeypatch) -> None:
     with pytest.raises(UserError, match="one of debug"):
         serve(["a.onnx"], log_level="loud")
     monkeypatch.setattr(command, "find_spec", lambda name: None if name == "uvicorn" else name)
-    with pytest.raises(UserError, match=re.escape(f"needs uvicorn. Fix: {install('serve')}")):
+    with pytest.raises(
+        UserError, match=re.escape(f"needs uvicorn. Fix: {install_command('serve')}")
+    ):
         serve(["a.onnx"])
 
 

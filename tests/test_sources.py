@@ -20,7 +20,7 @@ from distill.data.demo import CLASSES, label_of
 from distill.data.sources import Source, open_source, open_unlabelled
 from distill.data.sources import parquet as parquet_source
 from distill.data.sources.parquet import KEPT_BYTES
-from distill.errors import UserError, install
+from distill.errors import UserError, install_command
 
 Write = Callable[..., Path]
 
@@ -150,7 +150,7 @@ def test_heic_that_nothing_decodes_is_listed_and_alone_refused(
     for name in ("one/a.heic", "two/b.heic"):
         (tmp_path / "phone" / name).parent.mkdir(parents=True)
         (tmp_path / "phone" / name).write_bytes(b"x")
-    words = ("2 .heic files", f"phone. Fix: {install('heic')}")
+    words = ("2 .heic files", f"phone. Fix: {install_command('heic')}")
     refused(tmp_path / "phone", *words)
 
 

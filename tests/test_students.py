@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from torchvision.models import SqueezeNet1_1_Weights, squeezenet1_1
+from torchvision.models import squeezenet1_1
 
 from distill.config import ModelConfig
 from distill.data.decode import InputSpec
@@ -54,15 +54,11 @@ def test_squeeze_is_as_small_as_it_says(fires, expected):
     assert found == expected
 
 
-def test_squeeze_starts_from_torchvisions_own_weights_or_says_what_to_do(monkeypatch, tmp_path):
+def test_squeeze_starts_from_torchvisions_own_weights_or_says_what_to_do(
+    cached_squeezenet, monkeypatch, tmp_path
+):
     """From a filled cache of torch.hub; with an empty one and no network it is an error."""
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    checkpoints = tmp_path / "hub" / "checkpoints"
-    checkpoints.mkdir(parents=True)
-    torch.manual_seed(3)
-    whole = squeezenet1_1(weights=None)
-    url = SqueezeNet1_1_Weights.DEFAULT.url
-    torch.save(whole.state_dict(), checkpoints / url.rsplit("/", 1)[1])
+    whole = cached_squeezenet
     student = build("squeeze", True).network
     assert torch.equal(student.features[0].weight, whole.features[0].weight)
     assert torch.equal(student.features[-1].squeeze.bias, whole.features[11].squeeze.bias)

@@ -50,7 +50,7 @@ from distill.errors import (
     RunStopped,
     UserError,
     first_line,
-    install,
+    install_command,
     is_short_of_memory,
     printable,
 )
@@ -286,7 +286,7 @@ def of_system(error: ImportError | MemoryError | OSError) -> DistillError:
     if isinstance(error, ModuleNotFoundError):
         if error.name not in TRAINING_PACKAGES:
             raise error
-        return UserError(f"this command needs {error.name}", hint=install("all"))
+        return UserError(f"this command needs {error.name}", hint=install_command("all"))
     if isinstance(error, ImportError):
         if not (package := _package_of(error)):
             raise error

@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 
 from distill.cli.options import WORKERS, DeviceOpt, JsonOpt, WorkersOpt, examples, takes
 from distill.config import BenchConfig
-from distill.errors import UserError, install
+from distill.errors import UserError, install_command
 from distill.pipeline import stages
 from distill.pipeline.stages import Settings
 from distill.progress import Progress
@@ -142,7 +142,7 @@ def write_results(report: SpeedReport, file: Path, progress: Progress) -> None:
         for plot in draw_all(report.rows, heading(report), file.with_suffix("")):
             progress.say(f"bench: {plot}")
     except ModuleNotFoundError as error:
-        progress.say(f"bench: no plots, they need {error.name}: {install('report')}")
+        progress.say(f"bench: no plots, they need {error.name}: {install_command('report')}")
 
 
 def student_model(name: str) -> dict[str, Any]:

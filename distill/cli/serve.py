@@ -13,7 +13,7 @@ import typer
 
 from distill.cli import INTERRUPTED
 from distill.cli.options import model_path
-from distill.errors import UserError, install
+from distill.errors import UserError, install_command
 from distill.storage import is_address
 
 PACKAGES = ("fastapi", "uvicorn", "httptools", "prometheus_client", "python_multipart")
@@ -147,5 +147,5 @@ def check_packages() -> None:
     """Raises `UserError` where the extra is not installed."""
     for package in PACKAGES:
         if find_spec(package) is None:
-            hint = install("serve")
+            hint = install_command("serve")
             raise UserError(f"this command needs {package}", hint=hint)

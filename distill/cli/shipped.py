@@ -84,7 +84,8 @@ def predict_command(
             answer, shown = _answer(path, predictor, finder, pictures)
         except (UnreadableImageError, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
-            hint = "name pictures, or folders of them"
+            remedy = None if isinstance(error, OSError) else error.hint
+            hint = remedy or "name pictures, or folders of them"
             problem = UserError(f"not readable, {reason}", str(path), hint)
             if len(paths) == 1:
                 raise problem from None

@@ -24,7 +24,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field
 
 from distill.config import MAX_SIZE, CropPct, Interpolation
-from distill.errors import UserError, install
+from distill.errors import UserError, install_command
 from distill.storage import is_remote, read_place
 
 Pixels = NDArray[np.uint8]
@@ -64,7 +64,15 @@ class InputSpec(BaseModel):
 
 
 class UnreadableImageError(Exception):
-    """A file that holds no picture Pillow can read whole."""
+    """A file that holds no picture Pillow can read whole.
+
+    Attributes:
+        hint: What to do about it on this machine, which strangers are not told; None for nothing.
+    """
+
+    def __init__(self, what: str, hint: str | None = None) -> None:
+        super().__init__(what)
+        self.hint = hint
 
 
 def image_endings() -> frozenset[str]:
@@ -81,7 +89,7 @@ def heif_left_out(names: Iterable[str | Path], where: str) -> UserError | None:
     endings = Counter(PurePath(name).suffix.lower() for name in names)
     files = [f"{endings[end]:,} {end}" for end in sorted(HEIF_EXTENSIONS) if endings[end]]
     what = f"{' and '.join(files)} files are left out, nothing here decodes them"
-    return UserError(what, where, install("heic")) if files else None
+    return UserError(what, where, install_command("heic")) if files else None
 
 
 def warn_of_heif(names: Iterable[str | Path], where: str, say: Callable[[str], None]) -> None:
@@ -179,9 +187,8 @@ def _open(content: bytes) -> Image.Image:
     try:
         from pi_heif import register_heif_opener
     except ModuleNotFoundError:
-        raise UnreadableImageError(
-            "HEIC, which nothing here decodes: the extra heic does"
-        ) from None
+        what = "HEIC, which nothing here decodes"
+        raise UnreadableImageError(what, install_command("heic")) from None
     register_heif_opener()
     return Image.open(io.BytesIO(content), formats=["HEIF"])
 

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from distill.errors import UserError, install
+from distill.errors import UserError, install_command
 from distill.export import Record
 from distill.export import Target as Base
 from distill.export.onnx_file import Pixels, Probs, in_batches
@@ -27,7 +27,7 @@ class Target(Base):
     def check(self) -> None:
         """Looks for the package `openvino`."""
         if find_spec("openvino") is None:
-            hint = install("openvino")
+            hint = install_command("openvino")
             raise UserError("the target openvino needs openvino", "export.targets", hint)
 
     def make(self, shipment: Shipment, folder: Path) -> Record:

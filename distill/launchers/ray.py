@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from distill.errors import DistillError, RunStopped, UserError, first_line, install
+from distill.errors import DistillError, RunStopped, UserError, first_line, install_command
 from distill.launchers import Launcher as Base
 from distill.launchers import Work
 
@@ -72,7 +72,7 @@ class Launcher(Base):
             import ray
             from ray.data import ActorPoolStrategy
         except ModuleNotFoundError:
-            hint = install("scale")
+            hint = install_command("scale")
             raise UserError("Ray is not installed", "--launcher ray", hint) from None
         from distill.pipeline.cache import ShardBuilder
 

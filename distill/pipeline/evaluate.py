@@ -9,7 +9,7 @@ from typing import Any
 from distill.data.decode import UnreadableImageError
 from distill.data.digest import image_sha256
 from distill.data.sources import SPLITS, Item, Source, open_source, tell
-from distill.errors import UserError, install
+from distill.errors import UserError, install_command
 from distill.pipeline.answers import (
     Answers,
     Model,
@@ -89,7 +89,7 @@ def _splits_of(model: Path, is_needed: bool, progress: Progress) -> KeptSplits |
     except ModuleNotFoundError as error:
         if is_needed:
             raise
-        how = f"it needs {error.name}: {install('train')}"
+        how = f"it needs {error.name}: {install_command('train')}"
         progress.say(f"evaluate: nothing is said of images that the model was trained on, {how}")
         return None
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from distill import __version__
 from distill.data.views.images import TrainingImages
-from distill.errors import install
+from distill.errors import install_command
 from distill.export import Record, Target, make_targets
 from distill.export.shipment import Shipment
 from distill.files import (
@@ -265,7 +265,7 @@ def tune_on_validation(experiment: Experiment, probs: NDArray[np.float32]) -> Tu
         try:
             draw_thresholds(probs, val.labels, tuned, place)
         except ModuleNotFoundError as error:
-            missing = f"needs {error.name}: {install('report')}"
+            missing = f"needs {error.name}: {install_command('report')}"
             experiment.progress.say(f"export: no plot of the thresholds, it {missing}")
     for name, row in tuned.record.get("labels", {}).items():
         if "note" in row:

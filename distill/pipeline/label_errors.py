@@ -21,7 +21,7 @@ from distill.data.audit.findings import Finding
 from distill.data.prepare import ImageData
 from distill.data.sources import SPLITS
 from distill.data.store import subset
-from distill.errors import UserError, install
+from distill.errors import UserError, install_command
 from distill.files import is_complete
 from distill.models.classifier import Classifier, build_classifier
 from distill.models.inference import predict_logits
@@ -71,7 +71,7 @@ def check_cleanlab() -> None:
     try:
         import cleanlab  # noqa: F401
     except ImportError:
-        hint = install("audit")
+        hint = install_command("audit")
         raise UserError("cleanlab is not installed", "--label-errors", hint) from None
 
 

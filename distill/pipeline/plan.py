@@ -8,7 +8,7 @@ from distill.benchmarks.engines import find_engines
 from distill.config import ModelConfig, Recipe, RunConfig
 from distill.data.prepare import input_spec
 from distill.environment import num_processes
-from distill.errors import UserError, first_line, install
+from distill.errors import UserError, first_line, install_command
 from distill.export import make_targets
 from distill.files import is_complete
 from distill.models.classifier import Classifier, build_classifier
@@ -43,7 +43,7 @@ def check_plugins(recipe: Recipe) -> None:
     if twice := [name for name in names if names.count(name) > 1]:
         raise UserError(f"two runs are called {twice[0]!r}", "students", "rename that student")
     if recipe.haar == "on" and not has_cascades():
-        hint = f"{install('haar')}, or set haar=off"
+        hint = f"{install_command('haar')}, or set haar=off"
         raise UserError("OpenCV is not installed, or is one without Haar cascades", "haar", hint)
     make_targets(recipe.export)
     find_engines(recipe.bench.engines)

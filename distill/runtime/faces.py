@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from distill.data.decode import to_image
-from distill.errors import UserError, first_line, install
+from distill.errors import UserError, first_line, install_command
 from distill.runtime.predict import Prediction, Predictor
 from distill.scoring.cascades import FRONT, FRONT_ALT, Box, cascade, has_cascades
 
@@ -52,7 +52,7 @@ def load_opencv() -> Any:
         import cv2
     except ImportError:
         raise UserError(
-            "faces and video need OpenCV, which is missing", hint=install("faces")
+            "faces and video need OpenCV, which is missing", hint=install_command("faces")
         ) from None
     return cv2
 
@@ -73,7 +73,7 @@ class FaceFinder:
         self._cv2 = load_opencv()
         if model is None and not has_cascades():
             what = f"OpenCV {self._cv2.__version__} has no Haar cascades"
-            raise UserError(what, hint=f"{install('faces')}, or name a file of YuNet")
+            raise UserError(what, hint=f"{install_command('faces')}, or name a file of YuNet")
         self.model, self.side, self.least = model, side, max(least, LEAST)
         self._own = threading.local()
         self._detector()  # what is wrong with a file is said now

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from distill.config import Recipe, RunConfig
-from distill.errors import UserError, install
+from distill.errors import UserError, install_command
 
 Method = Literal["auto", "grid", "random", "optuna"]
 Settings = dict[str, str]  # value of each axis, as TOML
@@ -189,7 +189,7 @@ class Optuna:
         try:
             import optuna
         except ModuleNotFoundError:
-            hint = f"{install('sweep')}, or choose --search random"
+            hint = f"{install_command('sweep')}, or choose --search random"
             raise UserError("Optuna is not installed", "--search optuna", hint) from None
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._optuna: Any = optuna

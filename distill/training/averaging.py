@@ -25,8 +25,9 @@ class Average:
         self.decay = decay
         self._averaged = AveragedModel(classifier, use_buffers=True)
         pairs = list(zip(_tensors(self._averaged.module), _tensors(classifier), strict=True))
-        self._moving = [pair for pair in pairs if pair[0].is_floating_point()]
-        self._counts = [pair for pair in pairs if not pair[0].is_floating_point()]
+        moving = [pair for pair in pairs if pair[0].is_floating_point()]
+        counts = [pair for pair in pairs if not pair[0].is_floating_point()]
+        self._moving, self._counts = _columns(moving), _columns(counts)
 
     @property
     def classifier(self) -> Classifier:
@@ -37,11 +38,10 @@ class Average:
     def update(self) -> None:
         """Moves what is averaged towards the weights of a step."""
         steps = int(self._averaged.n_averaged)  # a number in the host's memory
-        old, new = map(list, zip(*self._moving, strict=True))
-        torch._foreach_lerp_(old, new, 1.0 - warm_decay(self.decay, steps) if steps else 1.0)
-        if self._counts:
-            old, new = map(list, zip(*self._counts, strict=True))
-            torch._foreach_copy_(old, new)
+        towards = 1.0 - warm_decay(self.decay, steps) if steps else 1.0
+        torch._foreach_lerp_(*self._moving, towards)
+        if self._counts[0]:
+            torch._foreach_copy_(*self._counts)
         self._averaged.n_averaged += 1
 
     def state(self) -> dict[str, Any]:
@@ -55,6 +55,10 @@ class Average:
 
 def _tensors(module: nn.Module) -> list[Tensor]:
     return [*module.parameters(), *module.buffers()]
+
+
+def _columns(pairs: list[tuple[Tensor, Tensor]]) -> tuple[list[Tensor], list[Tensor]]:
+    return [averaged for averaged, _ in pairs], [current for _, current in pairs]
 
 
 def warm_decay(decay: float, steps: int) -> float:

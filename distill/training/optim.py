@@ -80,7 +80,8 @@ def make_optimizer(
     if train.optimizer == "muon":
         muon: torch.optim.Optimizer = _muon()(groups, lr=train.lr, nesterov=True)
         return muon
-    # One kernel instead of one per parameter: 0.7 ms against 2.7 for the compact student on a CPU.
+    # One kernel instead of one per parameter: for a compact student on a CPU, AdamW takes 0.7 ms
+    # instead of 2.7, SGD 0.5 instead of 1.8.
     fused = next(classifier.parameters()).device.type in ("cpu", "cuda")
     if train.optimizer == "sgd":
         nesterov = train.momentum > 0

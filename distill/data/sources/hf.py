@@ -14,7 +14,7 @@ from typing import Any
 
 from distill.data.sources import SPLIT_NAMES, Source, parquet
 from distill.data.sources._license import license_of_card
-from distill.errors import UserError, first_line, install
+from distill.errors import UserError, first_line, install_command
 
 NAME = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(/(?P<folder>[^@]+))?(@(?P<revision>.+))?")
 
@@ -115,7 +115,7 @@ def _hub(where: str) -> Any:
         import huggingface_hub
         import huggingface_hub.utils
     except ImportError:
-        hint = install("train")
+        hint = install_command("train")
         raise UserError("huggingface_hub is not installed", where, hint) from None
     return huggingface_hub
 

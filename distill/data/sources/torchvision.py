@@ -19,7 +19,7 @@ from PIL import Image
 
 from distill.data.decode import UnreadableImageError
 from distill.data.sources import Item, Source
-from distill.errors import UserError, install
+from distill.errors import UserError, install_command
 from distill.files import downloads
 from distill.lock import lock
 
@@ -100,7 +100,7 @@ def _data_set(name: str, where: str) -> tuple[Any, frozenset[str]]:
     try:
         from torchvision import datasets
     except ImportError:
-        raise UserError("torchvision is not installed", where, install("train")) from None
+        raise UserError("torchvision is not installed", where, install_command("train")) from None
     usable = {}
     for class_name in datasets.__all__:
         if inspect.isclass(getattr(datasets, class_name)):

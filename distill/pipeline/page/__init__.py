@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from typing import Any
 
-from distill.errors import install
+from distill.errors import install_command
 from distill.pipeline.experiment import Experiment
 from distill.pipeline.page import beyond, figures, pictures, records
 from distill.pipeline.page.content import Content
@@ -25,7 +25,7 @@ def write_report(experiment: Experiment, results: Results, probs: Mapping[str, A
         probs: What each row answers on the test split, `(images, classes)`, by its name.
     """
     if missing := [name for name in NEEDS if find_spec(name) is None]:
-        how = install("report")
+        how = install_command("report")
         experiment.progress.say(f"report.html is left out, it needs {missing[0]}: {how}")
         return
     write_page(experiment.out / "report.html", page_of(Content(experiment, results, probs)))
