@@ -97,5 +97,5 @@ def test_a_trained_classifier_keeps_its_own_resize_rule() -> None:
     first.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
     features_of(classifier, open_source("demo:30"), 1)
     expected = torch.from_numpy(to_pixels(paint(0)[0], spec).copy()).permute(2, 0, 1) / 255
-    unnormalised = seen[0][0] * classifier.std[0] + classifier.mean[0]
+    unnormalised = seen[-1][0] * classifier.std[0] + classifier.mean[0]
     assert torch.allclose(unnormalised, expected, atol=1e-5)

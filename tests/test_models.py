@@ -19,9 +19,11 @@ from torchvision import models as torchvision_models
 from distill.config import ModelConfig
 from distill.data.decode import InputSpec
 from distill.errors import UserError
-from distill.models.classifier import Classifier, Contract, build_classifier, deployed
+from distill.models.classifier import Classifier, Contract, build_classifier
+from distill.models.deployed import deployed, frozen
 from distill.models.layers import head_prefixes, layer_group_of, layer_groups
 from distill.models.origin import can_load
+from distill.models.pooling import FeatureTap
 from distill.models.weights import read_weights, transfer_weights
 from distill.registry import names_in
 from distill.training.optim import set_trainable
@@ -548,12 +550,7 @@ def test_the_librarys_weights_are_used(
 def test_networks_of_branches_ship_fused(name):
     """MobileOne shipped with 192 convolutions, four times the parameters."""
     torch.manual_seed(0)
-    spec = InputSpec(height=64, width=64)
-    classifier = build_classifier(ModelConfig(name=name), ("a", "b"), spec).train()
-    with torch.no_grad():
-        for _ in range(5):  # averages of BatchNorm that are some
-            classifier(torch.rand(8, 3, 64, 64))
-    classifier.eval()
+    classifier = with_averages(build(name, 64), 64)
     fused, images = deployed(classifier), torch.rand(3, 3, 64, 64)
     parts = [list(model.network.modules()) for model in (classifier, fused)]
     before, after = (
@@ -567,6 +564,89 @@ def test_networks_of_branches_ship_fused(name):
         torch.testing.assert_close(
             fused(images).logits, classifier(images).logits, rtol=1e-3, atol=1e-3
         )
+
+
+class Block(nn.Module):
+    """A convolution and BatchNorm, joined in ways that may be folded or not."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way = way
+        conv = nn.Conv2d(3, 3, 3, padding=1)
+        self.conv = nn.utils.parametrizations.weight_norm(conv) if way == "parametrised" else conv
+        self.norm = nn.BatchNorm2d(3, track_running_stats=way != "no statistics")
+        self.other = nn.BatchNorm2d(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        if self.way == "between":
+            return self.norm(y.relu_()).mean(dim=(2, 3))
+        z = self.norm(y)
+        if self.way == "used twice":
+            z = self.norm(self.conv(z))
+        elif self.way == "two of one":
+            z = z + self.other(y)
+        elif self.way == "used elsewhere":
+            z = z * y
+        return z.mean(dim=(2, 3))
+
+
+def with_averages(classifier: Classifier, size: int) -> Classifier:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for _ in range(5):  # averages of BatchNorm that are some
+            classifier.train()(torch.rand(8, 3, size, size))
+    return classifier.eval()
+
+
+def batchnorms(classifier: Classifier) -> int:
+    return sum(isinstance(module, nn.BatchNorm2d) for module in classifier.network.modules())
+
+
+@pytest.mark.parametrize(
+    ("way", "left"),
+    [
+        ("plain", 1),  # `other`, which nothing asks
+        ("between", 2),
+        ("used twice", 2),
+        ("two of one", 2),
+        ("used elsewhere", 2),
+        ("parametrised", 2),
+        ("no statistics", 2),
+    ],
+)
+def test_batchnorm_is_folded_only_where_answers_stay(way, left):
+    classifier = with_averages(Classifier(Block(way), recorder(8).contract), 8)
+    ready, x = frozen(classifier, torch.device("cpu")), images(5, 8)
+    assert batchnorms(ready) == left
+    assert batchnorms(classifier) == 2
+    torch.testing.assert_close(ready(x).logits, classifier(x).logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "left"),
+    [
+        ("timm/tf_efficientnet_lite0", 0),
+        ("timm/resnet18", 0),
+        ("torchvision/mobilenet_v3_small", 0),
+        ("timm/densenet121", 62),  # 59 of 121 come after a convolution
+        ("timm/convnext_atto", 0),
+        ("compact", 0),
+    ],
+)
+def test_teachers_answer_without_batchnorm(name, left):
+    classifier = with_averages(build(name, 64), 64)
+    training = classifier.train().state_dict()
+    ready, x = frozen(classifier, torch.device("cpu")), images(5, 64)
+    assert batchnorms(ready) == left
+    assert not ready.training
+    assert classifier.training  # it is another
+    assert classifier.state_dict().keys() == training.keys()
+    tap, before = FeatureTap(ready), FeatureTap(classifier.eval())
+    with torch.no_grad():
+        logits, expected = ready(x).logits, classifier(x).logits
+    torch.testing.assert_close(logits, expected, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(tap.take(), before.take(), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(

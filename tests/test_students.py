@@ -10,7 +10,8 @@ from torchvision.models import squeezenet1_1
 from distill.config import ModelConfig
 from distill.data.decode import InputSpec
 from distill.errors import UserError
-from distill.models.classifier import Classifier, build_classifier, deployed
+from distill.models.classifier import Classifier, build_classifier
+from distill.models.deployed import deployed
 
 NAMES = ("cat", "dog", "eel")
 IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))

@@ -27,7 +27,7 @@ from distill.config import (
 from distill.data.views.images import Batch, TrainingImages
 from distill.data.views.pixels import make_views
 from distill.errors import RunStopped, UserError
-from distill.models.classifier import build_classifier, frozen
+from distill.models.classifier import build_classifier
 from distill.progress import Progress
 from distill.strategies.objective import SOFTMAX, Sigmoid, make_objective
 from distill.teaching.answers import Answers, Teacher
@@ -367,7 +367,8 @@ def test_layout_and_threads_do_not_change_the_name(data, tmp_path):
     threads = torch.get_num_threads()
     torch.set_num_threads(1 if threads > 1 else 2)
     try:
-        (after,) = open_caches(replace(job, teachers=[frozen(teacher, CPU)]))
+        laid_out = teacher.to(memory_format=torch.channels_last).requires_grad_(False)
+        (after,) = open_caches(replace(job, teachers=[laid_out]))
     finally:
         torch.set_num_threads(threads)
     assert after.folder == before.folder
@@ -418,7 +419,7 @@ def test_a_cache_moved_to_the_place_of_another_is_refused_with_the_reason(data, 
 def test_verify_finds_logits_that_the_teacher_did_not_say(data, tmp_path):
     job = make_job(data, tmp_path, views=2)
     (cache,) = build_caches(job, World(CPU), QUIET)
-    model = frozen(job.teachers[0], CPU)
+    model = job.teachers[0]
     found = verify_cache(cache, model, job.images, CPU)
     assert found["views"] == 2
     assert found["samples"] == 2 * 64

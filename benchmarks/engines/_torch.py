@@ -38,7 +38,7 @@ def open_run(folder: Path, settings: Settings, channels_last: bool, dtype: str) 
     """
     import torch
 
-    from distill.models.classifier import deployed
+    from distill.models.deployed import deployed
     from distill.training.run_directory import open_run
 
     torch.set_num_threads(settings.threads)

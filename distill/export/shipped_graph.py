@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill.export.onnx_graph import EMBEDDING
-from distill.models.classifier import Classifier, deployed
+from distill.models.classifier import Classifier
+from distill.models.deployed import deployed
 from distill.models.inference import activate
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from typing import Annotated, Any, NamedTuple, Protocol, cast
+from typing import Annotated, NamedTuple, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +21,6 @@ from distill.registry import check_options, find_module
 Channels = tuple[float, float, float]
 IMAGENET_MEAN: Channels = (0.485, 0.456, 0.406)
 IMAGENET_STD: Channels = (0.229, 0.224, 0.225)
-FUSING = ("fuse", "reparameterize", "switch_to_deploy")  # methods of parts that can be fused
 
 
 def _shown(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -194,35 +192,3 @@ def _try_out(classifier: Classifier, name: str) -> None:
     if shape != (2, classes):
         what = f"{name} gives {tuple(shape)} for two images, expected (2, {classes})"
         raise UserError(what, "model.name", "name a classifier that takes the number of classes")
-
-
-def deployed(classifier: Classifier) -> Classifier:
-    """An evaluation-mode copy, structurally re-parameterised where the network can be.
-
-    Either as a whole, by its own `fuse`, or by parts, which timm knows how to ask (MobileOne,
-    RepVGG, FastViT); by parts only if it then answers as before.
-    """
-    copied = copy.deepcopy(classifier).cpu().eval()
-    fuse: Any = getattr(copied.network, "fuse", None)
-    if fuse is not None:
-        copied.network = fuse()
-    elif any(hasattr(part, way) for part in copied.network.modules() for way in FUSING):
-        from timm.utils import reparameterize_model
-
-        size = copied.contract.input_size
-        noise = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
-        with torch.no_grad():
-            before, whole = copied(noise).logits, copied.network
-            copied.network = reparameterize_model(whole)
-            if not torch.allclose(copied(noise).logits, before, rtol=1e-3, atol=1e-3):
-                copied.network = whole
-    return copied
-
-
-def frozen(classifier: Classifier, device: torch.device) -> Classifier:
-    """The classifier made ready to answer only: evaluation mode, no gradients, on the device.
-
-    Channels-last is faster forward, on CPUs too (SqueezeNet 2.5 times; benchmarks/LOG.md).
-    """
-    classifier = classifier.to(device).to(memory_format=torch.channels_last)
-    return classifier.eval().requires_grad_(False)

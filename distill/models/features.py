@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from distill.config import ModelConfig
 from distill.data.decode import InputSpec, Pixels, UnreadableImageError, to_pixels
 from distill.data.sources import Item, Source
-from distill.models.classifier import Classifier, build_classifier, frozen
+from distill.models.classifier import Classifier, build_classifier
+from distill.models.deployed import frozen
 from distill.models.pooling import FeatureTap
 
 BATCH = 64

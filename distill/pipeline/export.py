@@ -31,7 +31,8 @@ from distill.files import (
     write_manifest,
 )
 from distill.lock import lock
-from distill.models.classifier import Classifier, deployed
+from distill.models.classifier import Classifier
+from distill.models.deployed import deployed
 from distill.models.head import at_temperature
 from distill.models.inference import predict_logits
 from distill.pipeline.experiment import Experiment

@@ -17,7 +17,8 @@ from distill.data.decode import InputSpec
 from distill.data.prepare import input_spec
 from distill.export.int8.quantiser import Quantiser
 from distill.export.onnx_fp32 import export_onnx
-from distill.models.classifier import Classifier, build_classifier, deployed
+from distill.models.classifier import Classifier, build_classifier
+from distill.models.deployed import deployed
 from distill.progress import Progress
 from distill.runtime.latency import turns_ns
 from distill.runtime.predict import Predictor

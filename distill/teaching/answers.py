@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from distill.models.classifier import Classifier, frozen
+from distill.models.classifier import Classifier
+from distill.models.deployed import frozen
 from distill.models.pooling import FeatureTap
 
 
