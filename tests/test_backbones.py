@@ -99,6 +99,9 @@ def test_those_that_ship_have_a_card_and_fit_into_a_wheel():
     for file, shape in shapes():
         assert file.with_suffix(".md").is_file()
         assert find_backbone(shape) == file
+        for weight in load_file(file).values():
+            if weight.ndim == 4:
+                assert float(weight.float().norm()) == pytest.approx((len(weight) / 3) ** 0.5, 1e-3)
         model = ModelConfig(name="compact", pretrained=True, options=shape)
         build_classifier(model, ("a", "b"), InputSpec(height=96, width=96))
 

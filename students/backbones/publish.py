@@ -30,6 +30,8 @@ CARD = """# {name}
 - **Data**: the training part of Tiny ImageNet (ImageNet's terms: non-commercial research) with
   labels, that of CIFAR-10 (Krizhevsky, 2009; no licence named) without. No test split of either,
   and no photograph of the sets that the project reports scores of.
+- **Scale**: convolutions as large as random ones, BatchNorm's statistics with them: the same
+  function, and students learn at the usual rates (`publish.py`).
 - **Cost**: {hours:.1f} hours on the CPU of `env.json` ({cpu}), after teacher and cache.
 - **Score**: {score:.2f} % of the 200 classes of Tiny ImageNet on validation (its teacher
   {teacher}). What it is worth elsewhere: benchmarks/LOG.md.
