@@ -73,7 +73,7 @@ OutOpt = Annotated[
         "--out",
         parser=experiment_path,
         metavar="PATH",
-        help="Directory or s3://…; by default runs/ and the name of recipe or data.",
+        help="Directory or s3://…; without it, runs go below runs/, named by recipe or data.",
     ),
 ]
 DeviceOpt = Annotated[str, typer.Option("--device", help="auto, cpu, cuda[:n] or mps.")]

@@ -85,7 +85,7 @@ def watch_command(
             "--out",
             parser=file_path,
             metavar="FILE",
-            help="Annotated video: .mp4, .mkv, .avi.",
+            help="Annotated video; .mp4, .mkv or .avi by its name.",
         ),
     ] = None,
     window: Annotated[
