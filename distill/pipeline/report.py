@@ -19,6 +19,7 @@ from distill.environment import environment
 from distill.errors import UserError
 from distill.export.model_card import experiment_card
 from distill.files import read_json, seal, write_json, write_text
+from distill.models.deployed import frozen
 from distill.models.inference import predict_logits
 from distill.pipeline.bench import exported_files, times_of
 from distill.pipeline.clock import record
@@ -64,8 +65,8 @@ def score_experiment(
     alone = {control for runs in pairs(recipe).values() for _, control in runs}
     for config in all_runs(recipe):
         run = experiment.finished(config.name)
-        classifier = run.load().to(experiment.device)
-        logits = predict_logits(classifier, data.test, experiment.device)
+        classifier, device = run.load(), experiment.device
+        logits = predict_logits(frozen(classifier, device), data.test, device)
         probs[config.name] = task.probabilities(logits)
         rows.append(
             ResultRow(

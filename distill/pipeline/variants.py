@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill.config import RunConfig
+from distill.models.deployed import frozen
 from distill.models.inference import predict_logits
 from distill.pipeline.experiment import Experiment
 from distill.recipe import check_table, set_option
@@ -70,7 +71,7 @@ def answers_by_seed(
     truth = task.truth(data.val.labels, len(data.classes))
     rights, scores = [], []
     for run in names_by_seed(experiment, name, seeds):
-        classifier = experiment.finished(run).load().to(experiment.device)
+        classifier = frozen(experiment.finished(run).load(), experiment.device)
         probs = task.probabilities(predict_logits(classifier, data.val, experiment.device))
         rights.append(task.parts(probs, truth))
         scores.append(float(score(probs, data.val.labels, data.classes)[task.main_score]))
