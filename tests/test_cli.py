@@ -20,7 +20,7 @@ from distill.data.sources._tables import read_table
 from distill.errors import UserError, install_command
 from distill.files import read_json, verify_manifest
 from distill.pipeline import evaluate as evaluate_module
-from distill.pipeline.stages import place_of
+from distill.pipeline.opening import place_of
 from distill.registry import names_in, summaries
 from distill.runtime.predict import Predictor
 from distill.training import run_log

@@ -6,7 +6,8 @@ from small_recipe import RECIPE
 
 from distill.errors import UserError
 from distill.files import read_json
-from distill.pipeline.stages import ALL_STAGES, Settings, open_experiment, run_stages
+from distill.pipeline.opening import Settings, open_experiment
+from distill.pipeline.stages import ALL_STAGES, run_stages
 from distill.planner import expected
 from distill.planner.facts import Facts
 from distill.planner.forecast import REPORT_S, forecast

@@ -16,7 +16,7 @@ from distill.cli import cache as command
 from distill.errors import RunStopped, UserError
 from distill.launchers import Launcher, Work, make_launcher
 from distill.mirror import open_mirror
-from distill.pipeline.stages import Settings
+from distill.pipeline.opening import Settings
 from distill.recipe import load_recipe
 from distill.registry import names_in
 

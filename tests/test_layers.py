@@ -11,6 +11,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 GROUND = [
     "errors",
     "config",
+    "overrides",
     "recipe",
     "registry",
     "progress",

@@ -9,7 +9,8 @@ import pytest
 
 from distill.config import Recipe, RunConfig, StrategyConfig
 from distill.errors import RunStopped, UserError, alike, did_you_mean
-from distill.recipe import check_table, find_recipe, load_recipe, merge, write_toml
+from distill.overrides import merge
+from distill.recipe import check_table, find_recipe, load_recipe, write_toml
 from distill.registry import check_options, find_module, names_in
 from distill.strategies import make_strategy
 from distill.strategies.vanilla import Strategy as Vanilla

@@ -17,8 +17,9 @@ from distill.config import ModelConfig, RunConfig, StrategyConfig, TrainConfig, 
 from distill.errors import UserError
 from distill.files import read_json, verify_manifest, write_json
 from distill.models.classifier import build_classifier
+from distill.pipeline.opening import Settings, open_experiment
 from distill.pipeline.report import report_experiment, score_experiment
-from distill.pipeline.stages import Settings, open_experiment, run_stages
+from distill.pipeline.stages import run_stages
 from distill.progress import Progress
 from distill.recipe import load_recipe, modules_of, recipe_of
 from distill.registry import names_in

@@ -12,8 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from distill.cli.options import DataOpt, Overrides, RecipeArg, takes
-from distill.pipeline import stages
-from distill.pipeline.stages import Settings
+from distill.pipeline import opening, stages
+from distill.pipeline.opening import Settings
 
 if TYPE_CHECKING:
     from distill.pipeline.ablate import Worth
@@ -48,10 +48,10 @@ def ablate_command(
     from distill.recipe import load_recipe
     from distill.report.table import show
 
-    loaded = load_recipe(recipe, stages.with_seed(overrides, settings.seed), settings.smoke)
+    loaded = load_recipe(recipe, opening.with_seed(overrides, settings.seed), settings.smoke)
     ablation = make_ablation(loaded, vary or (), seeds, settings.unlabelled is not None)
     out = settings.out or Path("runs") / f"{Path(recipe).stem}-ablation"
-    experiment = stages.experiment_of(ablation.recipe, data, out, settings)
+    experiment = opening.experiment_of(ablation.recipe, data, out, settings)
     stages.run_stages(experiment, STAGES, settings.dry_run, settings.as_json and settings.dry_run)
     if settings.dry_run:
         return

@@ -56,8 +56,8 @@ from distill.errors import (
 )
 from distill.files import NO_SPACE, no_space
 from distill.mirror import publish
-from distill.pipeline import stages
-from distill.pipeline.stages import Settings
+from distill.pipeline import opening, stages
+from distill.pipeline.opening import Settings
 
 app = typer.Typer(
     name="distill",
@@ -168,7 +168,7 @@ def report_command(
     experiment: ExperimentArg, settings: Settings, overrides: Overrides = None
 ) -> None:
     """Read the test split once and print the table."""
-    opened = stages.reopen_experiment(experiment, overrides, settings)
+    opened = opening.reopen_experiment(experiment, overrides, settings)
     stages.run_stages(opened, ("report",), settings.dry_run, settings.as_json)
 
 

@@ -13,7 +13,7 @@ from distill.cli.options import WORKERS, DeviceOpt, JsonOpt, WorkersOpt, example
 from distill.config import BenchConfig
 from distill.errors import UserError, install_command
 from distill.pipeline import stages
-from distill.pipeline.stages import Settings
+from distill.pipeline.opening import Settings
 from distill.progress import Progress
 
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ from distill.cli.options import (
 from distill.environment import is_main_process
 from distill.errors import UserError, printable
 from distill.mirror import address_of, publish
-from distill.pipeline import stages
-from distill.pipeline.stages import Settings
+from distill.pipeline import opening, stages
+from distill.pipeline.opening import Settings
 from distill.storage import is_address
 from distill.teaching.claims import LEASE_S
 
@@ -82,7 +82,7 @@ def build_command(
         raise UserError(f"got {part!r}", "--part", "write NUMBER/PARTS such as 1/4")
     from distill.pipeline.cache import build_experiment, list_caches
 
-    experiment = stages.open_experiment(recipe, overrides, data, settings)
+    experiment = opening.open_experiment(recipe, overrides, data, settings)
     if launcher:
         if claim or parts > 1:
             raise UserError("a launcher's workers share the work", "--launcher", "leave out --part")
@@ -118,7 +118,7 @@ def launch(
     arguments += ["--unlabelled", unlabelled] if unlabelled else []
     arguments += ["--smoke"] if settings.smoke else []
     there = replace(settings, out=experiment.out.resolve(), unlabelled=unlabelled or None)
-    opened = partial(stages.open_experiment, recipe, overrides, data, there)
+    opened = partial(opening.open_experiment, recipe, overrides, data, there)
     name_of_out = out.rstrip("/").rpartition("/")[2]
     word = re.sub(r"[^a-z0-9]+", "-", name_of_out.lower())[:40].strip("-") or "run"
     work = Work(
@@ -160,7 +160,7 @@ def plan_command(
     """
     from distill.pipeline.cache import plan_experiment
 
-    experiment = stages.open_experiment(recipe, overrides, data, settings)
+    experiment = opening.open_experiment(recipe, overrides, data, settings)
     rows = plan_experiment(experiment, price_per_hour)
     for row in rows:
         line = f"{row['teacher']}: {row['images']:,} images in {row['views']} views, "
@@ -186,7 +186,7 @@ def verify_command(
     """Recompute a random sample of every view and compare it with what is stored."""
     from distill.pipeline.cache import verify_experiment
 
-    opened = stages.reopen_experiment(experiment, overrides, settings)
+    opened = opening.reopen_experiment(experiment, overrides, settings)
     rows = verify_experiment(opened, samples)
     for row in rows:
         line = f"{row['folder']}: {row['teacher']}, {row['samples']:,} logits of {row['views']} "

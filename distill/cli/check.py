@@ -9,8 +9,8 @@ import typer
 
 from distill.cli.options import DataArg, Overrides, takes
 from distill.errors import UserError
-from distill.pipeline import stages
-from distill.pipeline.stages import Settings
+from distill.pipeline import opening, stages
+from distill.pipeline.opening import Settings
 from distill.progress import Progress
 
 
@@ -53,7 +53,7 @@ def check_command(
     from distill.pipeline.check import CheckOptions, check_data
     from distill.recipe import load_recipe, recipe_of
 
-    keys = stages.with_seed(
+    keys = opening.with_seed(
         [*(overrides or []), *([f"data.split={split}"] if split else [])], settings.seed
     )
     recipe = load_recipe(label_errors, keys) if label_errors else recipe_of(keys)

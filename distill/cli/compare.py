@@ -10,7 +10,7 @@ import typer
 from distill.cli.options import takes
 from distill.errors import printable
 from distill.pipeline import stages
-from distill.pipeline.stages import Settings
+from distill.pipeline.opening import Settings
 
 
 @takes("as_json")

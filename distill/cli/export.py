@@ -10,8 +10,8 @@ from rich.markup import escape
 from typer.core import TyperCommand
 
 from distill.cli.options import ExperimentArg, Overrides, takes
-from distill.pipeline import stages
-from distill.pipeline.stages import Settings
+from distill.pipeline import opening, stages
+from distill.pipeline.opening import Settings
 
 WIDTH = 76  # columns of an epilogue on a terminal of 80
 
@@ -41,7 +41,7 @@ def export_command(
     ] = None,
 ) -> None:
     """Export the best student, verified; what is made already is kept."""
-    opened = stages.reopen_experiment(experiment, overrides, settings)
+    opened = opening.reopen_experiment(experiment, overrides, settings)
     if target:
-        opened = stages.with_targets(opened, target)
+        opened = opening.with_targets(opened, target)
     stages.run_stages(opened, ("export",), settings.dry_run, settings.as_json)

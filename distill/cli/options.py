@@ -16,7 +16,7 @@ from rich.markup import escape
 from distill.buckets import fetch_file
 from distill.environment import is_main_process
 from distill.mirror import open_mirror
-from distill.pipeline.stages import Settings
+from distill.pipeline.opening import Settings
 from distill.storage import is_address
 
 WORKERS = min(8, os.cpu_count() or 1)

@@ -11,8 +11,8 @@ import typer
 from distill.cli.options import FindLrOpt, Overrides, PresetOpt, TeachersOpt, takes
 from distill.environment import num_processes
 from distill.errors import UserError
-from distill.pipeline import stages
-from distill.pipeline.stages import Settings
+from distill.pipeline import opening, stages
+from distill.pipeline.opening import Settings
 from distill.planner.request import DEFAULT, Request
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def run_command(
             raise UserError(
                 f"{given[0]} is for plans, a recipe is one already", what, "leave it out"
             )
-        experiment = stages.open_experiment(what, overrides, data, settings)
+        experiment = opening.open_experiment(what, overrides, data, settings)
         expect: stages.Expect | None = None
         if num_processes() == 1 and not settings.smoke:  # several would measure what they share
             from distill.planner.expected import with_forecast
@@ -72,7 +72,7 @@ def run_command(
         request = Request(
             what,
             preset or DEFAULT,
-            tuple(stages.with_seed(overrides, settings.seed)),
+            tuple(opening.with_seed(overrides, settings.seed)),
             tuple(teachers or ()),
             minutes,
             settings.smoke,
@@ -97,7 +97,7 @@ def do_stages(
     find_lr: bool,
 ) -> None:
     """Stages of a recipe's experiment, see `start`."""
-    experiment = stages.open_experiment(recipe, overrides, data, settings)
+    experiment = opening.open_experiment(recipe, overrides, data, settings)
     start(experiment, chosen, settings, find_lr)
 
 
@@ -136,7 +136,7 @@ def run_planned(
     stages.check_out(out)
     plan = None if settings.dry_run else kept_plan(request, out, settings.overwrite)
     planned = plan or make_plan(request, resolve_device(settings.device), Progress())
-    experiment = stages.experiment_of(planned.recipe, location, out, settings)
+    experiment = opening.experiment_of(planned.recipe, location, out, settings)
     if settings.dry_run:
         stages.check_first(experiment, chosen)  # as the stages would, before they begin
         print(planned.toml(), end="")

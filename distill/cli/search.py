@@ -12,8 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from distill.cli.options import DataOpt, Overrides, RecipeArg, takes
-from distill.pipeline import stages
-from distill.pipeline.stages import Settings
+from distill.pipeline import opening, stages
+from distill.pipeline.opening import Settings
 
 if TYPE_CHECKING:
     from distill.search.find import SearchReport
@@ -55,7 +55,7 @@ def search_command(
     table = {"max_latency_ms": max_latency_ms}
     table["max_size_bytes"] = None if max_size_kb is None else 1000 * max_size_kb
     limits = check_table(Limits, table, "distill search")
-    search = Search(stages.open_experiment(recipe, overrides, data, settings), limits)
+    search = Search(opening.open_experiment(recipe, overrides, data, settings), limits)
     check_search(search)
     if settings.dry_run:
         lines = plan(search)

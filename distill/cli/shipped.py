@@ -12,7 +12,7 @@ from distill.cli.advice import say_error
 from distill.cli.options import FaceModelOpt, JsonOpt, ModelArg, model_path, path_of, takes
 from distill.errors import UserError, printable
 from distill.pipeline import stages
-from distill.pipeline.stages import Settings
+from distill.pipeline.opening import Settings
 from distill.progress import Progress
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from distill.cli.options import DataOpt, RecipeArg, takes
-from distill.pipeline import stages
-from distill.pipeline.stages import Settings
+from distill.pipeline import opening, stages
+from distill.pipeline.opening import Settings
 
 if TYPE_CHECKING:
     from distill.search.sweep import SweepFile
@@ -56,10 +56,10 @@ def sweep_command(
     from distill.search.trials import chosen_method, read_axes
 
     axes, overrides = read_axes(wishes)
-    loaded = load_recipe(recipe, stages.with_seed(overrides, settings.seed), settings.smoke)
+    loaded = load_recipe(recipe, opening.with_seed(overrides, settings.seed), settings.smoke)
     sweep = Sweep(loaded, axes, chosen_method(method, axes, trials), trials, seeds)
     out = settings.out or Path("runs") / f"{Path(recipe).stem}-sweep"
-    experiment = stages.experiment_of(plan_sweep(sweep), data, out, settings)
+    experiment = opening.experiment_of(plan_sweep(sweep), data, out, settings)
     if settings.dry_run:
         stages.run_stages(experiment, ("check", "teacher", "student"), True, settings.as_json)
         return

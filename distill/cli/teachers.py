@@ -11,8 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from distill.cli.options import DataArg, Overrides, PresetOpt, TeachersOpt, takes
-from distill.pipeline import stages
-from distill.pipeline.stages import Settings
+from distill.pipeline import opening, stages
+from distill.pipeline.opening import Settings
 
 
 @takes("out", "device", "seed", "workers", "overwrite", "dry_run", "as_json")
@@ -34,7 +34,7 @@ def teachers_command(
     request = Request(
         data,
         preset or DEFAULT,
-        tuple(stages.with_seed(overrides, settings.seed)),
+        tuple(opening.with_seed(overrides, settings.seed)),
         tuple(teachers or ()),
         workers=settings.workers,
     )
@@ -46,7 +46,7 @@ def teachers_command(
         stages.emit({"plan": [run.model.name for run in recipe.teachers]}, settings.as_json)
         return
     out = settings.out or Path("runs") / f"{request.name}-teachers"
-    rows = compare_teachers(stages.experiment_of(recipe, data, out, settings))
+    rows = compare_teachers(opening.experiment_of(recipe, data, out, settings))
     table = Table(title="validation, after brief training", box=box.SIMPLE)
     table.add_column("teacher", overflow="fold")
     for name in ("its student %", "itself %", "seconds"):

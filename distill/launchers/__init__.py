@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill.config import Options
-from distill.recipe import set_option
+from distill.overrides import set_option
 from distill.registry import check_options, find_module
 from distill.storage import is_address
 

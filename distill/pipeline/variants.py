@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from distill.config import RunConfig
 from distill.models.deployed import frozen
 from distill.models.inference import predict_logits
+from distill.overrides import set_option
 from distill.pipeline.experiment import Experiment
-from distill.recipe import check_table, set_option
+from distill.recipe import check_table
 from distill.scoring.metrics import score
 from distill.scoring.tasks import task_of
 from distill.strategies import make_strategy

@@ -26,6 +26,7 @@ from distill.data.workspace import Workspace
 from distill.errors import UserError
 from distill.files import differing_keys, read_json
 from distill.models.origin import can_load
+from distill.overrides import shrink
 from distill.pipeline.experiment import PLAN, RECIPE
 from distill.pipeline.plan import check_plugins
 from distill.pipeline.stored import PlanFile
@@ -36,7 +37,7 @@ from distill.planner.preset import Preset, Table, read_preset
 from distill.planner.request import Request
 from distill.planner.schedule import scheduled
 from distill.progress import Progress, span
-from distill.recipe import check_table, load_recipe, shrink, write_toml
+from distill.recipe import check_table, load_recipe, write_toml
 from distill.report.warnings import FEW
 from distill.training.trackers import check_installed
 

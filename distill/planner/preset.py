@@ -16,7 +16,8 @@ from pydantic import AfterValidator, Field
 
 from distill.config import Count, Options, Positive
 from distill.errors import UserError
-from distill.recipe import check_table, default_name, read_table, set_options
+from distill.overrides import default_name, set_options
+from distill.recipe import check_table, read_table
 
 Table = dict[str, Any]
 

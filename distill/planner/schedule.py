@@ -6,8 +6,8 @@ import copy
 import math
 
 from distill.data.views.images import num_batches
+from distill.overrides import ROLES
 from distill.planner.preset import Amount, Preset, Table
-from distill.recipe import ROLES
 
 BATCHES = (8, 16, 32)  # sizes to choose from: the largest of which an epoch has so many
 FEWEST_STEPS = 8

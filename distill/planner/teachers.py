@@ -13,13 +13,13 @@ import torch
 
 from distill.config import Recipe
 from distill.files import JsonModel, write_json
+from distill.overrides import merge
 from distill.pipeline.experiment import Experiment
 from distill.pipeline.train import begin, train_students, train_teachers
 from distill.planner.plan import open_draft
 from distill.planner.preset import Amount
 from distill.planner.request import Request
 from distill.progress import Progress
-from distill.recipe import merge
 
 TEACHER, STUDENT = Amount(steps=80, epochs=(1, 8)), Amount(steps=160, epochs=(2, 16))
 TAUGHT = "by-"  # prefix of the students' names
