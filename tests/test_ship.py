@@ -34,16 +34,13 @@ from distill.models.classifier import build_classifier
 from distill.pipeline import evaluate as evaluate_module
 from distill.pipeline import export as stage
 from distill.pipeline.answers import true_labels
+from distill.pipeline.bench import with_speeds
 from distill.pipeline.evaluate import evaluate
 from distill.pipeline.experiment import Experiment
 from distill.pipeline.export import export_student
 from distill.pipeline.int8_training import distil_quantised, qad_config
-from distill.pipeline.report import (
-    build_verdict,
-    report_experiment,
-    score_experiment,
-    with_speeds,
-)
+from distill.pipeline.report import report_experiment, score_experiment
+from distill.pipeline.verdicts import build_verdict
 from distill.progress import Progress
 from distill.report.results import ResultRow, Results
 from distill.report.table import LESSER, results_table, show_rows

@@ -1,8 +1,8 @@
-"""The stage after the export: what was exported is timed, beside the networks it came from."""
+"""What was exported is timed, beside the networks it came from; the times join the results."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,12 @@ from distill.models.classifier import Classifier, build_classifier
 from distill.pipeline.experiment import Experiment
 from distill.pipeline.runs import all_runs, best_run, chosen_student
 from distill.pipeline.stored import BENCH, BenchFile
+from distill.pipeline.verdicts import build_verdict
+from distill.report.results import Caution, ResultRow, Results
 
+Speed = dict[str, Any]  # figures of one image after the other, as `ResultRow` names them
+BUSY = 50.0  # percent of the cores, before anything is timed, above which speeds may be off
+LATENCY = ("latency_p50_ms", "latency_p99_ms", "images_per_s", "batch_size")
 TIMED_IMAGES = 64  # encoded pictures that the decoding clock runs over
 
 
@@ -57,6 +62,63 @@ def times_of(out: Path) -> dict[str, Any] | None:
     known = times.get("identity", {}).get("files")
     now = {file.name: sha256_of(file) for file in exported_files(out)}
     return times if known in (None, now) else None
+
+
+def with_speeds(results: Results, out: Path, main: str) -> Results:
+    """The results with the figures of `bench.json`, and rows for what was timed alone.
+
+    Args:
+        out: The experiment's folder.
+        main: The score that the verdict compares by.
+    """
+    times, rows = times_of(out), list[ResultRow]()
+    speeds = _speeds(times)
+    for row in results.rows:
+        engine = "onnxruntime" if row.kind == "onnx" else "torch"
+        rows.append(row.model_copy(update=speeds.pop((row.name, engine), {})))
+    rows += [
+        ResultRow(name=name, kind="onnx", **speed)
+        for (name, engine), speed in speeds.items()
+        if engine == "onnxruntime"
+    ]
+    update = {
+        "rows": tuple(rows),
+        "verdict": build_verdict(
+            rows, results.verdict.get("teacher"), main, results.verdict.get("questions", [])
+        ),
+        "warnings": (*results.warnings, *_doubts(out, times)),
+    }
+    return results.model_copy(update=update)
+
+
+def _doubts(out: Path, times: Mapping[str, Any] | None) -> Iterator[Caution]:
+    """What to say of timings of other files, or on a machine that had other work."""
+    if times is None and (out / BENCH).is_file():
+        yield Caution(
+            kind="stale_times",
+            what=f"{BENCH} has times of files that were exported before: they are left out",
+            fix="time these: repeat `distill run` without --no-bench",
+        )
+    if times is not None and (percent := times["env"]["cpu_busy_percent"]) > BUSY:
+        yield Caution(
+            kind="busy_machine",
+            what=f"{percent:.0f} % of the cores were at work before the timings: speeds may be off",
+            fix="let the machine rest, then time anew: distill bench FILE.onnx",
+        )
+
+
+def _speeds(times: Mapping[str, Any] | None) -> dict[tuple[str, str], Speed]:
+    """Figures of one image after the other by (name, engine), and the file size if it was timed."""
+    if times is None:
+        return {}
+    keys, alone = (*LATENCY, "size_bytes", "params"), "single_stream"
+    return {
+        (row["name"], row["engine"]): {key: row[key] for key in keys if key in row}
+        for row in times["rows"]
+        if row["batch_size"] == 1
+        and row["clock"] == "model"
+        and row.get("scenario", alone) == alone
+    }
 
 
 def training_s(experiment: Experiment) -> float:

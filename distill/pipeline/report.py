@@ -6,7 +6,6 @@ This is where the test split is read, once, after everything was chosen.
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -21,20 +20,19 @@ from distill.export.model_card import experiment_card
 from distill.files import read_json, seal, write_json, write_text
 from distill.models.deployed import frozen
 from distill.models.inference import predict_logits
-from distill.pipeline.bench import exported_files, times_of
+from distill.pipeline.bench import exported_files, with_speeds
 from distill.pipeline.clock import record
 from distill.pipeline.elsewhere import with_elsewhere
 from distill.pipeline.experiment import Experiment
 from distill.pipeline.materials import materials
 from distill.pipeline.page import write_report
 from distill.pipeline.runs import all_runs, best_run, chosen_student, pairs
-from distill.pipeline.stored import BENCH, EXPORT, FinishedExport
+from distill.pipeline.stored import EXPORT, FinishedExport
 from distill.pipeline.track import track_scores
-from distill.pipeline.verdicts import CORRECT, PARTS, keep, verdicts
-from distill.report.results import Caution, ResultRow, Results
+from distill.pipeline.verdicts import CORRECT, PARTS, build_verdict, keep, verdicts
+from distill.report.results import ResultRow, Results
 from distill.report.warnings import cautions, fragile, one_group
 from distill.runtime.predict import Predictor
-from distill.runtime.shipped import preferred
 from distill.scoring import haar
 from distill.scoring.baselines import random_forest_probs
 from distill.scoring.metrics import score
@@ -42,10 +40,7 @@ from distill.scoring.robustness import STRESSES, stressed
 from distill.scoring.tasks import SINGLE, Task, task_of
 from distill.training.run_directory import BEST
 
-Speed = dict[str, Any]  # figures of one image after the other, as `ResultRow` names them
 STRESSED = 2000  # test images that are put under stress, spread over the split
-BUSY = 50.0  # percent of the cores, before anything is timed, above which speeds may be off
-LATENCY = ("latency_p50_ms", "latency_p99_ms", "images_per_s", "batch_size")
 
 
 def score_experiment(
@@ -157,49 +152,6 @@ def _truth(data: ImageData) -> dict[str, NDArray[np.bool_]]:
     return {name: task.truth(data.splits[name].labels, count) for name in ("val", "test")}
 
 
-def with_speeds(results: Results, out: Path, main: str) -> Results:
-    """The results with the figures of `bench.json`, and rows for what was timed alone.
-
-    Args:
-        out: The experiment's folder.
-        main: The score that the verdict compares by.
-    """
-    times, rows = times_of(out), list[ResultRow]()
-    speeds = _speeds(times)
-    for row in results.rows:
-        engine = "onnxruntime" if row.kind == "onnx" else "torch"
-        rows.append(row.model_copy(update=speeds.pop((row.name, engine), {})))
-    rows += [
-        ResultRow(name=name, kind="onnx", **speed)
-        for (name, engine), speed in speeds.items()
-        if engine == "onnxruntime"
-    ]
-    update = {
-        "rows": tuple(rows),
-        "verdict": build_verdict(
-            rows, results.verdict.get("teacher"), main, results.verdict.get("questions", [])
-        ),
-        "warnings": (*results.warnings, *_doubts(out, times)),
-    }
-    return results.model_copy(update=update)
-
-
-def _doubts(out: Path, times: Mapping[str, Any] | None) -> Iterator[Caution]:
-    """What to say of timings of other files, or on a machine that had other work."""
-    if times is None and (out / BENCH).is_file():
-        yield Caution(
-            kind="stale_times",
-            what=f"{BENCH} has times of files that were exported before: they are left out",
-            fix="time these: repeat `distill run` without --no-bench",
-        )
-    if times is not None and (percent := times["env"]["cpu_busy_percent"]) > BUSY:
-        yield Caution(
-            kind="busy_machine",
-            what=f"{percent:.0f} % of the cores were at work before the timings: speeds may be off",
-            fix="let the machine rest, then time anew: distill bench FILE.onnx",
-        )
-
-
 def _with_agreement(
     row: ResultRow, probs: dict[str, NDArray[Any]], reference: str, task: Task
 ) -> ResultRow:
@@ -274,56 +226,6 @@ def run_on_pixels(predictor: Predictor, pixels: NDArray[np.uint8]) -> NDArray[np
         predictor.probs(np.ascontiguousarray(pixels[i : i + 64])) for i in range(0, len(pixels), 64)
     ]
     return np.concatenate(parts)
-
-
-def _speeds(times: Mapping[str, Any] | None) -> dict[tuple[str, str], Speed]:
-    """Figures of one image after the other by (name, engine), and the file size if it was timed."""
-    if times is None:
-        return {}
-    keys, alone = (*LATENCY, "size_bytes", "params"), "single_stream"
-    return {
-        (row["name"], row["engine"]): {key: row[key] for key in keys if key in row}
-        for row in times["rows"]
-        if row["batch_size"] == 1
-        and row["clock"] == "model"
-        and row.get("scenario", alone) == alone
-    }
-
-
-def build_verdict(
-    rows: Sequence[ResultRow],
-    teacher: str | None,
-    main: str,
-    questions: Sequence[dict[str, Any]] = (),
-) -> dict[str, Any]:
-    """What was asked first, all that was asked as `questions`, and the shipped file's figures.
-
-    These are against the best teacher, and against every file timed beside it.
-
-    Args:
-        main: The score that figures are of, `top1` or `map`.
-    """
-    asked = {**questions[0], "questions": list(questions)} if questions else {}
-    tests = {row.name: row.test for row in rows if row.test is not None}
-    exported = {row.name: row for row in rows if row.kind == "onnx" and row.name in tests}
-    name = preferred(exported)
-    if name is None:
-        return asked
-    shipped = exported[name]
-    verdict: dict[str, Any] = {**asked, "shipped": name, main: tests[name][main]}
-    if teacher is not None:
-        params = next(row.params for row in rows if row.name == teacher)
-        verdict["teacher"] = teacher
-        verdict[f"{main}_minus_teacher"] = verdict[main] - tests[teacher][main]
-        if shipped.params and params:
-            verdict["params_share"] = shipped.params / params
-    if shipped.images_per_s is not None:
-        verdict["times_as_fast_as"] = {
-            row.name: shipped.images_per_s / row.images_per_s
-            for row in rows
-            if row.kind == "onnx" and row is not shipped and row.images_per_s is not None
-        }
-    return verdict
 
 
 def report_experiment(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from distill.files import amend_manifest, atomic, read_manifest
 from distill.pipeline.experiment import Experiment
 from distill.pipeline.runs import pairs
+from distill.report.results import ResultRow
 from distill.runtime.shipped import preferred
 from distill.scoring.comparison import Difference, Verdict, judge
 
@@ -57,3 +58,39 @@ def keep(place: Path, answers: NDArray[Any]) -> None:
     with atomic(place) as temporary, temporary.open("wb") as file:
         np.save(file, answers)
     amend_manifest(place.parent, place)
+
+
+def build_verdict(
+    rows: Sequence[ResultRow],
+    teacher: str | None,
+    main: str,
+    questions: Sequence[dict[str, Any]] = (),
+) -> dict[str, Any]:
+    """What was asked first, all that was asked as `questions`, and the shipped file's figures.
+
+    These are against the best teacher, and against every file timed beside it.
+
+    Args:
+        main: The score that figures are of, `top1` or `map`.
+    """
+    asked = {**questions[0], "questions": list(questions)} if questions else {}
+    tests = {row.name: row.test for row in rows if row.test is not None}
+    exported = {row.name: row for row in rows if row.kind == "onnx" and row.name in tests}
+    name = preferred(exported)
+    if name is None:
+        return asked
+    shipped = exported[name]
+    verdict: dict[str, Any] = {**asked, "shipped": name, main: tests[name][main]}
+    if teacher is not None:
+        params = next(row.params for row in rows if row.name == teacher)
+        verdict["teacher"] = teacher
+        verdict[f"{main}_minus_teacher"] = verdict[main] - tests[teacher][main]
+        if shipped.params and params:
+            verdict["params_share"] = shipped.params / params
+    if shipped.images_per_s is not None:
+        verdict["times_as_fast_as"] = {
+            row.name: shipped.images_per_s / row.images_per_s
+            for row in rows
+            if row.kind == "onnx" and row is not shipped and row.images_per_s is not None
+        }
+    return verdict
