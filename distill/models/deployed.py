@@ -80,7 +80,7 @@ def _followed_by_batchnorm(classifier: Classifier) -> tuple[list[tuple[str, str]
         given[id(output)] = name, output
 
     def before(name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if id(inputs[0]) in given:
+        if inputs and id(inputs[0]) in given:
             pairs.append((given[id(inputs[0])][0], name))
 
     hooks = []
