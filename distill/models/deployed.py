@@ -29,10 +29,7 @@ def deployed(classifier: Classifier) -> Classifier:
     elif any(hasattr(part, way) for part in copied.network.modules() for way in FUSING):
         from timm.utils import reparameterize_model
 
-        before, whole = _answers(copied), copied.network
-        copied.network = reparameterize_model(whole)
-        if not _are_alike(_answers(copied), before):
-            copied.network = whole
+        _replace(copied, reparameterize_model(copied.network), _answers(copied))
     return copied
 
 
@@ -51,12 +48,10 @@ def _fold_batchnorm(classifier: Classifier) -> None:
     """Puts BatchNorm into the convolutions before it, if the classifier then answers as before."""
     pairs, before = _followed_by_batchnorm(classifier)
     if pairs:
-        whole = classifier.network
-        classifier.network = copy.deepcopy(whole)
+        folded = copy.deepcopy(classifier.network)
         for names in pairs:
-            _fold(classifier.network, *names)
-        if not _are_alike(_answers(classifier), before):
-            classifier.network = whole
+            _fold(folded, *names)
+        _replace(classifier, folded, before)
 
 
 def _fold(network: nn.Module, conv_name: str, norm_name: str) -> None:
@@ -104,5 +99,8 @@ def _answers(classifier: Classifier) -> Tensor:
     return logits
 
 
-def _are_alike(answers: Tensor, before: Tensor) -> bool:
-    return torch.allclose(answers, before, rtol=1e-3, atol=1e-3)
+def _replace(classifier: Classifier, network: nn.Module, before: Tensor) -> None:
+    """Gives a classifier another network, if it then answers as before."""
+    whole, classifier.network = classifier.network, network
+    if not torch.allclose(_answers(classifier), before, rtol=1e-3, atol=1e-3):
+        classifier.network = whole
